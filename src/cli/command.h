@@ -1,0 +1,13 @@
+#ifndef AEROSTAT_CLI_COMMAND_H
+#define AEROSTAT_CLI_COMMAND_H
+
+/* One subcommand of `aerostat`, a file each. argv[0] is its name; returns the exit status. */
+struct command {
+    const char *name;
+    const char *summary;
+    int (*run)(int argc, char **argv);
+};
+
+int run_command(int argc, char **argv);
+
+#endif

@@ -1,0 +1,48 @@
+/* The `aerostat` program: picks the subcommand. */
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "util/bits.h"
+#include "vm/exit_status.h"
+
+static const struct command commands[] = {
+    {"run", "boot a virtual machine and stay with it until it ends", run_command},
+};
+
+static void print_usage(FILE *stream)
+{
+    fprintf(stream,
+            "usage: aerostat COMMAND [OPTION]...\n"
+            "\n"
+            "Runs unmodified x86-64 Linux in virtual machines, without KVM and without root.\n"
+            "\n");
+    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++)
+        fprintf(stream, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fprintf(stream, "\n"
+                    "aerostat COMMAND --help tells more; aerostat --version tells the version.\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_usage(stderr);
+        return EXIT_STATUS_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        print_usage(stdout);
+        return EXIT_STATUS_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        puts("aerostat " AEROSTAT_VERSION);
+        return EXIT_STATUS_OK;
+    }
+    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1);
+    }
+    fprintf(stderr, "aerostat: %s is not a command; see aerostat --help\n", argv[1]);
+    return EXIT_STATUS_USAGE;
+}

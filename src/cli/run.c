@@ -1,0 +1,107 @@
+/*
+ * aerostat run: becomes aerostat-vm, the program beside it that is the VM.
+ *
+ * On a terminal it stays as the parent instead, for one purpose: whatever ends the VM, even
+ * SIGKILL, the terminal is put back as it was found.
+ */
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "cli/command.h"
+#include "vm/exit_status.h"
+
+static const char vm_program[] = "aerostat-vm";
+
+/* The path of aerostat-vm in the folder of this very program. False: it cannot be told. */
+static int find_vm_program(char *path, size_t size)
+{
+    ssize_t length = readlink("/proc/self/exe", path, size - 1);
+    if (length < 0)
+        return 0;
+    path[length] = '\0';
+    char *slash = strrchr(path, '/');
+    if (slash == NULL || (size_t)(slash + 1 - path) + sizeof vm_program > size)
+        return 0;
+    strcpy(slash + 1, vm_program);
+    return 1;
+}
+
+static int execute(const char *path, char **argv)
+{
+    execv(path, argv);
+    fprintf(stderr, "aerostat: cannot start %s: %s\n", path, strerror(errno));
+    return EXIT_STATUS_FAILURE;
+}
+
+/* Waits for the child, handing on the signals that are meant to end it. */
+static int supervise(pid_t child, const sigset_t *watched)
+{
+    for (;;) {
+        int signal_number;
+        if (sigwait(watched, &signal_number) != 0)
+            continue;
+        if (signal_number != SIGCHLD) {
+            kill(child, signal_number);
+            continue;
+        }
+        int status;
+        if (waitpid(child, &status, WNOHANG) != child)
+            continue;
+        if (WIFEXITED(status))
+            return WEXITSTATUS(status);
+        if (WIFSIGNALED(status)) {
+            fprintf(stderr, "aerostat: the VM was killed by signal %d (%s)\n", WTERMSIG(status),
+                    strsignal(WTERMSIG(status)));
+            return 128 + WTERMSIG(status);
+        }
+    }
+}
+
+static int run_on_terminal(const char *path, char **argv, const struct termios *terminal)
+{
+    sigset_t watched, before;
+    sigemptyset(&watched);
+    sigaddset(&watched, SIGCHLD);
+    sigaddset(&watched, SIGINT);
+    sigaddset(&watched, SIGTERM);
+    sigaddset(&watched, SIGHUP);
+    sigaddset(&watched, SIGQUIT);
+    sigprocmask(SIG_BLOCK, &watched, &before);
+
+    pid_t child = fork();
+    if (child < 0) {
+        fprintf(stderr, "aerostat: cannot start a process: %s\n", strerror(errno));
+        return EXIT_STATUS_FAILURE;
+    }
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        _exit(execute(path, argv));
+    }
+    int status = supervise(child, &watched);
+    tcsetattr(STDIN_FILENO, TCSADRAIN, terminal);
+    return status;
+}
+
+int run_command(int argc, char **argv)
+{
+    (void)argc;
+    char path[PATH_MAX];
+    if (!find_vm_program(path, sizeof path)) {
+        fprintf(stderr, "aerostat: cannot find %s beside this program\n", vm_program);
+        return EXIT_STATUS_FAILURE;
+    }
+    struct termios terminal;
+    if (tcgetattr(STDIN_FILENO, &terminal) == 0)
+        return run_on_terminal(path, argv, &terminal);
+    return execute(path, argv);
+}

@@ -1,0 +1,67 @@
+/* Copies between guest-physical memory and the host's. See pmap.h. */
+
+#include <string.h>
+
+#include "mem/pmap_private.h"
+
+bool pmap_covers(const struct pmap *map, uint64_t gpa, uint64_t length)
+{
+    if (length == 0)
+        return true;
+    if (length - 1 > UINT64_MAX - gpa)
+        return false;
+    /* Ranges ascend, so one pass follows a range into its neighbour. */
+    for (unsigned i = 0; i < map->range_count; i++) {
+        const struct ram_range *range = &map->ranges[i];
+        if (gpa - range->base >= range->size)
+            continue;
+        uint64_t room = range->size - (gpa - range->base);
+        if (length <= room)
+            return true;
+        gpa += room;
+        length -= room;
+    }
+    return false;
+}
+
+/* Bytes of [gpa, gpa + length) that lie in gpa's page. */
+static uint64_t piece_length(uint64_t gpa, uint64_t length)
+{
+    uint64_t room = PAGE_SIZE - (gpa & PAGE_MASK);
+    return length < room ? length : room;
+}
+
+enum status pmap_read(struct pmap *map, uint64_t gpa, void *buffer, uint64_t length)
+{
+    if (!pmap_covers(map, gpa, length))
+        return STATUS_INVALID;
+    uint8_t *to = buffer;
+    while (length != 0) {
+        uint64_t ppn = gpa >> PAGE_SHIFT, piece = piece_length(gpa, length);
+        /* Not pmap_page_read: the address goes nowhere, so the page does not count as lent. */
+        if (pmap_state(map, ppn) == PAGE_PRIVATE)
+            memcpy(to, map->ram.base + gpa, piece);
+        else
+            memset(to, 0, piece);
+        to += piece;
+        gpa += piece;
+        length -= piece;
+    }
+    return STATUS_OK;
+}
+
+enum status pmap_write(struct pmap *map, uint64_t gpa, const void *buffer, uint64_t length)
+{
+    if (!pmap_covers(map, gpa, length))
+        return STATUS_INVALID;
+    const uint8_t *from = buffer;
+    while (length != 0) {
+        uint64_t ppn = gpa >> PAGE_SHIFT, piece = piece_length(gpa, length);
+        memcpy(page_make_private(map, ppn) + (gpa & PAGE_MASK), from, piece);
+        page_drop_code(map, ppn);
+        from += piece;
+        gpa += piece;
+        length -= piece;
+    }
+    return STATUS_OK;
+}

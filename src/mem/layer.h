@@ -1,0 +1,27 @@
+#ifndef AEROSTAT_MEM_LAYER_H
+#define AEROSTAT_MEM_LAYER_H
+
+/* Layer 0: the sparse memfd that a VM's private pages live in, mapped once and for good. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/status.h"
+
+struct layer {
+    int fd;
+    uint8_t *base; /* `size` bytes; page p at base + p * PAGE_SIZE */
+    uint64_t size;
+};
+
+/* size: bytes, a multiple of PAGE_SIZE, not 0. Takes address space, and memory only for pages that
+ * are touched; even reading one takes it, so nobody reads a page that is not private. */
+enum status layer_create(struct layer *layer, uint64_t size, struct error *err);
+void layer_destroy(struct layer *layer); /* also after a failed or missing create, when zeroed */
+
+/* Calls visit(context, ppn) for every page that has memory, ascending, until it returns false.
+ * STATUS_UNSUPPORTED where the host gives this file huge pages, so that single pages say nothing. */
+enum status layer_for_each_page(const struct layer *layer, bool (*visit)(void *context, uint64_t ppn),
+                                void *context, struct error *err);
+
+#endif

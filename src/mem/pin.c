@@ -1,0 +1,53 @@
+/*
+ * Pins: ranges of guest memory lent to a device for a transfer.
+ *
+ * A pinned page is private, even one that is only read: a device that went on reading the common
+ * zero page would miss what the guest writes later. Private pages lie in layer 0 in the order of
+ * their PPNs, so a pinned range is always one piece.
+ */
+
+#include "mem/pmap_private.h"
+
+static void unpin_pages(struct pmap *map, uint64_t first, uint64_t end)
+{
+    for (uint64_t ppn = first; ppn < end; ppn++)
+        page_remove_pin(map, ppn);
+}
+
+enum status pmap_pin(struct pmap *map, uint64_t gpa, uint64_t length, bool write, struct iovec *iov,
+                     unsigned *count, unsigned capacity)
+{
+    if (!pmap_covers(map, gpa, length))
+        return STATUS_INVALID;
+    if (length == 0)
+        return STATUS_OK;
+    if (*count >= capacity)
+        return STATUS_NO_SPACE;
+
+    uint64_t first = gpa >> PAGE_SHIFT, end = ((gpa + length - 1) >> PAGE_SHIFT) + 1;
+    for (uint64_t ppn = first; ppn < end; ppn++) {
+        if (!page_add_pin(map, ppn)) {
+            unpin_pages(map, first, ppn);
+            return STATUS_NO_SPACE;
+        }
+        page_make_private(map, ppn);
+        if (write)
+            page_drop_code(map, ppn);
+    }
+    iov[*count] = (struct iovec){.iov_base = map->ram.base + gpa, .iov_len = length};
+    ++*count;
+    return STATUS_OK;
+}
+
+void pmap_unpin(struct pmap *map, uint64_t gpa, uint64_t length, bool written)
+{
+    if (length == 0 || !pmap_covers(map, gpa, length))
+        return;
+    uint64_t first = gpa >> PAGE_SHIFT, end = ((gpa + length - 1) >> PAGE_SHIFT) + 1;
+    if (written) {
+        /* Before the pin goes: code decoded while the device was writing may be half old. */
+        for (uint64_t ppn = first; ppn < end; ppn++)
+            page_drop_code(map, ppn);
+    }
+    unpin_pages(map, first, end);
+}

@@ -1,0 +1,203 @@
+#ifndef AEROSTAT_MMU_MMU_H
+#define AEROSTAT_MMU_MMU_H
+
+/*
+ * One vCPU's memory management unit: paging registers, software TLB, page walks.
+ *
+ * Linear address --TLB--> host address. A miss walks the guest's page tables as the CPU would (SDM
+ * vol. 3 ch. 4), each PPN on the way going through the page map, and fills the TLB.
+ *
+ * A TLB entry has one tag for reads and one for writes, so that a probe is one compare; a tag that
+ * must take the slow path is TLB_NO_TAG, which no address equals. `info` says why: see TLB_*.
+ * There is one table per privilege, because user/supervisor and SMAP decide what a page allows.
+ *
+ * Revocation. Host addresses in a TLB go stale when the page map moves a page. A running vCPU owns
+ * its TLB alone; a *parked* one has lent it to everybody, under mmu->lock. mmu_domain_revoke(ppn)
+ * edits parked MMUs itself, and posts a request to running ones, waits until they have passed a
+ * safepoint (mmu_service). The invariant that makes this free of deadlock: A RUNNING vCPU NEVER
+ * BLOCKS. Whatever may block (the page map's revocations, device registers, HLT) is done parked.
+ * So a host address got here is good only until the next mmu_resolve, safepoint or parking.
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mem/bus.h"
+#include "mem/pmap.h"
+#include "util/bits.h"
+#include "util/status.h"
+
+#define TLB_ENTRIES  1024u /* per privilege */
+#define ITLB_ENTRIES 256u  /* per privilege */
+#define TLB_NO_TAG   ((uint64_t)1)
+
+enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXECUTE };
+
+/* Which rules an access obeys; also the index of its TLB. */
+enum mmu_privilege {
+    MMU_USER,          /* CPL 3 */
+    MMU_SUPERVISOR,    /* CPL 0-2, or an implicit system access; SMAP, if on, is enforced */
+    MMU_SUPERVISOR_AC, /* CPL 0-2 explicit access with EFLAGS.AC: SMAP suspended */
+    MMU_PRIVILEGES
+};
+
+/* Reason bits in tlb_entry.info: why a probe of this page goes the slow way. */
+enum tlb_reason {
+    TLB_CLEAN = 1 << 0,  /* guest's dirty bit not yet set: a write must set it */
+    TLB_ZERO = 1 << 1,   /* maps the common zero page: a write must make it private */
+    TLB_CODE = 1 << 2,   /* code was decoded from it: a write must drop that first */
+    TLB_DENIED = 1 << 3, /* the guest's tables forbid the write */
+    TLB_GLOBAL = 1 << 4, /* not a reason: survives a flush that keeps global pages */
+    TLB_LARGE = 1 << 5,  /* not a reason: part of a 2 MiB, 4 MiB or 1 GiB guest page */
+};
+
+struct tlb_entry {
+    uint64_t read_tag;  /* linear page address, or TLB_NO_TAG */
+    uint64_t write_tag; /* the same */
+    uintptr_t addend;   /* host address minus linear address */
+    uint64_t info;      /* ppn << 12 | reasons */
+};
+
+struct itlb_entry {
+    uint64_t tag; /* linear page address, or TLB_NO_TAG */
+    const uint8_t *host;
+    uint64_t info;
+};
+
+struct mmu_stats {
+    uint64_t tlb_misses;      /* data and instruction accesses that had to walk */
+    uint64_t walks;           /* walks of the guest's tables begun */
+    uint64_t walk_references; /* guest table entries read plus page-map look-ups */
+    uint64_t page_faults;     /* walks that ended in a guest page fault */
+    uint64_t flushes;         /* whole-TLB flushes, with or without global pages */
+    uint64_t page_flushes;    /* single-page flushes */
+    uint64_t code_writes;     /* writes that dropped decoded code */
+    uint64_t mmio;            /* accesses that went to a device */
+};
+
+struct mmu_domain;
+
+/* Drops everything decoded from page ppn, or from anywhere for MMU_ALL_PAGES. Called on the vCPU's
+ * own thread, or on another while the vCPU is parked. */
+typedef void mmu_code_drop_fn(void *context, uint64_t ppn);
+#define MMU_ALL_PAGES UINT64_MAX
+
+struct mmu {
+    struct tlb_entry tlb[MMU_PRIVILEGES][TLB_ENTRIES];
+    struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
+
+    /* Paging registers. The CPU writes them, then calls the flush that the change asks for. */
+    uint64_t cr0, cr3, cr4, efer;
+    uint64_t pdpte[4]; /* PAE without long mode: loaded by mmu_load_pdptes */
+
+    /* Linear pages with a data breakpoint: never in the TLB, so that every access resolves. */
+    uint64_t watched[4];
+    unsigned watched_count;
+
+    struct mmu_domain *domain;
+    struct pmap *map;
+    struct bus *mmio;
+
+    mmu_code_drop_fn *code_drop;
+    void *code_context;
+
+    /* Shared with other threads. */
+    pthread_mutex_t lock;          /* leaf; guards the fields below, and the TLBs while parked */
+    bool parked;                   /* true from mmu_init on */
+    _Atomic uint32_t *attention;   /* the vCPU's; ... */
+    uint32_t attention_bit;        /* ... this bit asks it to call mmu_service */
+    uint64_t posted[16];           /* pages to revoke; beyond that, everything */
+    unsigned posted_count;
+    bool posted_all;
+    uint64_t posted_ticket, served_ticket;
+
+    struct mmu_stats stats;
+};
+
+/* What an address resolved to. */
+enum mmu_outcome {
+    MMU_OK,    /* target.host, target.gpa are good */
+    MMU_MMIO,  /* no RAM there: target.gpa alone is good; use mmu_device_read/write */
+    MMU_FAULT, /* fault is good */
+};
+
+struct mmu_target {
+    uint8_t *host; /* for MMU_READ and MMU_EXECUTE do not write through it */
+    uint64_t gpa;
+};
+
+struct mmu_fault {
+    uint64_t address;    /* for CR2 */
+    uint32_t error_code; /* as pushed by #PF */
+};
+
+/* All MMUs of one VM. Installs the page map's revoke hook. At most 64 members. */
+enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err);
+void mmu_domain_destroy(struct mmu_domain *domain);
+/* When it returns no TLB of the domain maps ppn and no engine holds code decoded from it. Never
+ * called by a running vCPU: park first. */
+void mmu_domain_revoke(struct mmu_domain *domain, uint64_t ppn);
+
+/* Joins the domain, parked, with paging off and an empty TLB. code_drop may be NULL. */
+enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmio,
+                     _Atomic uint32_t *attention, uint32_t attention_bit,
+                     mmu_code_drop_fn *code_drop, void *code_context, struct error *err);
+void mmu_destroy(struct mmu *mmu);
+
+void mmu_park(struct mmu *mmu);   /* from the vCPU's thread, running */
+void mmu_unpark(struct mmu *mmu); /* from the vCPU's thread, parked; serves what was posted */
+void mmu_service(struct mmu *mmu); /* safepoint: serves posted requests, clears attention_bit */
+
+/*
+ * Resolves one access that lies within one page, walking and filling the TLB as needed, setting
+ * accessed and dirty bits exactly as the SDM says. `linear` is canonical. In 32-bit modes it is
+ * below 2^32. A write to a page with decoded code drops that code first.
+ */
+enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                             enum mmu_privilege privilege, struct mmu_target *target,
+                             struct mmu_fault *fault);
+
+/* Device registers at a gpa that resolved to MMU_MMIO. Parks around the device's operation. */
+uint64_t mmu_device_read(struct mmu *mmu, uint64_t gpa, unsigned size);
+void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t value);
+
+/* The caller is about to decode code of ppn: marks the page and takes write permission from every
+ * TLB that has it, so that later writes are noticed. Call before reading the bytes. */
+void mmu_mark_code(struct mmu *mmu, uint64_t ppn);
+
+/* Flushes. keep_global: entries of pages with the G bit (with CR4.PGE) stay, as for a CR3 load. */
+void mmu_flush(struct mmu *mmu, bool keep_global);
+void mmu_flush_page(struct mmu *mmu, uint64_t linear); /* in all privileges; global ones too */
+
+/* Loads pdpte[] from cr3, for PAE paging outside long mode. False where a reserved bit is set in a
+ * present one (#GP), and then nothing has changed. */
+bool mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
+
+/* Replaces the watched pages (linear page addresses) and flushes them. count <= 4. */
+void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count);
+
+/* Host address for an access of `size` bytes that hits the TLB within one page, else NULL. */
+static inline uint8_t *mmu_probe_read(struct mmu *mmu, enum mmu_privilege privilege,
+                                      uint64_t linear, unsigned size)
+{
+    const struct tlb_entry *entry =
+        &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    if (likely(entry->read_tag == (linear & ~PAGE_MASK) && (linear & PAGE_MASK) <= PAGE_SIZE - size))
+        return (uint8_t *)(uintptr_t)(entry->addend + linear);
+    return NULL;
+}
+
+static inline uint8_t *mmu_probe_write(struct mmu *mmu, enum mmu_privilege privilege,
+                                       uint64_t linear, unsigned size)
+{
+    const struct tlb_entry *entry =
+        &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    if (likely(entry->write_tag == (linear & ~PAGE_MASK) &&
+               (linear & PAGE_MASK) <= PAGE_SIZE - size))
+        return (uint8_t *)(uintptr_t)(entry->addend + linear);
+    return NULL;
+}
+
+#endif

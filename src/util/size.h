@@ -1,0 +1,21 @@
+#ifndef AEROSTAT_UTIL_SIZE_H
+#define AEROSTAT_UTIL_SIZE_H
+
+/* Sizes as people write them. */
+
+#include <stdint.h>
+
+#include "util/status.h"
+
+/* "4096", "64K", "256M", "1G", "1T"; the suffix may be followed by "B" or "iB", case ignored, all
+ * powers of 1024. Anything else, an empty number or one that does not fit 64 bits: STATUS_INVALID.
+ */
+enum status size_parse(const char *text, uint64_t *bytes);
+
+/* As short as exactness allows: "256 MiB", "1.5 GiB", "4097 bytes". */
+void size_format(uint64_t bytes, char *buffer, size_t capacity);
+
+/* An unsigned decimal number within [least, most], nothing before or after it. */
+enum status number_parse(const char *text, uint64_t least, uint64_t most, uint64_t *value);
+
+#endif

@@ -1,0 +1,253 @@
+#include "vm/options.h"
+
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/bits.h"
+#include "util/size.h"
+
+#define MEMORY_LEAST   (2 * MIB)
+#define MEMORY_MOST    (256 * GIB)
+#define MEMORY_DEFAULT (256 * MIB)
+#define NAME_MOST      64u
+
+const char options_help[] =
+    "usage: aerostat run --kernel FILE [OPTION]...\n"
+    "\n"
+    "Boots a Linux kernel (bzImage or ELF vmlinux), or a multiboot ELF, in a virtual machine.\n"
+    "\n"
+    "  --kernel FILE      the kernel to boot\n"
+    "  --initrd FILE      initial RAM disk; the module of a multiboot kernel\n"
+    "  --append STR       kernel command line\n"
+    "  --memory SIZE      guest memory: 2M to 256G, default 256M\n"
+    "  --cpus N           virtual CPUs: 1 to 16, default 1\n"
+    "  --disk FILE[,ro]   raw disk image as the next /dev/vdX; ro: read-only. Up to 8\n"
+    "  --net none         no network (default)\n"
+    "  --net user[,hostfwd=tcp:HOST-GUEST]...\n"
+    "                     user-mode network; forwards port HOST of this machine to port GUEST\n"
+    "                     of the VM: hostfwd=tcp:127.0.0.1:2222-:22 or hostfwd=tcp:2222-22\n"
+    "  --name NAME        name of the VM: letters, digits, '-', '_' and '.'; default \"vm\"\n"
+    "  --engine ENGINE    interp (default)\n"
+    "  --mmu MMU          nested (default)\n"
+    "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
+    "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
+    "  --no-reboot        a guest reset ends the VM instead of restarting it\n"
+    "  --stats FILE       write counters as JSON when the VM ends\n"
+    "  --help             this text\n"
+    "\n"
+    "On a terminal, Ctrl-] q ends the VM and Ctrl-] Ctrl-] sends one Ctrl-] to it.\n"
+    "\n"
+    "Exit status: 0 after power-off (or reset with --no-reboot), 2 for a mistake in the options\n"
+    "or files, 3 after a triple fault of the guest, 4 when the VMM failed, 128 + N after signal "
+    "N.\n";
+
+enum option_id {
+    OPTION_KERNEL = 1,
+    OPTION_INITRD,
+    OPTION_APPEND,
+    OPTION_MEMORY,
+    OPTION_CPUS,
+    OPTION_DISK,
+    OPTION_NET,
+    OPTION_NAME,
+    OPTION_ENGINE,
+    OPTION_MMU,
+    OPTION_CONSOLE,
+    OPTION_DEBUG_EXIT,
+    OPTION_NO_REBOOT,
+    OPTION_STATS,
+    OPTION_HELP,
+};
+
+static const struct option long_options[] = {
+    {"kernel", required_argument, NULL, OPTION_KERNEL},
+    {"initrd", required_argument, NULL, OPTION_INITRD},
+    {"append", required_argument, NULL, OPTION_APPEND},
+    {"memory", required_argument, NULL, OPTION_MEMORY},
+    {"cpus", required_argument, NULL, OPTION_CPUS},
+    {"disk", required_argument, NULL, OPTION_DISK},
+    {"net", required_argument, NULL, OPTION_NET},
+    {"name", required_argument, NULL, OPTION_NAME},
+    {"engine", required_argument, NULL, OPTION_ENGINE},
+    {"mmu", required_argument, NULL, OPTION_MMU},
+    {"console", required_argument, NULL, OPTION_CONSOLE},
+    {"debug-exit", no_argument, NULL, OPTION_DEBUG_EXIT},
+    {"no-reboot", no_argument, NULL, OPTION_NO_REBOOT},
+    {"stats", required_argument, NULL, OPTION_STATS},
+    {"help", no_argument, NULL, OPTION_HELP},
+    {NULL, 0, NULL, 0},
+};
+
+static enum status memory_parse(const char *text, uint64_t *memory, struct error *err)
+{
+    if (size_parse(text, memory) != STATUS_OK)
+        return error_set(err, STATUS_INVALID, "--memory %s is not a size; write it like 256M or 1G",
+                         text);
+    if (*memory < MEMORY_LEAST || *memory > MEMORY_MOST)
+        return error_set(err, STATUS_INVALID, "--memory %s is out of range; give 2M to 256G", text);
+    *memory = align_down(*memory, PAGE_SIZE);
+    return STATUS_OK;
+}
+
+static enum status disk_parse(const char *text, struct vm_options *options, struct error *err)
+{
+    if (options->disk_count == OPTIONS_MAX_DISKS)
+        return error_set(err, STATUS_INVALID, "more than %u --disk options", OPTIONS_MAX_DISKS);
+    /* File names may hold commas: only a trailing ",ro" is ours. */
+    size_t length = strlen(text);
+    bool read_only = length >= 3 && strcmp(text + length - 3, ",ro") == 0;
+    size_t path_length = read_only ? length - 3 : length;
+    if (path_length == 0)
+        return error_set(err, STATUS_INVALID, "--disk needs a file name");
+    char *path = strndup(text, path_length);
+    if (path == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory");
+    options->disks[options->disk_count++] = (struct disk_options){path, read_only};
+    return STATUS_OK;
+}
+
+static enum status net_parse(const char *text, struct vm_options *options, struct error *err)
+{
+    if (strcmp(text, "none") == 0)
+        return STATUS_OK;
+    size_t prefix = strlen("user");
+    if (strncmp(text, "user", prefix) != 0 || (text[prefix] != '\0' && text[prefix] != ','))
+        return error_set(err, STATUS_INVALID,
+                         "--net %s is not known; give none or user[,hostfwd=tcp:HOST-GUEST]", text);
+    if (options->net_count == OPTIONS_MAX_NETS)
+        return error_set(err, STATUS_INVALID, "more than %u --net options", OPTIONS_MAX_NETS);
+    options->nets[options->net_count++] = text + prefix;
+    return STATUS_OK;
+}
+
+static enum status name_check(const char *name, struct error *err)
+{
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    size_t length = strlen(name);
+    if (length == 0 || length > NAME_MOST || strspn(name, allowed) != length)
+        return error_set(err, STATUS_INVALID,
+                         "--name must be 1 to %u letters, digits, '-', '_' or '.'", NAME_MOST);
+    return STATUS_OK;
+}
+
+/* One of the values an option knows, of which only `built` can be had in this version. */
+static enum status choice_check(const char *option, const char *value, const char *built,
+                                const char *planned1, const char *planned2, struct error *err)
+{
+    if (strcmp(value, built) == 0)
+        return STATUS_OK;
+    if (strcmp(value, planned1) == 0 || (planned2 != NULL && strcmp(value, planned2) == 0))
+        return error_set(err, STATUS_UNSUPPORTED,
+                         "%s %s is not available in this version; use %s %s", option, value, option,
+                         built);
+    return error_set(err, STATUS_INVALID, "%s %s is not known; use %s %s", option, value, option,
+                     built);
+}
+
+static enum status path_check(const char *option, const char *value, struct error *err)
+{
+    if (*value == '\0')
+        return error_set(err, STATUS_INVALID, "%s needs a file name", option);
+    return STATUS_OK;
+}
+
+static enum status option_apply(int id, const char *value, struct vm_options *options,
+                                struct error *err)
+{
+    uint64_t number;
+    switch (id) {
+    case OPTION_KERNEL:
+        options->kernel = value;
+        return path_check("--kernel", value, err);
+    case OPTION_INITRD:
+        options->initrd = value;
+        return path_check("--initrd", value, err);
+    case OPTION_APPEND:
+        options->append = value;
+        return STATUS_OK;
+    case OPTION_MEMORY:
+        return memory_parse(value, &options->memory, err);
+    case OPTION_CPUS:
+        if (number_parse(value, 1, OPTIONS_MAX_CPUS, &number) != STATUS_OK)
+            return error_set(err, STATUS_INVALID, "--cpus %s: give a number from 1 to %u", value,
+                             OPTIONS_MAX_CPUS);
+        options->cpus = (unsigned)number;
+        return STATUS_OK;
+    case OPTION_DISK:
+        return disk_parse(value, options, err);
+    case OPTION_NET:
+        return net_parse(value, options, err);
+    case OPTION_NAME:
+        options->name = value;
+        return name_check(value, err);
+    case OPTION_ENGINE:
+        return choice_check("--engine", value, "interp", "translate", NULL, err);
+    case OPTION_MMU:
+        return choice_check("--mmu", value, "nested", "shadow", "auto", err);
+    case OPTION_CONSOLE:
+        options->console = strcmp(value, "stdio") == 0 ? NULL : value;
+        return path_check("--console", value, err);
+    case OPTION_DEBUG_EXIT:
+        options->debug_exit = true;
+        return STATUS_OK;
+    case OPTION_NO_REBOOT:
+        options->no_reboot = true;
+        return STATUS_OK;
+    case OPTION_STATS:
+        options->stats = value;
+        return path_check("--stats", value, err);
+    case OPTION_HELP:
+        options->help = true;
+        return STATUS_OK;
+    }
+    return error_set(err, STATUS_INTERNAL, "option table and parser disagree");
+}
+
+enum status options_parse(int argc, char *const *argv, struct vm_options *options,
+                          struct error *err)
+{
+    *options = (struct vm_options){
+        .append = "",
+        .name = "vm",
+        .memory = MEMORY_DEFAULT,
+        .cpus = 1,
+    };
+    enum status status = STATUS_OK;
+    opterr = 0;
+    optind = 1;
+    for (int id; (id = getopt_long(argc, argv, ":", long_options, NULL)) != -1;) {
+        const char *given = argv[optind - 1];
+        if (id == ':')
+            status =
+                error_set(err, STATUS_INVALID, "%s needs a value; see aerostat run --help", given);
+        else if (id == '?')
+            status = error_set(err, STATUS_INVALID, "%s is not an option; see aerostat run --help",
+                               given);
+        else
+            status = option_apply(id, optarg, options, err);
+        if (status != STATUS_OK)
+            goto out;
+        if (options->help)
+            return STATUS_OK;
+    }
+    if (optind < argc) {
+        status = error_set(err, STATUS_INVALID, "%s: unexpected argument; see aerostat run --help",
+                           argv[optind]);
+        goto out;
+    }
+    if (options->kernel == NULL)
+        status = error_set(err, STATUS_INVALID, "--kernel is missing; see aerostat run --help");
+out:
+    if (status != STATUS_OK)
+        options_free(options);
+    return status;
+}
+
+void options_free(struct vm_options *options)
+{
+    for (unsigned i = 0; i < options->disk_count; i++)
+        free((char *)options->disks[i].path);
+    options->disk_count = 0;
+}

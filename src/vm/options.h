@@ -1,0 +1,43 @@
+#ifndef AEROSTAT_VM_OPTIONS_H
+#define AEROSTAT_VM_OPTIONS_H
+
+/* The command line of `aerostat run`. */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/status.h"
+
+#define OPTIONS_MAX_DISKS 8u
+#define OPTIONS_MAX_NETS  4u
+#define OPTIONS_MAX_CPUS  16u
+
+struct disk_options {
+    const char *path; /* owned */
+    bool read_only;
+};
+
+struct vm_options {
+    const char *kernel, *initrd, *append, *name;
+    uint64_t memory; /* bytes, a multiple of the page size */
+    unsigned cpus;
+    struct disk_options disks[OPTIONS_MAX_DISKS];
+    unsigned disk_count;
+    const char *nets[OPTIONS_MAX_NETS]; /* what follows "user": "" or ",hostfwd=..." */
+    unsigned net_count;
+    const char *console; /* path, or NULL for stdio */
+    const char *stats;   /* path, or NULL */
+    bool debug_exit, no_reboot;
+    bool help; /* --help was asked for: nothing else counts */
+};
+
+/* Fills *options from argv[1..]; strings point into argv, but for what options_free frees. Anything
+ * malformed, out of range, unknown, or not built yet is STATUS_INVALID with the line to print. */
+enum status options_parse(int argc, char *const *argv, struct vm_options *options,
+                          struct error *err);
+void options_free(struct vm_options *options);
+
+/* The text of --help. */
+extern const char options_help[];
+
+#endif

@@ -1,0 +1,102 @@
+#include "vm/stats.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/clock.h"
+
+static void add_count(json_t *object, const char *name, uint64_t value)
+{
+    json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static void add_exceptions(json_t *faults, const struct vcpu_stats *cpu)
+{
+    static const struct {
+        const char *name;
+        enum vector vector;
+    } kinds[] = {
+        {"divide_error", VECTOR_DE}, {"debug", VECTOR_DB},        {"breakpoint", VECTOR_BP},
+        {"overflow", VECTOR_OF},     {"bound_range", VECTOR_BR},  {"invalid_opcode", VECTOR_UD},
+        {"no_fpu", VECTOR_NM},       {"double_fault", VECTOR_DF}, {"invalid_tss", VECTOR_TS},
+        {"not_present", VECTOR_NP},  {"stack", VECTOR_SS},        {"protection", VECTOR_GP},
+        {"page", VECTOR_PF},         {"fpu", VECTOR_MF},          {"alignment", VECTOR_AC},
+        {"simd", VECTOR_XM},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        add_count(faults, kinds[i].name, cpu->exceptions[kinds[i].vector]);
+}
+
+json_t *stats_of_machine(const struct pmap *map, struct vcpu *const *vcpus, unsigned count)
+{
+    struct vcpu_stats cpu = {0};
+    struct mmu_stats mmu = {0};
+    for (unsigned i = 0; i < count; i++) {
+        const struct vcpu_stats *from = &vcpus[i]->stats;
+        cpu.instructions += from->instructions;
+        cpu.blocks_decoded += from->blocks_decoded;
+        cpu.interrupts += from->interrupts;
+        cpu.port_io += from->port_io;
+        cpu.halts += from->halts;
+        for (unsigned vector = 0; vector < 32; vector++)
+            cpu.exceptions[vector] += from->exceptions[vector];
+        const struct mmu_stats *mmu_from = &vcpus[i]->mmu.stats;
+        mmu.tlb_misses += mmu_from->tlb_misses;
+        mmu.walks += mmu_from->walks;
+        mmu.walk_references += mmu_from->walk_references;
+        mmu.page_faults += mmu_from->page_faults;
+        mmu.flushes += mmu_from->flushes;
+        mmu.page_flushes += mmu_from->page_flushes;
+        mmu.code_writes += mmu_from->code_writes;
+        mmu.mmio += mmu_from->mmio;
+    }
+    struct pmap_stats pages;
+    pmap_get_stats(map, &pages);
+
+    json_t *stats = json_object();
+    if (stats == NULL)
+        return NULL;
+    add_count(stats, "cpus", count);
+    add_count(stats, "instructions", cpu.instructions);
+    add_count(stats, "blocks_decoded", cpu.blocks_decoded);
+    add_count(stats, "interrupts", cpu.interrupts);
+    add_count(stats, "halts", cpu.halts);
+    add_count(stats, "port_io", cpu.port_io);
+    add_count(stats, "mmio", mmu.mmio);
+    add_count(stats, "tlb_misses", mmu.tlb_misses);
+    add_count(stats, "walks", mmu.walks);
+    add_count(stats, "walk_references", mmu.walk_references);
+    add_count(stats, "tlb_flushes", mmu.flushes);
+    add_count(stats, "tlb_page_flushes", mmu.page_flushes);
+    add_count(stats, "code_writes", mmu.code_writes);
+    add_count(stats, "max", pages.max_pages * PAGE_SIZE);
+    add_count(stats, "zero", pages.zero_pages * PAGE_SIZE);
+    add_count(stats, "resident", pages.private_pages * PAGE_SIZE);
+    add_count(stats, "faults_zero", pages.faults_zero);
+    add_count(stats, "revocations", pages.revocations);
+
+    json_t *faults = json_object();
+    json_object_set_new(stats, "faults", faults);
+    add_exceptions(faults, &cpu);
+    return stats;
+}
+
+enum status stats_write(int fd, const char *path, json_t *stats, uint64_t started_ns,
+                        unsigned resets, int exit_status, struct error *err)
+{
+    if (stats == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for --stats");
+    double second = (double)NS_PER_SECOND;
+    json_object_set_new(stats, "wall_seconds",
+                        json_real((double)(clock_monotonic_ns() - started_ns) / second));
+    json_object_set_new(stats, "cpu_seconds", json_real((double)clock_process_cpu_ns() / second));
+    add_count(stats, "resets", resets);
+    json_object_set_new(stats, "exit_status", json_integer(exit_status));
+
+    enum status status = STATUS_OK;
+    if (json_dumpfd(stats, fd, JSON_INDENT(2)) != 0 || write(fd, "\n", 1) != 1)
+        status = error_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno));
+    json_decref(stats);
+    return status;
+}

@@ -1,0 +1,34 @@
+#ifndef AEROSTAT_VM_VIRTIO_SET_H
+#define AEROSTAT_VM_VIRTIO_SET_H
+
+/* The virtio devices that the options ask for, each behind its own virtio-mmio window: the disks in
+ * order, the network interfaces, a source of randomness, and a console for output (hvc0), which goes
+ * where the serial port's goes. */
+
+#include <jansson.h>
+
+#include "boot/acpi.h"
+#include "dev/ioapic.h"
+#include "dev/platform.h"
+#include "mem/bus.h"
+#include "mem/pmap.h"
+#include "util/io_loop.h"
+#include "vm/options.h"
+
+struct virtio_set;
+
+/* Opens images and ports of the host: fails with the line that says which cannot be had. `console`
+ * is the descriptor that gets the virtio console's output. */
+enum status virtio_set_create(struct virtio_set **set, const struct vm_options *options,
+                              int console, struct pmap *map, struct bus *mmio,
+                              struct ioapic *ioapic, struct io_loop *loop, struct error *err);
+/* No vCPU runs any more; `loop` exists, stopped or not. NULL is allowed. */
+void virtio_set_destroy(struct virtio_set *set);
+
+/* Fills `windows` (PLATFORM_VIRTIO_MAX of them) for the ACPI tables, returns how many. */
+unsigned virtio_set_describe(const struct virtio_set *set, struct acpi_virtio *windows);
+
+/* An array with an object of counters for each device, owned by the caller. */
+json_t *virtio_set_stats(const struct virtio_set *set);
+
+#endif

@@ -1,0 +1,144 @@
+/* The command line of `aerostat run`: what it means, and that every mistake is refused. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "util/bits.h"
+#include "vm/options.h"
+
+#define ARGUMENTS_MOST 32
+
+/* Splits a line at spaces; a word '_' stands for an empty argument. */
+static enum status parse(const char *line, struct vm_options *options, struct error *err)
+{
+    static char words[1024];
+    char *argv[ARGUMENTS_MOST + 1] = {(char *)"run"};
+    int argc = 1;
+    assert_true(strlen(line) < sizeof words);
+    strcpy(words, line);
+    for (char *word = strtok(words, " "); word != NULL; word = strtok(NULL, " ")) {
+        assert_true(argc < ARGUMENTS_MOST);
+        argv[argc++] = strcmp(word, "_") == 0 ? (char *)"" : word;
+    }
+    *err = (struct error){0};
+    return options_parse(argc, argv, options, err);
+}
+
+static void test_defaults(void **state)
+{
+    struct vm_options options;
+    struct error err;
+    assert_int_equal(parse("--kernel k", &options, &err), STATUS_OK);
+    assert_string_equal(options.kernel, "k");
+    assert_null(options.initrd);
+    assert_string_equal(options.append, "");
+    assert_string_equal(options.name, "vm");
+    assert_int_equal(options.memory, 256 * MIB);
+    assert_int_equal(options.cpus, 1);
+    assert_int_equal(options.disk_count, 0);
+    assert_int_equal(options.net_count, 0);
+    assert_null(options.console);
+    assert_null(options.stats);
+    assert_false(options.debug_exit || options.no_reboot || options.help);
+    options_free(&options);
+}
+
+static void test_everything(void **state)
+{
+    struct vm_options options;
+    struct error err;
+    assert_int_equal(parse("--kernel k --initrd i --append a=b --memory 1G --cpus 4 --disk d,ro "
+                           "--disk e,x --net user,hostfwd=tcp:1-2 --name n-1 --engine interp "
+                           "--mmu nested --console c --debug-exit --no-reboot --stats s",
+                           &options, &err),
+                     STATUS_OK);
+    assert_string_equal(options.initrd, "i");
+    assert_string_equal(options.append, "a=b");
+    assert_int_equal(options.memory, GIB);
+    assert_int_equal(options.cpus, 4);
+    assert_int_equal(options.disk_count, 2);
+    assert_string_equal(options.disks[0].path, "d");
+    assert_true(options.disks[0].read_only);
+    assert_string_equal(options.disks[1].path, "e,x");
+    assert_false(options.disks[1].read_only);
+    assert_int_equal(options.net_count, 1);
+    assert_string_equal(options.nets[0], ",hostfwd=tcp:1-2");
+    assert_string_equal(options.name, "n-1");
+    assert_string_equal(options.console, "c");
+    assert_string_equal(options.stats, "s");
+    assert_true(options.debug_exit && options.no_reboot);
+    options_free(&options);
+}
+
+static void test_mistakes(void **state)
+{
+    static const char *const lines[] = {
+        "",
+        "--kernel",
+        "--kernel _",
+        "--kernel k extra",
+        "--kernel k --nonsense",
+        "--kernel k --memory",
+        "--kernel k --memory _",
+        "--kernel k --memory 12Q",
+        "--kernel k --memory -1",
+        "--kernel k --memory 0",
+        "--kernel k --memory 1M",
+        "--kernel k --memory 257G",
+        "--kernel k --memory 99999999999999999999",
+        "--kernel k --memory 17179869184G",
+        "--kernel k --cpus 0",
+        "--kernel k --cpus 17",
+        "--kernel k --cpus two",
+        "--kernel k --cpus 1x",
+        "--kernel k --disk _",
+        "--kernel k --disk ,ro",
+        "--kernel k --disk 1 --disk 2 --disk 3 --disk 4 --disk 5 --disk 6 --disk 7 --disk 8 --disk "
+        "9",
+        "--kernel k --net tap",
+        "--kernel k --net userx",
+        "--kernel k --name _",
+        "--kernel k --name a/b",
+        "--kernel k --engine translate",
+        "--kernel k --engine fast",
+        "--kernel k --mmu shadow",
+        "--kernel k --mmu auto",
+        "--kernel k --mmu x",
+        "--kernel k --console _",
+        "--kernel k --stats _",
+        "--kernel k --debug-exit=1",
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(lines); i++) {
+        struct vm_options options;
+        struct error err;
+        if (parse(lines[i], &options, &err) == STATUS_OK)
+            fail_msg("accepted: %s", lines[i]);
+        assert_true(strlen(err.text) > 0);
+        assert_null(strchr(err.text, '\n'));
+    }
+}
+
+static void test_help_needs_nothing_else(void **state)
+{
+    struct vm_options options;
+    struct error err;
+    assert_int_equal(parse("--help", &options, &err), STATUS_OK);
+    assert_true(options.help);
+    options_free(&options);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_help_needs_nothing_else),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

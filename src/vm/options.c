@@ -107,6 +107,27 @@ static enum status disk_parse(const char *text, struct vm_options *options, stru
     return STATUS_OK;
 }
 
+/* "hostfwd=RULE", `length` bytes of it. */
+static enum status net_option_parse(const char *text, size_t length, struct net_options *net,
+                                    struct error *err)
+{
+    static const char hostfwd[] = "hostfwd=";
+    size_t prefix = sizeof hostfwd - 1;
+    char rule[128];
+    if (length < prefix || strncmp(text, hostfwd, prefix) != 0)
+        return error_set(err, STATUS_INVALID,
+                         "--net user: %.*s is not known; give hostfwd=tcp:HOST-GUEST", (int)length,
+                         text);
+    if (length - prefix >= sizeof rule)
+        return error_set(err, STATUS_INVALID, "--net user: the hostfwd rule is too long");
+    if (net->forward_count == OPTIONS_MAX_FORWARDS)
+        return error_set(err, STATUS_INVALID, "--net user: more than %u hostfwd rules",
+                         OPTIONS_MAX_FORWARDS);
+    memcpy(rule, text + prefix, length - prefix);
+    rule[length - prefix] = '\0';
+    return forward_parse(&net->forwards[net->forward_count++], rule, err);
+}
+
 static enum status net_parse(const char *text, struct vm_options *options, struct error *err)
 {
     if (strcmp(text, "none") == 0)
@@ -117,8 +138,15 @@ static enum status net_parse(const char *text, struct vm_options *options, struc
                          "--net %s is not known; give none or user[,hostfwd=tcp:HOST-GUEST]", text);
     if (options->net_count == OPTIONS_MAX_NETS)
         return error_set(err, STATUS_INVALID, "more than %u --net options", OPTIONS_MAX_NETS);
-    options->nets[options->net_count++] = text + prefix;
-    return STATUS_OK;
+
+    struct net_options *net = &options->nets[options->net_count++];
+    enum status status = STATUS_OK;
+    for (const char *at = text + prefix; status == STATUS_OK && *at == ',';) {
+        size_t length = strcspn(++at, ",");
+        status = net_option_parse(at, length, net, err);
+        at += length;
+    }
+    return status;
 }
 
 static enum status name_check(const char *name, struct error *err)

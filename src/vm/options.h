@@ -6,15 +6,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "dev/virtio/forward.h"
 #include "util/status.h"
 
-#define OPTIONS_MAX_DISKS 8u
-#define OPTIONS_MAX_NETS  4u
-#define OPTIONS_MAX_CPUS  16u
+#define OPTIONS_MAX_DISKS    8u
+#define OPTIONS_MAX_NETS     4u
+#define OPTIONS_MAX_FORWARDS 16u /* of a network */
+#define OPTIONS_MAX_CPUS     16u
 
 struct disk_options {
     const char *path; /* owned */
     bool read_only;
+};
+
+struct net_options { /* a user-mode network */
+    struct forward forwards[OPTIONS_MAX_FORWARDS];
+    unsigned forward_count;
 };
 
 struct vm_options {
@@ -23,7 +30,7 @@ struct vm_options {
     unsigned cpus;
     struct disk_options disks[OPTIONS_MAX_DISKS];
     unsigned disk_count;
-    const char *nets[OPTIONS_MAX_NETS]; /* what follows "user": "" or ",hostfwd=..." */
+    struct net_options nets[OPTIONS_MAX_NETS];
     unsigned net_count;
     const char *console; /* path, or NULL for stdio */
     const char *stats;   /* path, or NULL */

@@ -2,8 +2,8 @@
 #define AEROSTAT_VM_VIRTIO_SET_H
 
 /* The virtio devices that the options ask for, each behind its own virtio-mmio window: the disks in
- * order, the network interfaces, a source of randomness, and a console for output (hvc0), which goes
- * where the serial port's goes. */
+ * order, the network interfaces, a source of randomness, and a console for output (hvc0), which
+ * goes where the serial port's goes. */
 
 #include <jansson.h>
 

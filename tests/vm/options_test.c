@@ -52,11 +52,12 @@ static void test_everything(void **state)
 {
     struct vm_options options;
     struct error err;
-    assert_int_equal(parse("--kernel k --initrd i --append a=b --memory 1G --cpus 4 --disk d,ro "
-                           "--disk e,x --net user,hostfwd=tcp:1-2 --name n-1 --engine interp "
-                           "--mmu nested --console c --debug-exit --no-reboot --stats s",
-                           &options, &err),
-                     STATUS_OK);
+    assert_int_equal(
+        parse("--kernel k --initrd i --append a=b --memory 1G --cpus 4 --disk d,ro "
+              "--disk e,x --net user,hostfwd=tcp:1-2,hostfwd=tcp:3-4 --name n-1 --engine interp "
+              "--mmu nested --console c --debug-exit --no-reboot --stats s",
+              &options, &err),
+        STATUS_OK);
     assert_string_equal(options.initrd, "i");
     assert_string_equal(options.append, "a=b");
     assert_int_equal(options.memory, GIB);
@@ -67,7 +68,9 @@ static void test_everything(void **state)
     assert_string_equal(options.disks[1].path, "e,x");
     assert_false(options.disks[1].read_only);
     assert_int_equal(options.net_count, 1);
-    assert_string_equal(options.nets[0], ",hostfwd=tcp:1-2");
+    assert_int_equal(options.nets[0].forward_count, 2);
+    assert_int_equal(options.nets[0].forwards[1].host_port, 3);
+    assert_int_equal(options.nets[0].forwards[1].guest_port, 4);
     assert_string_equal(options.name, "n-1");
     assert_string_equal(options.console, "c");
     assert_string_equal(options.stats, "s");
@@ -102,6 +105,12 @@ static void test_mistakes(void **state)
         "9",
         "--kernel k --net tap",
         "--kernel k --net userx",
+        "--kernel k --net user,",
+        "--kernel k --net user,hostfwd=",
+        "--kernel k --net user,hostfwd=tcp:1",
+        "--kernel k --net user,hostfwd=tcp:99999-1",
+        "--kernel k --net user,hostfwd=tcp:1-2,",
+        "--kernel k --net user,restrict=on",
         "--kernel k --name _",
         "--kernel k --name a/b",
         "--kernel k --engine translate",

@@ -1,7 +1,8 @@
 #ifndef AEROSTAT_BOOT_ACPI_H
 #define AEROSTAT_BOOT_ACPI_H
 
-/* ACPI 6 hardware-reduced tables: RSDP, XSDT, FADT, MADT, DSDT. They describe exactly this machine. */
+/* ACPI 6 hardware-reduced tables: RSDP, XSDT, FADT, MADT, DSDT. They describe exactly this machine.
+ */
 
 #include <stdint.h>
 
@@ -20,7 +21,7 @@ struct acpi_virtio {
 struct acpi_config {
     unsigned cpu_count;
     uint64_t lapic_base, ioapic_base;
-    uint16_t sleep_port;  /* sleep control register; sleep status at sleep_port + 1 */
+    uint16_t sleep_port; /* sleep control register; sleep status at sleep_port + 1 */
     uint16_t reset_port;
     uint8_t reset_value;
     uint8_t s5_type; /* SLP_TYP of soft off */

@@ -20,8 +20,8 @@
 #include "util/status.h"
 
 enum boot_mode {
-    BOOT_LINUX64,    /* 64-bit protocol: long mode, identity-mapped page tables at cr3, flat CS/DS */
-    BOOT_MULTIBOOT1, /* 32-bit protected mode, no paging, flat CS/DS */
+    BOOT_LINUX64, /* 64-bit protocol: long mode, identity-mapped page tables at cr3, flat CS/DS */
+    BOOT_MULTIBOOT1, /* 32-bit protected mode, no paging, flat CS/DS; also a 32-bit Linux kernel */
 };
 
 /* CPU state at the first guest instruction; what is not named is as after reset. */
@@ -35,13 +35,19 @@ struct boot_entry {
 };
 
 struct boot_config {
-    const char *kernel;  /* path: bzImage, ELF64 or ELF32 vmlinux, or multiboot 1 ELF */
-    const char *initrd;  /* path or NULL; for multiboot: the one module */
-    const char *append;  /* command line, "" for none */
-    uint64_t rsdp;       /* guest-physical address of the RSDP, 0 for none */
+    const char *kernel; /* path: bzImage, ELF64 or ELF32 vmlinux, or multiboot 1 ELF */
+    const char *initrd; /* path or NULL; for multiboot: the one module */
+    const char *append; /* command line, "" for none */
+    uint64_t rsdp;      /* guest-physical address of the RSDP, 0 for none */
 };
 
-/* Recognizes the kernel's format and loads everything. Nothing else may use the map meanwhile. */
+/*
+ * Recognizes the kernel's format and loads everything. The guest's RAM must be all zero, apart from
+ * the ACPI tables (a kernel's bss is left as it is), and nothing else may use the map meanwhile.
+ * Files are read in pieces and nothing of them stays in memory. Errors: NOT_FOUND (no such file),
+ * INVALID (unusable file, or it does not fit), UNSUPPORTED, NO_MEMORY, IO; guest memory is then
+ * partly written and of no use.
+ */
 enum status boot_load(struct pmap *map, const struct boot_config *config, struct boot_entry *entry,
                       struct error *err);
 

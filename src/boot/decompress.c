@@ -43,8 +43,8 @@ static enum status corrupt(const struct stream *stream, struct error *err, const
 
 static enum status host_memory(const struct stream *stream, struct error *err)
 {
-    return error_set(err, STATUS_NO_MEMORY, "no memory to decompress %s '%s'",
-                     stream->source->what, stream->source->name);
+    return error_set(err, STATUS_NO_MEMORY, "no memory to decompress %s '%s'", stream->source->what,
+                     stream->source->name);
 }
 
 /* Fills the input buffer; *got is 0 only at the end. */
@@ -52,8 +52,7 @@ static enum status stream_fill(struct stream *stream, size_t *got, struct error 
 {
     uint64_t left = stream->end - stream->position;
     *got = left < INPUT_CHUNK ? left : INPUT_CHUNK;
-    enum status status =
-        source_read(stream->source, stream->position, stream->input, *got, err);
+    enum status status = source_read(stream->source, stream->position, stream->input, *got, err);
     if (status == STATUS_OK)
         stream->position += *got;
     return status;
@@ -148,8 +147,8 @@ static enum status decompress_lzma(struct stream *stream, bool is_xz, struct err
 static enum status decompress_zstd(struct stream *stream, struct error *err)
 {
     ZSTD_DStream *z = ZSTD_createDStream();
-    if (z == NULL || ZSTD_isError(ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax,
-                                                         ZSTD_WINDOW_LOG_MAX))) {
+    if (z == NULL ||
+        ZSTD_isError(ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG_MAX))) {
         ZSTD_freeDStream(z);
         return host_memory(stream, err);
     }
@@ -285,9 +284,10 @@ static enum status recognize(const struct boot_source *source, const uint8_t hea
         }
     }
     if (memcmp(head, "BZh", 3) == 0 || memcmp(head, "\x89LZO", 4) == 0)
-        return error_set(err, STATUS_UNSUPPORTED,
-                         "%s '%s' is compressed with %s; gzip, lz4, zstd, xz and lzma are supported",
-                         source->what, source->name, head[0] == 'B' ? "bzip2" : "lzo");
+        return error_set(
+            err, STATUS_UNSUPPORTED,
+            "%s '%s' is compressed with %s; gzip, lz4, zstd, xz and lzma are supported",
+            source->what, source->name, head[0] == 'B' ? "bzip2" : "lzo");
     return error_set(err, STATUS_INVALID, "%s '%s' has a payload in no known compression format",
                      source->what, source->name);
 }

@@ -24,14 +24,13 @@ enum status bzimage_load(const struct boot_job *job, struct boot_entry *entry, s
 
 /* True where a multiboot 1 header with a right checksum is in the first 8 KiB. */
 bool multiboot_recognize(const uint8_t *head, uint64_t head_size);
-enum status multiboot_load(const struct boot_job *job, struct boot_entry *entry,
-                           struct error *err);
+enum status multiboot_load(const struct boot_job *job, struct boot_entry *entry, struct error *err);
 
 bool elf_recognize(const uint8_t *head, uint64_t head_size);
 
 /* Everything a Linux kernel whose image is in memory needs beside itself: zero page, command line,
- * initrd, page tables, GDT. setup_header: the bytes at 0x1f1 of a bzImage and after, NULL for a bare
- * vmlinux. */
+ * initrd, page tables, GDT. setup_header: the bytes at 0x1f1 of a bzImage and after, NULL for a
+ * bare vmlinux. */
 enum status linux_prepare(const struct boot_job *job, const struct image *image,
                           const uint8_t *setup_header, uint64_t setup_header_size,
                           struct boot_entry *entry, struct error *err);

@@ -1,7 +1,8 @@
 #ifndef AEROSTAT_BOOT_MEMORY_H
 #define AEROSTAT_BOOT_MEMORY_H
 
-/* Where the loaders put things, what the guest is told about its memory, and copying files there. */
+/* Where the loaders put things, what the guest is told about its memory, and copying files there.
+ */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -10,15 +11,16 @@
 #include "mem/pmap.h"
 
 /* The layout below 1 MiB; boot.h draws it. */
-#define BOOT_GDT           0x500u
-#define BOOT_STACK         0x7000u /* top of a page or so of stack, which no loader needs */
-#define BOOT_PARAMS        0x7000u /* Linux zero page, or multiboot information */
-#define BOOT_PAGE_TABLES   0x9000u
-#define BOOT_CMDLINE       0x20000u
-#define BOOT_CMDLINE_SIZE  0x10000u /* with the final NUL */
-#define BOOT_LOW_END       0x30000u /* no kernel below this */
-#define BOOT_EBDA          0x9fc00u /* reserved from here to 1 MiB */
-#define BOOT_HIGH          0x100000u
+#define BOOT_GDT          0x500u
+#define BOOT_STACK        0x7000u /* top of a page or so of stack, which no loader needs */
+#define BOOT_PARAMS       0x7000u /* Linux zero page, or multiboot information */
+#define BOOT_PAGE_TABLES  0x9000u
+#define BOOT_CMDLINE      0x20000u
+#define BOOT_CMDLINE_SIZE 0x10000u /* with the final NUL */
+#define BOOT_LOW_END      0x30000u /* no kernel below this */
+#define BOOT_EBDA         0x9fc00u /* reserved from here to 1 MiB */
+#define BOOT_HIGH         0x100000u
+#define BOOT_LOW_RAM_MAX  0xc0000000u /* however much there is, the first RAM range ends here */
 
 enum memory_type { MEMORY_RAM = 1, MEMORY_RESERVED = 2 }; /* as in ACPI's address map */
 
@@ -46,8 +48,7 @@ enum status memory_load_file(struct pmap *map, const struct boot_source *source,
                              uint64_t ceiling, uint64_t *base, struct error *err);
 
 /* Copies the command line with its NUL to BOOT_CMDLINE. max: the longest the kernel takes. */
-enum status memory_put_cmdline(struct pmap *map, const char *text, uint64_t max,
-                               struct error *err);
+enum status memory_put_cmdline(struct pmap *map, const char *text, uint64_t max, struct error *err);
 
 /* A GDT at BOOT_GDT with flat code at 0x10 (64-bit or 32-bit) and data at 0x18; gives its limit. */
 enum status memory_put_gdt(struct pmap *map, bool is_64, uint16_t *limit, struct error *err);

@@ -23,7 +23,8 @@ enum status source_open(struct boot_source *source, const char *what, const char
     /* O_NONBLOCK: opening a FIFO must not wait for its writer. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
-        enum status status = errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_INVALID;
+        enum status status =
+            errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_INVALID;
         return error_set(err, status, "cannot open %s '%s': %s", what, path, strerror(errno));
     }
     source->fd = fd;
@@ -48,8 +49,8 @@ enum status source_open(struct boot_source *source, const char *what, const char
 enum status source_from_bytes(struct boot_source *source, const char *what, const char *name,
                               const uint8_t *bytes, uint64_t size, struct error *err)
 {
-    *source = (struct boot_source){
-        .what = what, .name = name, .size = size, .bytes = bytes, .fd = -1};
+    *source =
+        (struct boot_source){.what = what, .name = name, .size = size, .bytes = bytes, .fd = -1};
     return check_size(source, err);
 }
 

@@ -78,6 +78,7 @@ enum feature {
 
 struct features {
     uint32_t words[FEATURE_WORDS];
+    bool amd; /* vendor AuthenticAMD (or Hygon's), else GenuineIntel: as the host's */
 };
 
 /* What this host lets us offer. STATUS_UNSUPPORTED with what is missing below x86-64-v2. */

@@ -145,6 +145,15 @@ struct vcpu_stats {
     uint64_t port_io, halts;
 };
 
+/* cpu/system/service.c's own: what the instruction now being stepped over began with. */
+struct vcpu_step {
+    bool active;      /* the last vcpu_service let one instruction start with stepping on */
+    bool trap;        /* it started with TF */
+    bool resume;      /* it started with RF */
+    bool shadowed;    /* it ran in the interrupt shadow, which ends with it */
+    bool shadow_debug; /* the shadow is of MOV SS or POP SS: it holds back #DB traps as well */
+};
+
 struct vcpu_event { /* an exception on its way to the guest */
     uint8_t vector;
     bool has_error_code;
@@ -177,6 +186,7 @@ struct vcpu {
     bool wait_for_sipi;       /* an application processor after INIT */
     bool nmi_blocked;         /* until IRET */
     uint64_t pending_debug;   /* DR6 bits of a #DB trap to be raised after this instruction */
+    struct vcpu_step step;
 
     _Atomic uint32_t attention;
     _Atomic uint8_t sipi_vector;

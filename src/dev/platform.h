@@ -12,10 +12,10 @@
 #define PLATFORM_LOW_RAM_END 0xc0000000u
 
 /* virtio-mmio transports: one 4 KiB window each, GSI 5 and up, level, active high. */
-#define PLATFORM_VIRTIO_BASE   0xd0000000u
-#define PLATFORM_VIRTIO_SIZE   0x1000u
-#define PLATFORM_VIRTIO_GSI    5u
-#define PLATFORM_VIRTIO_MAX    16u
+#define PLATFORM_VIRTIO_BASE 0xd0000000u
+#define PLATFORM_VIRTIO_SIZE 0x1000u
+#define PLATFORM_VIRTIO_GSI  5u
+#define PLATFORM_VIRTIO_MAX  16u
 
 #define PLATFORM_PORT_PIC1       0x20u
 #define PLATFORM_PORT_PIC2       0xa0u

@@ -74,8 +74,7 @@ enum status bus_add(struct bus *bus, uint64_t base, uint64_t size, const struct 
     }
     for (size_t i = bus->count; i > at; i--)
         bus->regions[i] = bus->regions[i - 1];
-    bus->regions[at] =
-        (struct region){.base = base, .last = last, .ops = ops, .context = context};
+    bus->regions[at] = (struct region){.base = base, .last = last, .ops = ops, .context = context};
     bus->count++;
     return STATUS_OK;
 }

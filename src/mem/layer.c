@@ -48,17 +48,18 @@ out:
 
 void layer_destroy(struct layer *layer)
 {
-    if (layer->base != NULL) {
+    if (layer->size == 0)
+        return;
+    if (layer->base != NULL)
         munmap(layer->base, layer->size);
+    if (layer->fd >= 0)
         close(layer->fd);
-    } else if (layer->size != 0 && layer->fd >= 0) {
-        close(layer->fd);
-    }
     *layer = (struct layer){.fd = -1};
 }
 
-enum status layer_for_each_page(const struct layer *layer, bool (*visit)(void *context, uint64_t ppn),
-                                void *context, struct error *err)
+enum status layer_for_each_page(const struct layer *layer,
+                                bool (*visit)(void *context, uint64_t ppn), void *context,
+                                struct error *err)
 {
     struct stat stat;
     if (fstat(layer->fd, &stat) != 0)

@@ -17,11 +17,13 @@ struct layer {
 /* size: bytes, a multiple of PAGE_SIZE, not 0. Takes address space, and memory only for pages that
  * are touched; even reading one takes it, so nobody reads a page that is not private. */
 enum status layer_create(struct layer *layer, uint64_t size, struct error *err);
-void layer_destroy(struct layer *layer); /* also after a failed or missing create, when zeroed */
+void layer_destroy(struct layer *layer); /* a zeroed one, or one that failed to be made, is fine */
 
 /* Calls visit(context, ppn) for every page that has memory, ascending, until it returns false.
- * STATUS_UNSUPPORTED where the host gives this file huge pages, so that single pages say nothing. */
-enum status layer_for_each_page(const struct layer *layer, bool (*visit)(void *context, uint64_t ppn),
-                                void *context, struct error *err);
+ * STATUS_UNSUPPORTED where the host gives this file huge pages, so that single pages say nothing.
+ */
+enum status layer_for_each_page(const struct layer *layer,
+                                bool (*visit)(void *context, uint64_t ppn), void *context,
+                                struct error *err);
 
 #endif

@@ -33,7 +33,7 @@ enum page_state pmap_state(const struct pmap *map, uint64_t ppn)
     if (entry == NULL)
         return PAGE_NONE;
     return atomic_load_explicit(entry, memory_order_acquire) & ENTRY_PRIVATE ? PAGE_PRIVATE
-                                                                            : PAGE_ZERO;
+                                                                             : PAGE_ZERO;
 }
 
 const uint8_t *pmap_page_read(struct pmap *map, uint64_t ppn, bool *writable)
@@ -124,17 +124,15 @@ bool pmap_code_mark(struct pmap *map, uint64_t ppn)
     return !(atomic_fetch_or(entry, ENTRY_CODE) & ENTRY_GUARDED);
 }
 
-bool pmap_code_guard(struct pmap *map, uint64_t ppn)
+void pmap_code_guard(struct pmap *map, uint64_t ppn)
 {
     page_entry *entry = pmap_entry(map, ppn);
     if (entry == NULL)
-        return false;
+        return;
     uint64_t value = atomic_load(entry);
-    do {
-        if (!(value & ENTRY_CODE))
-            return false;
-    } while (!atomic_compare_exchange_weak(entry, &value, value | ENTRY_GUARDED));
-    return true;
+    while (value & ENTRY_CODE &&
+           !atomic_compare_exchange_weak(entry, &value, value | ENTRY_GUARDED))
+        ;
 }
 
 bool pmap_code_is_guarded(const struct pmap *map, uint64_t ppn)

@@ -48,7 +48,7 @@ struct pmap_stats {
     uint64_t zero_pages;    /* in state zero */
     uint64_t private_pages; /* in layer 0 */
     uint64_t pinned_pages;  /* pins held now, counted per page and pin */
-    uint64_t faults_zero;   /* zero pages that became private by a write */
+    uint64_t faults_zero;   /* zero pages that became private by a write or a pin */
     uint64_t revocations;   /* calls of the revoke hook */
 };
 
@@ -67,18 +67,25 @@ const struct ram_range *pmap_ranges(const struct pmap *map, unsigned *count);
 /*
  * For TLB fills and page walks alone. The address is good until the calling vCPU's next safepoint,
  * or until the page is revoked. NULL where the PPN is not RAM.
- * pmap_page_read: the page's bytes; *writable tells whether they may be written in place.
- * pmap_page_write: makes the page private if it is not (revoking others), then gives its address.
+ * pmap_page_read: the page's bytes; *writable tells whether they may be written in place: private,
+ * and no code marked in it. Never blocks.
+ * pmap_page_write: makes the page private if it is not (revoking others), then gives its address. It
+ * leaves a code mark alone.
  */
 const uint8_t *pmap_page_read(struct pmap *map, uint64_t ppn, bool *writable);
 uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
 
 /*
- * Decoded code. pmap_code_mark: some vCPU is about to decode from this page; true when the mark is
- * new, and then the caller must make sure that no TLB lets the page be written without a slow path
- * before it reads the bytes. pmap_code_clear: the page's decoded code is gone everywhere.
+ * Decoded code; for mmu/domain.c, which has the lock that makes these steps one. From the mark on, no
+ * look-up calls the page writable. pmap_code_mark: true when the page is not guarded yet: then the
+ * caller takes write permission for it from every TLB and calls pmap_code_guard, which does nothing
+ * where somebody has cleared the mark meanwhile. Only from a guarded page may code be decoded.
+ * pmap_code_clear: forgets the mark; the caller makes every vCPU drop the code decoded from the page
+ * afterwards. pmap_has_code: marked, guarded or not. All are false for a PPN that is not RAM.
  */
 bool pmap_code_mark(struct pmap *map, uint64_t ppn);
+void pmap_code_guard(struct pmap *map, uint64_t ppn);
+bool pmap_code_is_guarded(const struct pmap *map, uint64_t ppn);
 void pmap_code_clear(struct pmap *map, uint64_t ppn);
 bool pmap_has_code(const struct pmap *map, uint64_t ppn);
 
@@ -88,10 +95,11 @@ enum status pmap_read(struct pmap *map, uint64_t gpa, void *buffer, uint64_t len
 enum status pmap_write(struct pmap *map, uint64_t gpa, const void *buffer, uint64_t length);
 
 /*
- * Pins for DMA: appends the host pieces of [gpa, gpa + length) to iov, merging neighbours; *count is
- * in and out, `capacity` bounds it. On failure (not RAM: INVALID; no room: NO_SPACE) nothing is
- * pinned and *count is unchanged. Pinned pages stay where they are until unpinned with the same
- * range. `write`: the device will write them; it tells at unpin whether it may have.
+ * Pins for DMA: appends the host pieces of [gpa, gpa + length) to iov, neighbours merged within one
+ * call and never with what was in iov before; *count is in and out, `capacity` bounds it. A length of
+ * 0 appends nothing. On failure (not RAM: INVALID; no room: NO_SPACE) nothing is pinned and *count is
+ * unchanged. Pinned pages are private and stay where they are until unpinned with the same range.
+ * `write`: the device will write them; it tells at unpin whether it may have.
  */
 enum status pmap_pin(struct pmap *map, uint64_t gpa, uint64_t length, bool write, struct iovec *iov,
                      unsigned *count, unsigned capacity);

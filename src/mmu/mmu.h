@@ -33,6 +33,10 @@
 #define ITLB_ENTRIES 256u  /* per privilege */
 #define TLB_NO_TAG   ((uint64_t)1)
 
+/* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits of
+ * page-table entries begin. */
+#define MMU_PHYSICAL_BITS 46u
+
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXECUTE };
 
 /* Which rules an access obeys; also the index of its TLB. */
@@ -50,7 +54,8 @@ enum tlb_reason {
     TLB_CODE = 1 << 2,   /* code was decoded from it: a write must drop that first */
     TLB_DENIED = 1 << 3, /* the guest's tables forbid the write */
     TLB_GLOBAL = 1 << 4, /* not a reason: survives a flush that keeps global pages */
-    TLB_LARGE = 1 << 5,  /* not a reason: part of a 2 MiB, 4 MiB or 1 GiB guest page */
+    TLB_LARGE = 1 << 5,  /* not a reason: part of a 2 MiB or 4 MiB guest page */
+    TLB_HUGE = 1 << 6,   /* not a reason: part of a 1 GiB guest page */
 };
 
 struct tlb_entry {
@@ -79,8 +84,12 @@ struct mmu_stats {
 
 struct mmu_domain;
 
-/* Drops everything decoded from page ppn, or from anywhere for MMU_ALL_PAGES. Called on the vCPU's
- * own thread, or on another while the vCPU is parked. */
+/*
+ * Drops everything decoded from page ppn, or from anywhere for MMU_ALL_PAGES. Called on the vCPU's
+ * own thread from within any function here that parks or services, or on another thread while the
+ * vCPU is parked; with locks held, so it calls nothing of mmu.h or pmap.h. An engine that decodes
+ * while it resolves keeps a counter of drops, and throws a fresh block away if it has moved.
+ */
 typedef void mmu_code_drop_fn(void *context, uint64_t ppn);
 #define MMU_ALL_PAGES UINT64_MAX
 
@@ -108,12 +117,21 @@ struct mmu {
     bool parked;                   /* true from mmu_init on */
     _Atomic uint32_t *attention;   /* the vCPU's; ... */
     uint32_t attention_bit;        /* ... this bit asks it to call mmu_service */
-    uint64_t posted[16];           /* pages to revoke; beyond that, everything */
-    unsigned posted_count;
-    bool posted_all;
-    uint64_t posted_ticket, served_ticket;
+    uint64_t posted;               /* the request (domain.c) to be served; 0: none */
+    pthread_cond_t served;         /* posted has become 0 */
 
     struct mmu_stats stats;
+
+    /* Which entries of a table hold something, and which of those are global, a bit each: flushes
+     * touch nothing else. large_regions: a bit for (a hash of) each GiB of linear addresses that
+     * pieces of large pages may be in, so that flushing a small page seldom has to look for them. */
+    struct {
+        uint64_t filled[TLB_ENTRIES / 64], global[TLB_ENTRIES / 64];
+    } tlb_use[MMU_PRIVILEGES];
+    struct {
+        uint64_t filled[ITLB_ENTRIES / 64], global[ITLB_ENTRIES / 64];
+    } itlb_use[2];
+    uint64_t large_regions;
 };
 
 /* What an address resolved to. */
@@ -163,8 +181,10 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
 uint64_t mmu_device_read(struct mmu *mmu, uint64_t gpa, unsigned size);
 void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t value);
 
-/* The caller is about to decode code of ppn: marks the page and takes write permission from every
- * TLB that has it, so that later writes are noticed. Call before reading the bytes. */
+/* The caller, running, is about to decode code of ppn: marks the page and takes write permission from
+ * every TLB that has it, so that later writes are noticed. Call before reading the bytes. May park;
+ * addresses resolved before are stale afterwards, and marks made before may have been cleared (then
+ * code_drop was called). Does nothing where ppn is not RAM. */
 void mmu_mark_code(struct mmu *mmu, uint64_t ppn);
 
 /* Flushes. keep_global: entries of pages with the G bit (with CR4.PGE) stay, as for a CR3 load. */

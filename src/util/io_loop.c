@@ -356,6 +356,7 @@ enum status io_source_create(struct io_source **result, struct io_loop *loop, in
     struct epoll_event event = {.events = events, .data.ptr = source};
     if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0) {
         int failure = errno;
+        source->events = 0; /* not in the set: another source may have this descriptor */
         io_source_destroy(source);
         return error_set(err, failure == EPERM ? STATUS_UNSUPPORTED : STATUS_IO,
                          "cannot watch descriptor %d: %s", fd, strerror(failure));
@@ -387,8 +388,10 @@ void io_source_destroy(struct io_source *source)
         return;
     struct io_loop *loop = source->handle.loop;
     pthread_mutex_lock(&loop->lock);
-    struct epoll_event event = {0};
-    epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, &event);
+    if (source->events != 0) {
+        struct epoll_event event = {0};
+        epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, &event);
+    }
     handle_bury(&source->handle);
     pthread_mutex_unlock(&loop->lock);
 }

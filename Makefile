@@ -1,0 +1,53 @@
+# A thin front to the scripts and to Meson: `make help` lists what there is.
+
+BUILD = build
+MESON_OPTIONS =
+SOAK_SECONDS = 3600
+FUZZ_SECONDS = 60
+
+.DEFAULT_GOAL = all
+.PHONY: all setup demo test bench soak fuzz format lint clean help
+
+all: setup $(BUILD)/build.ninja ## Install what is missing and build the programs into build/bin/
+	@ninja --quiet -C $(BUILD) bin/aerostat bin/aerostat-vm
+
+setup:
+	@scripts/setup build
+
+$(BUILD)/build.ninja: | setup
+	@meson setup $(BUILD) $(MESON_OPTIONS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@rm -f $(BUILD).log
+
+demo: all ## Boot a Debian kernel, run some commands in it, power it off
+	@scripts/setup demo
+	@scripts/demo
+
+test: ## Unit tests, guest tests and boots; then what is quick enough under ASan and UBSan
+	@scripts/setup build test
+	@tests/run-tests $(MESON_OPTIONS)
+
+bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
+	@scripts/setup bench
+	@bench/run
+
+soak: all ## Random bytes as kernels in every mode, for SOAK_SECONDS
+	@scripts/setup test
+	@tests/integration/soak.py --seconds $(SOAK_SECONDS)
+
+fuzz: ## Every libFuzzer target for FUZZ_SECONDS
+	@scripts/setup build fuzz
+	@scripts/fuzz $(FUZZ_SECONDS)
+
+format: ## Put all C files into the form of .clang-format
+	@scripts/setup lint
+	@scripts/lint --fix
+
+lint: $(BUILD)/build.ninja ## clang-format and clang-tidy over the tree, and its rules about files
+	@scripts/setup lint
+	@scripts/lint
+
+clean: ## Remove the build folders; the kernel in .cache stays
+	@rm -rf build build-asan build-fuzz build.log
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16

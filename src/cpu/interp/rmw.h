@@ -1,0 +1,104 @@
+#ifndef AEROSTAT_CPU_INTERP_RMW_H
+#define AEROSTAT_CPU_INTERP_RMW_H
+
+/*
+ * Read-modify-write of a memory operand.
+ *
+ *     struct rmw rmw = rmw_begin(vcpu, insn, size);
+ *     do {
+ *         flags = vcpu->rflags;
+ *         result = compute(rmw.old, &flags);
+ *     } while (!rmw_commit(vcpu, &rmw, size, result, locked));
+ *     vcpu->rflags = flags;
+ *
+ * rmw_begin raises whatever the write would raise, so after it the handler cannot fault. A locked
+ * commit is a host compare-and-swap: it is atomic against other vCPUs and tells when to compute
+ * again. An operand that crosses a cache line is not locked: a host that polices split locks would
+ * kill the VMM, and guests know to avoid them.
+ */
+
+#include "cpu/access.h"
+#include "cpu/insn.h"
+
+#define HOST_CACHE_LINE 64u
+
+struct rmw {
+    uint8_t *host; /* NULL: through access_store_linear */
+    uint64_t linear;
+    uint64_t old;
+};
+
+static inline bool rmw_is_lockable(const uint8_t *host, unsigned size)
+{
+    return ((uintptr_t)host & (HOST_CACHE_LINE - 1)) <= HOST_CACHE_LINE - size;
+}
+
+/* Compares memory with *expected: stores `value` if equal, else loads *expected. */
+static inline bool rmw_host_swap(uint8_t *host, unsigned size, uint64_t *expected, uint64_t value)
+{
+    uint64_t old = *expected;
+    bool swapped;
+    switch (size) {
+    case 1:
+        __asm__ volatile("lock cmpxchgb %b[value], %[memory]"
+                         : "+a"(old), [memory] "+m"(*host), "=@ccz"(swapped)
+                         : [value] "r"(value)
+                         : "memory");
+        break;
+    case 2:
+        __asm__ volatile("lock cmpxchgw %w[value], (%[host])"
+                         : "+a"(old), "=@ccz"(swapped)
+                         : [value] "r"(value), [host] "r"(host)
+                         : "memory");
+        break;
+    case 4:
+        __asm__ volatile("lock cmpxchgl %k[value], (%[host])"
+                         : "+a"(old), "=@ccz"(swapped)
+                         : [value] "r"(value), [host] "r"(host)
+                         : "memory");
+        break;
+    default:
+        __asm__ volatile("lock cmpxchgq %[value], (%[host])"
+                         : "+a"(old), "=@ccz"(swapped)
+                         : [value] "r"(value), [host] "r"(host)
+                         : "memory");
+        break;
+    }
+    *expected = bits_truncate(old, size);
+    return swapped;
+}
+
+/* As rmw_begin, for a linear address that is known (checked by access_linear for MMU_WRITE). */
+static inline struct rmw rmw_begin_linear(struct vcpu *vcpu, uint64_t linear, unsigned size)
+{
+    struct rmw rmw = {.linear = linear};
+    rmw.host = mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, size);
+    if (unlikely(rmw.host == NULL))
+        rmw.host = access_rmw(vcpu, linear, size);
+    rmw.old = likely(rmw.host != NULL) ? access_get(rmw.host, size)
+                                       : access_load_linear(vcpu, linear, size);
+    return rmw;
+}
+
+static inline struct rmw rmw_begin(struct vcpu *vcpu, const struct insn *insn, unsigned size)
+{
+    uint64_t linear = access_linear(vcpu, (enum segment_register)insn->seg,
+                                    insn_address(vcpu, insn), size, MMU_WRITE);
+    return rmw_begin_linear(vcpu, linear, size);
+}
+
+/* False: somebody else has written the operand; rmw->old is new and the caller computes again. */
+static inline bool rmw_commit(struct vcpu *vcpu, struct rmw *rmw, unsigned size, uint64_t value,
+                              bool locked)
+{
+    if (likely(rmw->host != NULL)) {
+        if (locked && rmw_is_lockable(rmw->host, size))
+            return rmw_host_swap(rmw->host, size, &rmw->old, value);
+        access_put(rmw->host, size, value);
+    } else {
+        access_store_linear(vcpu, rmw->linear, size, value);
+    }
+    return true;
+}
+
+#endif

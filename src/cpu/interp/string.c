@@ -1,0 +1,307 @@
+/*
+ * MOVS STOS LODS SCAS CMPS, with REP, REPE, REPNE.
+ *
+ * Each iteration is complete before the next one begins: the registers always say what is left, so
+ * an instruction that faults or is interrupted in the middle is simply executed again. Between
+ * iterations `attention` is looked at; an instruction that stops for it leaves next_rip at itself.
+ *
+ * REP MOVS and REP STOS work in runs that end at a page's end, by memmove and memset on the pages'
+ * host addresses, where the TLB has both. What the TLB does not have (a miss, a device, a watched
+ * page, a page with code) goes element by element through the ordinary accesses, which brings the
+ * page in for the next run.
+ */
+
+#include <string.h>
+
+#include "cpu/access.h"
+#include "cpu/interp/alu.h"
+
+static inline uint64_t string_register(const struct vcpu *vcpu, const struct insn *insn, enum gpr r)
+{
+    return insn_gpr_get(vcpu, r, insn->address_size);
+}
+
+static inline bool string_backward(const struct vcpu *vcpu)
+{
+    return vcpu->rflags & FLAG_DF;
+}
+
+/* Moves an index register by `count` elements. */
+static inline void string_advance(struct vcpu *vcpu, const struct insn *insn, enum gpr r,
+                                  uint64_t count)
+{
+    uint64_t bytes = count * insn->operand_size;
+    insn_gpr_set(vcpu, r, insn->address_size,
+                 string_backward(vcpu) ? vcpu->gpr[r] - bytes : vcpu->gpr[r] + bytes);
+}
+
+static inline bool string_repeats(const struct insn *insn)
+{
+    return insn->prefixes & (INSN_REP | INSN_REPNE);
+}
+
+/* True where a repeated instruction must stop for now, and has arranged to be executed again. */
+static inline bool string_suspend(struct vcpu *vcpu)
+{
+    if (likely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) == 0 &&
+               !vcpu->leave_block))
+        return false;
+    vcpu->next_rip = vcpu->rip;
+    vcpu->leave_block = true;
+    return true;
+}
+
+/* ------------------------------------------------------------------------- runs within a page */
+
+struct string_run {
+    uint64_t linear; /* of the first element */
+    uint64_t count;  /* elements from there, in the direction of DF, within the page */
+};
+
+/* How far elements at seg:offset go without leaving the page, the segment or the address size.
+ * False where the plain way must find out (and raise, perhaps). */
+static bool string_run_at(struct vcpu *vcpu, const struct insn *insn, enum segment_register seg,
+                          uint64_t offset, struct string_run *run)
+{
+    unsigned size = insn->operand_size;
+    bool backward = string_backward(vcpu);
+    uint64_t linear = offset;
+    uint64_t last = bits_truncate(~(uint64_t)0, insn->address_size); /* greatest good offset */
+
+    if (vcpu->mode == MODE_LONG) {
+        if (seg >= SEG_FS)
+            linear += vcpu->seg[seg].base;
+    } else {
+        const struct segment *segment = &vcpu->seg[seg];
+        uint32_t type = segment->attributes & SEG_TYPE;
+        bool expands_down = (type & 0xc) == 0x4;
+        if ((segment->attributes & SEG_UNUSABLE) || expands_down)
+            return false;
+        linear = (uint32_t)(segment->base + offset);
+        if (segment->limit < last)
+            last = segment->limit;
+    }
+    uint64_t in_page = linear & PAGE_MASK;
+    if (in_page > PAGE_SIZE - size || offset > last || last - offset < size - 1)
+        return false;
+    uint64_t by_page = backward ? in_page / size + 1 : (PAGE_SIZE - in_page) / size;
+    uint64_t by_offset = backward ? offset / size + 1 : (last - offset - (size - 1)) / size + 1;
+    run->linear = linear;
+    run->count = by_page < by_offset ? by_page : by_offset;
+    return true;
+}
+
+/* The lowest byte of a run of n elements whose first is at `first`. */
+static inline uint8_t *run_start(uint8_t *first, uint64_t count, unsigned size, bool backward)
+{
+    return backward ? first - (count - 1) * size : first;
+}
+
+static void copy_elements(uint8_t *dst, const uint8_t *src, uint64_t count, unsigned size,
+                          bool backward)
+{
+    int64_t step = backward ? -(int64_t)size : (int64_t)size;
+    for (; count != 0; count--, dst += step, src += step)
+        access_put(dst, size, access_get(src, size));
+}
+
+static uint64_t minimum(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Each returns how many elements it has done, 0 where it cannot. */
+static uint64_t movs_run(struct vcpu *vcpu, const struct insn *insn, uint64_t count)
+{
+    unsigned size = insn->operand_size;
+    struct string_run from, to;
+    if (!string_run_at(vcpu, insn, (enum segment_register)insn->seg,
+                       string_register(vcpu, insn, GPR_RSI), &from) ||
+        !string_run_at(vcpu, insn, SEG_ES, string_register(vcpu, insn, GPR_RDI), &to))
+        return 0;
+    count = minimum(count, minimum(from.count, to.count));
+    uint8_t *src = mmu_probe_read(&vcpu->mmu, vcpu->privilege, from.linear, size);
+    uint8_t *dst = mmu_probe_write(&vcpu->mmu, vcpu->privilege, to.linear, size);
+    if (src == NULL || dst == NULL)
+        return 0;
+
+    /* memmove does what the CPU does, except where elements written are read again later. */
+    bool backward = string_backward(vcpu);
+    uint64_t bytes = count * size;
+    uintptr_t ahead = backward ? (uintptr_t)src - (uintptr_t)dst : (uintptr_t)dst - (uintptr_t)src;
+    if (ahead != 0 && ahead < bytes)
+        copy_elements(dst, src, count, size, backward);
+    else
+        memmove(run_start(dst, count, size, backward), run_start(src, count, size, backward),
+                bytes);
+    string_advance(vcpu, insn, GPR_RSI, count);
+    string_advance(vcpu, insn, GPR_RDI, count);
+    return count;
+}
+
+static uint64_t stos_run(struct vcpu *vcpu, const struct insn *insn, uint64_t count)
+{
+    unsigned size = insn->operand_size;
+    struct string_run to;
+    if (!string_run_at(vcpu, insn, SEG_ES, string_register(vcpu, insn, GPR_RDI), &to))
+        return 0;
+    count = minimum(count, to.count);
+    uint8_t *dst = mmu_probe_write(&vcpu->mmu, vcpu->privilege, to.linear, size);
+    if (dst == NULL)
+        return 0;
+
+    uint8_t *start = run_start(dst, count, size, string_backward(vcpu));
+    uint64_t value = insn_gpr_get(vcpu, GPR_RAX, size);
+    if (value == (uint8_t)value * (bits_truncate(~(uint64_t)0, size) / 0xff))
+        memset(start, (uint8_t)value, count * size);
+    else
+        for (uint64_t i = 0; i < count; i++)
+            access_put(start + i * size, size, value);
+    string_advance(vcpu, insn, GPR_RDI, count);
+    return count;
+}
+
+/* ------------------------------------------------------------------------- single elements */
+
+static void movs_one(struct vcpu *vcpu, const struct insn *insn)
+{
+    uint64_t value = access_load(vcpu, (enum segment_register)insn->seg,
+                                 string_register(vcpu, insn, GPR_RSI), insn->operand_size);
+    access_store(vcpu, SEG_ES, string_register(vcpu, insn, GPR_RDI), insn->operand_size, value);
+    string_advance(vcpu, insn, GPR_RSI, 1);
+    string_advance(vcpu, insn, GPR_RDI, 1);
+}
+
+static void stos_one(struct vcpu *vcpu, const struct insn *insn)
+{
+    access_store(vcpu, SEG_ES, string_register(vcpu, insn, GPR_RDI), insn->operand_size,
+                 vcpu->gpr[GPR_RAX]);
+    string_advance(vcpu, insn, GPR_RDI, 1);
+}
+
+static void lods_one(struct vcpu *vcpu, const struct insn *insn)
+{
+    uint64_t value = access_load(vcpu, (enum segment_register)insn->seg,
+                                 string_register(vcpu, insn, GPR_RSI), insn->operand_size);
+    insn_gpr_set(vcpu, GPR_RAX, insn->operand_size, value);
+    string_advance(vcpu, insn, GPR_RSI, 1);
+}
+
+typedef uint64_t string_run_fn(struct vcpu *vcpu, const struct insn *insn, uint64_t count);
+
+static uint64_t no_run(struct vcpu *vcpu, const struct insn *insn, uint64_t count)
+{
+    return 0;
+}
+
+/* While attention is wanted there is one element a time: single steps stop after each. */
+static ALWAYS_INLINE void string_repeat(struct vcpu *vcpu, const struct insn *insn, insn_fn *one,
+                                        string_run_fn *run)
+{
+    if (!string_repeats(insn)) {
+        one(vcpu, insn);
+        return;
+    }
+    uint64_t count = string_register(vcpu, insn, GPR_RCX);
+    while (count != 0) {
+        uint64_t done = 0;
+        if (atomic_load_explicit(&vcpu->attention, memory_order_relaxed) == 0)
+            done = run(vcpu, insn, count);
+        if (done == 0) {
+            one(vcpu, insn);
+            done = 1;
+        }
+        count -= done;
+        insn_gpr_set(vcpu, GPR_RCX, insn->address_size, count);
+        if (count != 0 && string_suspend(vcpu))
+            return;
+    }
+}
+
+void exec_movs(struct vcpu *vcpu, const struct insn *insn)
+{
+    string_repeat(vcpu, insn, movs_one, movs_run);
+}
+
+void exec_stos(struct vcpu *vcpu, const struct insn *insn)
+{
+    string_repeat(vcpu, insn, stos_one, stos_run);
+}
+
+void exec_lods(struct vcpu *vcpu, const struct insn *insn)
+{
+    string_repeat(vcpu, insn, lods_one, no_run);
+}
+
+/* ------------------------------------------------------------------------- comparisons */
+
+static uint64_t compare_flags(unsigned size, uint64_t left, uint64_t right, uint64_t flags)
+{
+    switch (size) {
+    case 1:
+        alu_compute(ALU_CMP, 1, left, right, &flags);
+        break;
+    case 2:
+        alu_compute(ALU_CMP, 2, left, right, &flags);
+        break;
+    case 4:
+        alu_compute(ALU_CMP, 4, left, right, &flags);
+        break;
+    default:
+        alu_compute(ALU_CMP, 8, left, right, &flags);
+        break;
+    }
+    return flags;
+}
+
+static uint64_t scas_one(struct vcpu *vcpu, const struct insn *insn)
+{
+    unsigned size = insn->operand_size;
+    uint64_t value = access_load(vcpu, SEG_ES, string_register(vcpu, insn, GPR_RDI), size);
+    string_advance(vcpu, insn, GPR_RDI, 1);
+    return compare_flags(size, vcpu->gpr[GPR_RAX], value, vcpu->rflags);
+}
+
+static uint64_t cmps_one(struct vcpu *vcpu, const struct insn *insn)
+{
+    unsigned size = insn->operand_size;
+    uint64_t left = access_load(vcpu, (enum segment_register)insn->seg,
+                                string_register(vcpu, insn, GPR_RSI), size);
+    uint64_t right = access_load(vcpu, SEG_ES, string_register(vcpu, insn, GPR_RDI), size);
+    string_advance(vcpu, insn, GPR_RSI, 1);
+    string_advance(vcpu, insn, GPR_RDI, 1);
+    return compare_flags(size, left, right, vcpu->rflags);
+}
+
+/* RFLAGS is written when the instruction ends or stops: a fault in the middle finds the flags from
+ * before it (SDM vol. 2 REP). */
+static ALWAYS_INLINE void string_compare(struct vcpu *vcpu, const struct insn *insn,
+                                         uint64_t (*one)(struct vcpu *, const struct insn *))
+{
+    if (!string_repeats(insn)) {
+        vcpu->rflags = one(vcpu, insn);
+        return;
+    }
+    uint64_t count = string_register(vcpu, insn, GPR_RCX), flags = vcpu->rflags;
+    bool while_equal = insn->prefixes & INSN_REP;
+    while (count != 0) {
+        flags = one(vcpu, insn);
+        count--;
+        insn_gpr_set(vcpu, GPR_RCX, insn->address_size, count);
+        if (!!(flags & FLAG_ZF) != while_equal)
+            break;
+        if (count != 0 && string_suspend(vcpu))
+            break;
+    }
+    vcpu->rflags = flags;
+}
+
+void exec_scas(struct vcpu *vcpu, const struct insn *insn)
+{
+    string_compare(vcpu, insn, scas_one);
+}
+
+void exec_cmps(struct vcpu *vcpu, const struct insn *insn)
+{
+    string_compare(vcpu, insn, cmps_one);
+}

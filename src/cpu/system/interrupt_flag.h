@@ -1,0 +1,43 @@
+#ifndef AEROSTAT_CPU_SYSTEM_INTERRUPT_FLAG_H
+#define AEROSTAT_CPU_SYSTEM_INTERRUPT_FLAG_H
+
+/* The one way to write flags other than the status flags and DF: what depends on IF, TF, RF and AC
+ * is brought up to date. */
+
+#include "cpu/vcpu.h"
+
+/* Explicit data accesses at `cpl` with RFLAGS.AC as it is now. */
+static inline enum mmu_privilege vcpu_privilege_at(const struct vcpu *vcpu, unsigned cpl)
+{
+    if (cpl == 3)
+        return MMU_USER;
+    if ((vcpu->rflags & FLAG_AC) != 0 && (vcpu->mmu.cr4 & CR4_SMAP) != 0)
+        return MMU_SUPERVISOR_AC;
+    return MMU_SUPERVISOR;
+}
+
+/* Own thread: has vcpu_service called before the next instruction. */
+static inline void vcpu_attend(struct vcpu *vcpu, uint32_t attention)
+{
+    atomic_fetch_or_explicit(&vcpu->attention, attention, memory_order_relaxed);
+    vcpu->leave_block = true;
+}
+
+/* Writes RFLAGS whole. The caller has masked what the instruction may not change; VM is never set.
+ * When IF goes from 0 to 1 an interrupt may have been waiting; TF and RF want stepping. */
+static inline void vcpu_set_rflags(struct vcpu *vcpu, uint64_t value)
+{
+    uint64_t old = vcpu->rflags;
+    uint32_t attention = 0;
+    vcpu->rflags = value | FLAG_FIXED;
+    if (((old ^ value) & FLAG_AC) != 0)
+        vcpu->privilege = vcpu_privilege_at(vcpu, vcpu->cpl);
+    if ((value & ~old & FLAG_IF) != 0)
+        attention |= ATTENTION_IRQ;
+    if ((value & (FLAG_TF | FLAG_RF)) != 0)
+        attention |= ATTENTION_STEP;
+    if (unlikely(attention != 0))
+        vcpu_attend(vcpu, attention);
+}
+
+#endif

@@ -1,0 +1,50 @@
+#ifndef AEROSTAT_DEV_VIRTIO_IMAGE_H
+#define AEROSTAT_DEV_VIRTIO_IMAGE_H
+
+/*
+ * A raw disk image: a regular file or a block device, opened, locked and read in whole requests.
+ *
+ * An open image is locked as a whole by an open file description lock, exclusive for a writer,
+ * shared for readers: two virtual machines cannot have one image where either writes, not even two
+ * disks of one machine. The lock goes with the descriptor, so nothing is left behind.
+ *
+ * Reads and writes block. Offsets and lengths are in bytes; the caller keeps them inside
+ * image_size.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "util/status.h"
+
+#define SECTOR_SHIFT 9u
+#define SECTOR_SIZE  512u
+
+struct image;
+
+/* Opens the image at `path`. Bytes after the last whole sector are not used, with a warning.
+ * NOT_FOUND, BUSY (in use by somebody else), INVALID (no image, not readable or writable) or IO,
+ * each with a line for the user. */
+enum status image_open(struct image **image, const char *path, bool read_only, struct error *err);
+/* NULL is allowed. */
+void image_close(struct image *image);
+
+uint64_t image_size(const struct image *image); /* a multiple of SECTOR_SIZE */
+bool image_read_only(const struct image *image);
+
+/* Transfers exactly the list's bytes, or fails: the file ended, the host's disk is full or broken.
+ * The list is used up. */
+enum status image_read(struct image *image, uint64_t offset, struct iovec *iov, unsigned count);
+enum status image_write(struct image *image, uint64_t offset, struct iovec *iov, unsigned count);
+
+/* What was written is on stable storage. */
+enum status image_flush(struct image *image);
+
+/* The range's content is of no use any more: frees its blocks where the host can. */
+enum status image_discard(struct image *image, uint64_t offset, uint64_t length);
+
+/* The range reads zero afterwards. `unmap`: its blocks may be freed. */
+enum status image_write_zeroes(struct image *image, uint64_t offset, uint64_t length, bool unmap);
+
+#endif

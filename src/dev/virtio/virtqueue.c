@@ -1,0 +1,302 @@
+#include "dev/virtio/virtqueue.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "dev/virtio/virtqueue_ring.h"
+#include "util/log.h"
+
+/* Lists of pieces and segments start at this many entries and double. */
+#define CHAIN_FIRST_CAPACITY 16u
+
+/* The most pieces that CHAIN_BYTES_MAX can fall into: a page each, and two ends per descriptor. */
+#define CHAIN_IOV_MAX                                                                              \
+    ((unsigned)(VIRTQUEUE_CHAIN_BYTES_MAX / PAGE_SIZE) + 2 * VIRTQUEUE_CHAIN_DESCRIPTORS_MAX)
+
+bool virtqueue_break(struct virtqueue *queue, const char *reason)
+{
+    if (!queue->broken) {
+        queue->broken = true;
+        queue->broken_reason = reason;
+        log_debug("virtqueue broken: %s", reason);
+    }
+    return false;
+}
+
+void virtqueue_init(struct virtqueue *queue, struct pmap *map, uint16_t size_max)
+{
+    *queue = (struct virtqueue){.map = map, .size_max = size_max, .size = size_max};
+}
+
+void virtqueue_finish(struct virtqueue *queue)
+{
+    free(queue->table);
+    queue->table = NULL;
+}
+
+static struct virtqueue_layout virtqueue_layout(const struct virtqueue *queue)
+{
+    return queue->packed ? packed_layout(queue) : split_layout(queue);
+}
+
+/* Pins one area as a single host piece. NULL when it is not RAM. */
+static void *area_pin(struct virtqueue *queue, uint64_t gpa, uint64_t length)
+{
+    struct iovec iov[2];
+    unsigned count = 0;
+
+    if (pmap_pin(queue->map, gpa, length, true, iov, &count, ARRAY_LENGTH(iov)) != STATUS_OK)
+        return NULL;
+    if (count == 1)
+        return iov[0].iov_base;
+    pmap_unpin(queue->map, gpa, length, false);
+    return NULL;
+}
+
+static void area_unpin(struct virtqueue *queue, void **area, uint64_t gpa, uint64_t length,
+                       bool written)
+{
+    if (*area != NULL)
+        pmap_unpin(queue->map, gpa, length, written);
+    *area = NULL;
+}
+
+static void areas_unpin(struct virtqueue *queue)
+{
+    struct virtqueue_layout layout = virtqueue_layout(queue);
+
+    area_unpin(queue, &queue->desc, queue->desc_gpa, layout.desc, queue->packed);
+    area_unpin(queue, &queue->driver, queue->driver_gpa, layout.driver, false);
+    area_unpin(queue, &queue->device, queue->device_gpa, layout.device, true);
+}
+
+static bool size_valid(const struct virtqueue *queue)
+{
+    uint16_t size = queue->size;
+
+    if (size == 0 || size > queue->size_max)
+        return false;
+    return queue->packed || (size & (size - 1)) == 0;
+}
+
+static bool alignment_valid(const struct virtqueue *queue)
+{
+    uint64_t driver_alignment = queue->packed ? 4 : VRING_AVAIL_ALIGN_SIZE;
+
+    return queue->desc_gpa % VRING_DESC_ALIGN_SIZE == 0 &&
+           queue->driver_gpa % driver_alignment == 0 &&
+           queue->device_gpa % VRING_USED_ALIGN_SIZE == 0;
+}
+
+bool virtqueue_enable(struct virtqueue *queue, bool packed, bool event_idx, bool indirect)
+{
+    if (queue->ready)
+        return true;
+    queue->packed = packed;
+    queue->event_idx = event_idx;
+    queue->indirect = indirect;
+    if (!size_valid(queue))
+        return virtqueue_break(queue, "bad ring size");
+    if (!alignment_valid(queue))
+        return virtqueue_break(queue, "misaligned ring");
+
+    struct virtqueue_layout layout = virtqueue_layout(queue);
+    queue->desc = area_pin(queue, queue->desc_gpa, layout.desc);
+    queue->driver = area_pin(queue, queue->driver_gpa, layout.driver);
+    queue->device = area_pin(queue, queue->device_gpa, layout.device);
+    if (queue->desc == NULL || queue->driver == NULL || queue->device == NULL) {
+        areas_unpin(queue);
+        return virtqueue_break(queue, "ring outside RAM");
+    }
+    queue->next_avail = 0;
+    queue->next_used = 0;
+    queue->avail_wrap = true;
+    queue->used_wrap = true;
+    queue->unsignalled = 0;
+    queue->batch_open = false;
+    queue->broken = false;
+    queue->broken_reason = NULL;
+    queue->ready = true;
+    return true;
+}
+
+void virtqueue_disable(struct virtqueue *queue)
+{
+    if (!queue->ready)
+        return;
+    areas_unpin(queue);
+    queue->ready = false;
+}
+
+/* Doubles a list, up to `limit` entries. */
+static bool list_grow(void **list, unsigned *capacity, size_t entry_size, unsigned limit)
+{
+    unsigned wanted = *capacity == 0 ? CHAIN_FIRST_CAPACITY : *capacity * 2;
+
+    if (*capacity >= limit)
+        return false;
+    if (wanted > limit)
+        wanted = limit;
+    void *grown = realloc(*list, wanted * entry_size);
+    if (grown == NULL)
+        return false;
+    *list = grown;
+    *capacity = wanted;
+    return true;
+}
+
+static bool iov_grow(struct virtqueue_chain *chain)
+{
+    void *list = chain->iov;
+    bool grown = list_grow(&list, &chain->iov_capacity, sizeof(*chain->iov), CHAIN_IOV_MAX);
+
+    chain->iov = list;
+    return grown;
+}
+
+static bool segments_grow(struct virtqueue_chain *chain)
+{
+    void *list = chain->segments;
+    bool grown = list_grow(&list, &chain->segment_capacity, sizeof(*chain->segments),
+                           2 * VIRTQUEUE_CHAIN_DESCRIPTORS_MAX);
+
+    chain->segments = list;
+    return grown;
+}
+
+bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
+                         uint32_t length, bool write)
+{
+    if (!write && chain->in_count > 0)
+        return virtqueue_break(queue, "readable buffer after a writable one");
+    if (length > VIRTQUEUE_CHAIN_BYTES_MAX - chain->out_length - chain->in_length)
+        return virtqueue_break(queue, "chain too long");
+    if (length == 0)
+        return true;
+    if (chain->segment_count == chain->segment_capacity && !segments_grow(chain))
+        return virtqueue_break(queue, "no memory for a chain");
+
+    unsigned base = write ? chain->out_count : 0;
+    unsigned *count = write ? &chain->in_count : &chain->out_count;
+    for (;;) {
+        enum status status =
+            pmap_pin(queue->map, gpa, length, write, chain->iov == NULL ? NULL : chain->iov + base,
+                     count, chain->iov_capacity - base);
+        if (status == STATUS_OK)
+            break;
+        if (status != STATUS_NO_SPACE)
+            return virtqueue_break(queue, "buffer outside RAM");
+        if (!iov_grow(chain))
+            return virtqueue_break(queue, "no memory for a chain");
+    }
+    chain->segments[chain->segment_count++] =
+        (struct virtqueue_segment){.gpa = gpa, .length = length, .write = write};
+    if (write)
+        chain->in_length += length;
+    else
+        chain->out_length += length;
+    return true;
+}
+
+unsigned virtqueue_load_table(struct virtqueue *queue, uint64_t gpa, uint32_t length)
+{
+    unsigned count = length / (unsigned)sizeof(struct vring_desc);
+
+    if (!queue->indirect) {
+        virtqueue_break(queue, "indirect table without the feature");
+        return 0;
+    }
+    if (length == 0 || length % sizeof(struct vring_desc) != 0 ||
+        count > VIRTQUEUE_CHAIN_DESCRIPTORS_MAX) {
+        virtqueue_break(queue, "bad indirect table length");
+        return 0;
+    }
+    if (queue->table == NULL) {
+        queue->table = malloc(VIRTQUEUE_CHAIN_DESCRIPTORS_MAX * sizeof(struct vring_desc));
+        if (queue->table == NULL) {
+            virtqueue_break(queue, "no memory for an indirect table");
+            return 0;
+        }
+    }
+    if (pmap_read(queue->map, gpa, queue->table, length) != STATUS_OK) {
+        virtqueue_break(queue, "indirect table outside RAM");
+        return 0;
+    }
+    return count;
+}
+
+/* Unpins a chain of which the device wrote `written` bytes. */
+static void chain_unpin(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t written)
+{
+    for (unsigned i = 0; i < chain->segment_count; i++) {
+        const struct virtqueue_segment *segment = &chain->segments[i];
+        pmap_unpin(queue->map, segment->gpa, segment->length, segment->write && written > 0);
+        if (segment->write)
+            written -= written < segment->length ? written : segment->length;
+    }
+    chain->segment_count = 0;
+    chain->held = false;
+}
+
+bool virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
+{
+    if (!queue->ready || queue->broken)
+        return false;
+    chain->out_count = 0;
+    chain->in_count = 0;
+    chain->out_length = 0;
+    chain->in_length = 0;
+    chain->segment_count = 0;
+    chain->held = queue->packed ? packed_pop(queue, chain) : split_pop(queue, chain);
+    if (!chain->held)
+        chain_unpin(queue, chain, 0);
+    return chain->held;
+}
+
+void virtqueue_push(struct virtqueue *queue, struct virtqueue_chain *chain, uint32_t written)
+{
+    chain_unpin(queue, chain, written);
+    if (!queue->ready)
+        return;
+    if (queue->packed)
+        packed_push(queue, chain, written);
+    else
+        split_push(queue, chain, written);
+}
+
+bool virtqueue_publish(struct virtqueue *queue)
+{
+    if (!queue->ready || queue->unsignalled == 0)
+        return false;
+    return queue->packed ? packed_publish(queue) : split_publish(queue);
+}
+
+void virtqueue_drop(struct virtqueue *queue, struct virtqueue_chain *chain)
+{
+    if (chain->held)
+        chain_unpin(queue, chain, UINT64_MAX);
+}
+
+void virtqueue_mute(struct virtqueue *queue)
+{
+    if (!queue->ready)
+        return;
+    if (queue->packed)
+        packed_mute(queue);
+    else
+        split_mute(queue);
+}
+
+bool virtqueue_unmute(struct virtqueue *queue)
+{
+    if (!queue->ready || queue->broken)
+        return false;
+    return queue->packed ? packed_unmute(queue) : split_unmute(queue);
+}
+
+void virtqueue_chain_finish(struct virtqueue_chain *chain)
+{
+    free(chain->iov);
+    free(chain->segments);
+    *chain = (struct virtqueue_chain){0};
+}

@@ -1,0 +1,196 @@
+/*
+ * Parking, safepoints and revocation: how one vCPU's TLB is changed because of what others do.
+ *
+ * A request says "drop your translations of this page", "drop your permission to write it" or "drop
+ * what you decoded from it". Whoever makes one holds domain->lock from the first post to the last
+ * acknowledgement, so that there is one at a time. For each member it takes mmu->lock and either
+ * carries the request out itself (the member is parked) or posts it and raises the attention bit;
+ * after it has visited all, it waits until each has served what it posted.
+ *
+ * No deadlock: a requester waits for running vCPUs only. A running vCPU takes mmu->lock, a leaf,
+ * and nothing else; it reaches its next safepoint or parks within a bounded time, and both serve
+ * what is posted. Everybody who waits for domain->lock is parked or is no vCPU.
+ *
+ * Ordering: a vCPU that still wrote through an old translation did so before it took mmu->lock to
+ * serve the request; the requester sees it served under the same lock, hence those writes as well.
+ *
+ *   vCPU A (parked, makes page 7 private)      vCPU B (running, maps 7 as zero page)
+ *   domain->lock
+ *   B->lock: posted = 7, attention |= bit
+ *   wait for B->served                         ... one block ...
+ *                                              safepoint: B->lock, drop 7, posted = 0, signal
+ *   domain->unlock; writes page 7              next access to 7 walks, and finds the private page
+ *
+ * Lock order: domain->lock, then mmu->lock. The page map's locks are never held here.
+ */
+
+#include "mmu/domain.h"
+
+#include <stdlib.h>
+
+#include "mmu/tlb.h"
+
+#define MEMBERS_MAX 64u
+
+enum request {
+    REQUEST_MAPPING = 1, /* drop translations */
+    REQUEST_WRITES = 2,  /* drop permission to write */
+    REQUEST_CODE = 4,    /* drop decoded code */
+};
+#define REQUEST_SHIFT 3 /* a posted word is ppn << 3 | requests */
+
+struct mmu_domain {
+    pthread_mutex_t lock;
+    struct pmap *map;
+    struct mmu *members[MEMBERS_MAX];
+    unsigned count;
+};
+
+static void revoke_hook(void *context, uint64_t ppn)
+{
+    mmu_domain_revoke(context, ppn);
+}
+
+enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err)
+{
+    struct mmu_domain *made = calloc(1, sizeof(*made));
+    if (made == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for an MMU domain");
+    pthread_mutex_init(&made->lock, NULL);
+    made->map = map;
+    pmap_set_revoke_hook(map, revoke_hook, made);
+    *domain = made;
+    return STATUS_OK;
+}
+
+void mmu_domain_destroy(struct mmu_domain *domain)
+{
+    if (domain == NULL)
+        return;
+    pmap_set_revoke_hook(domain->map, NULL, NULL);
+    pthread_mutex_destroy(&domain->lock);
+    free(domain);
+}
+
+struct pmap *domain_map(struct mmu_domain *domain)
+{
+    return domain->map;
+}
+
+enum status domain_join(struct mmu_domain *domain, struct mmu *mmu, struct error *err)
+{
+    enum status status = STATUS_OK;
+    pthread_mutex_lock(&domain->lock);
+    if (domain->count == MEMBERS_MAX)
+        status = error_set(err, STATUS_NO_SPACE, "more than %u CPUs in one machine", MEMBERS_MAX);
+    else
+        domain->members[domain->count++] = mmu;
+    pthread_mutex_unlock(&domain->lock);
+    return status;
+}
+
+void domain_leave(struct mmu_domain *domain, struct mmu *mmu)
+{
+    pthread_mutex_lock(&domain->lock);
+    for (unsigned i = 0; i < domain->count; i++) {
+        if (domain->members[i] == mmu) {
+            domain->members[i] = domain->members[--domain->count];
+            break;
+        }
+    }
+    pthread_mutex_unlock(&domain->lock);
+}
+
+/* Carries a request out. On the MMU's own thread, or while it is parked; under mmu->lock. */
+static void request_apply(struct mmu *mmu, uint64_t word)
+{
+    uint64_t ppn = word >> REQUEST_SHIFT;
+    if (word & REQUEST_MAPPING)
+        tlb_drop_mapping(mmu, ppn);
+    if (word & REQUEST_WRITES)
+        tlb_drop_writes(mmu, ppn);
+    if (word & REQUEST_CODE && mmu->code_drop != NULL)
+        mmu->code_drop(mmu->code_context, ppn);
+}
+
+/* Under domain->lock. When it returns, every member has done it. */
+static void request_all(struct mmu_domain *domain, uint64_t word)
+{
+    for (unsigned i = 0; i < domain->count; i++) {
+        struct mmu *mmu = domain->members[i];
+        pthread_mutex_lock(&mmu->lock);
+        if (mmu->parked) {
+            request_apply(mmu, word);
+        } else {
+            mmu->posted = word;
+            atomic_fetch_or(mmu->attention, mmu->attention_bit);
+        }
+        pthread_mutex_unlock(&mmu->lock);
+    }
+    for (unsigned i = 0; i < domain->count; i++) {
+        struct mmu *mmu = domain->members[i];
+        pthread_mutex_lock(&mmu->lock);
+        while (mmu->posted != 0)
+            pthread_cond_wait(&mmu->served, &mmu->lock);
+        pthread_mutex_unlock(&mmu->lock);
+    }
+}
+
+void mmu_domain_revoke(struct mmu_domain *domain, uint64_t ppn)
+{
+    pthread_mutex_lock(&domain->lock);
+    request_all(domain, ppn << REQUEST_SHIFT | REQUEST_MAPPING | REQUEST_CODE);
+    pthread_mutex_unlock(&domain->lock);
+}
+
+void domain_mark_code(struct mmu_domain *domain, uint64_t ppn)
+{
+    /* The lock keeps a second vCPU from decoding between our mark and the end of our sweep. */
+    pthread_mutex_lock(&domain->lock);
+    if (pmap_code_mark(domain->map, ppn)) {
+        request_all(domain, ppn << REQUEST_SHIFT | REQUEST_WRITES);
+        pmap_code_guard(domain->map, ppn);
+    }
+    pthread_mutex_unlock(&domain->lock);
+}
+
+void domain_drop_code(struct mmu_domain *domain, uint64_t ppn)
+{
+    pthread_mutex_lock(&domain->lock);
+    pmap_code_clear(domain->map, ppn);
+    request_all(domain, ppn << REQUEST_SHIFT | REQUEST_CODE);
+    pthread_mutex_unlock(&domain->lock);
+}
+
+/* Under mmu->lock. */
+static void serve_posted(struct mmu *mmu)
+{
+    atomic_fetch_and(mmu->attention, ~mmu->attention_bit);
+    if (mmu->posted == 0)
+        return;
+    request_apply(mmu, mmu->posted);
+    mmu->posted = 0;
+    pthread_cond_broadcast(&mmu->served);
+}
+
+void mmu_service(struct mmu *mmu)
+{
+    pthread_mutex_lock(&mmu->lock);
+    serve_posted(mmu);
+    pthread_mutex_unlock(&mmu->lock);
+}
+
+void mmu_park(struct mmu *mmu)
+{
+    pthread_mutex_lock(&mmu->lock);
+    serve_posted(mmu);
+    mmu->parked = true;
+    pthread_mutex_unlock(&mmu->lock);
+}
+
+void mmu_unpark(struct mmu *mmu)
+{
+    pthread_mutex_lock(&mmu->lock);
+    mmu->parked = false;
+    pthread_mutex_unlock(&mmu->lock);
+}

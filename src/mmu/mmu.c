@@ -1,0 +1,81 @@
+/* An MMU's life, its devices, flushes and watched pages. See mmu.h. */
+
+#include "mmu/mmu.h"
+
+#include <string.h>
+
+#include "mmu/domain.h"
+#include "mmu/tlb.h"
+
+enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmio,
+                     _Atomic uint32_t *attention, uint32_t attention_bit,
+                     mmu_code_drop_fn *code_drop, void *code_context, struct error *err)
+{
+    memset(mmu, 0, sizeof(*mmu));
+    tlb_init(mmu);
+    pthread_mutex_init(&mmu->lock, NULL);
+    pthread_cond_init(&mmu->served, NULL);
+    mmu->parked = true;
+    mmu->domain = domain;
+    mmu->map = domain_map(domain);
+    mmu->mmio = mmio;
+    mmu->attention = attention;
+    mmu->attention_bit = attention_bit;
+    mmu->code_drop = code_drop;
+    mmu->code_context = code_context;
+    enum status status = domain_join(domain, mmu, err);
+    if (status != STATUS_OK) {
+        mmu->domain = NULL;
+        mmu_destroy(mmu);
+    }
+    return status;
+}
+
+void mmu_destroy(struct mmu *mmu)
+{
+    if (mmu->domain != NULL)
+        domain_leave(mmu->domain, mmu);
+    mmu->domain = NULL;
+    pthread_cond_destroy(&mmu->served);
+    pthread_mutex_destroy(&mmu->lock);
+}
+
+uint64_t mmu_device_read(struct mmu *mmu, uint64_t gpa, unsigned size)
+{
+    mmu->stats.mmio++;
+    mmu_park(mmu);
+    uint64_t value = bus_read(mmu->mmio, gpa, size);
+    mmu_unpark(mmu);
+    return value;
+}
+
+void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t value)
+{
+    mmu->stats.mmio++;
+    mmu_park(mmu);
+    bus_write(mmu->mmio, gpa, size, value);
+    mmu_unpark(mmu);
+}
+
+void mmu_flush(struct mmu *mmu, bool keep_global)
+{
+    mmu->stats.flushes++;
+    tlb_flush(mmu, keep_global);
+}
+
+void mmu_flush_page(struct mmu *mmu, uint64_t linear)
+{
+    mmu->stats.page_flushes++;
+    tlb_flush_page(mmu, linear);
+}
+
+void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count)
+{
+    if (count > ARRAY_LENGTH(mmu->watched))
+        count = ARRAY_LENGTH(mmu->watched);
+    for (unsigned i = 0; i < count; i++) {
+        mmu->watched[i] = pages[i] & ~PAGE_MASK;
+        tlb_flush_page(mmu, pages[i]);
+    }
+    mmu->watched_count = count;
+}

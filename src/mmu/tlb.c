@@ -1,0 +1,234 @@
+/*
+ * Fills, flushes and revocations of the software TLB.
+ *
+ * A bitmap beside each table says which entries are filled, and another which of those are global.
+ * So a flush costs in proportion to what was filled since the last one, not to the table's size,
+ * and one that keeps global pages does not even look at them.
+ *
+ * Large guest pages are kept in pieces of 4 KiB. INVLPG must drop all pieces of the page it names,
+ * which takes a scan; large_regions tells most small pages apart that cannot be part of a large
+ * one.
+ */
+
+#include "mmu/tlb.h"
+
+#include <string.h>
+
+#define INFO_PPN_SHIFT 12
+
+void tlb_init(struct mmu *mmu)
+{
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        for (unsigned i = 0; i < TLB_ENTRIES; i++)
+            mmu->tlb[privilege][i] =
+                (struct tlb_entry){.read_tag = TLB_NO_TAG, .write_tag = TLB_NO_TAG};
+    }
+    for (unsigned privilege = 0; privilege < ARRAY_LENGTH(mmu->itlb); privilege++) {
+        for (unsigned i = 0; i < ITLB_ENTRIES; i++)
+            mmu->itlb[privilege][i] = (struct itlb_entry){.tag = TLB_NO_TAG};
+    }
+    memset(mmu->tlb_use, 0, sizeof(mmu->tlb_use));
+    memset(mmu->itlb_use, 0, sizeof(mmu->itlb_use));
+    mmu->large_regions = 0;
+}
+
+static inline unsigned data_slot(uint64_t linear)
+{
+    return (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+}
+
+static inline unsigned code_slot(uint64_t linear)
+{
+    return (unsigned)(linear >> PAGE_SHIFT) & (ITLB_ENTRIES - 1);
+}
+
+/* The GiB of a linear address, folded to one of 64 bits. */
+static inline uint64_t region_bit(uint64_t linear)
+{
+    return bit((unsigned)((linear >> 30) * 0x9e3779b97f4a7c15u >> 58));
+}
+
+static inline void use_set(uint64_t *filled, uint64_t *global, unsigned slot, unsigned info)
+{
+    uint64_t mask = bit(slot % 64);
+    filled[slot / 64] |= mask;
+    if (info & TLB_GLOBAL)
+        global[slot / 64] |= mask;
+    else
+        global[slot / 64] &= ~mask;
+}
+
+static inline void use_clear(uint64_t *filled, uint64_t *global, unsigned slot)
+{
+    filled[slot / 64] &= ~bit(slot % 64);
+    global[slot / 64] &= ~bit(slot % 64);
+}
+
+void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                   const struct tlb_page *page)
+{
+    uint64_t tag = linear & ~PAGE_MASK;
+    unsigned slot = data_slot(linear);
+    mmu->tlb[privilege][slot] = (struct tlb_entry){
+        .read_tag = tag,
+        .write_tag = page->writable ? tag : TLB_NO_TAG,
+        .addend = (uintptr_t)page->host - tag,
+        .info = page->ppn << INFO_PPN_SHIFT | page->info,
+    };
+    use_set(mmu->tlb_use[privilege].filled, mmu->tlb_use[privilege].global, slot, page->info);
+    if (page->info & (TLB_LARGE | TLB_HUGE))
+        mmu->large_regions |= region_bit(linear);
+}
+
+void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                   const struct tlb_page *page)
+{
+    unsigned table = itlb_index(privilege), slot = code_slot(linear);
+    mmu->itlb[table][slot] = (struct itlb_entry){
+        .tag = linear & ~PAGE_MASK,
+        .host = page->host,
+        .info = page->ppn << INFO_PPN_SHIFT | page->info,
+    };
+    use_set(mmu->itlb_use[table].filled, mmu->itlb_use[table].global, slot, page->info);
+    if (page->info & (TLB_LARGE | TLB_HUGE))
+        mmu->large_regions |= region_bit(linear);
+}
+
+static inline void data_clear(struct tlb_entry *entry)
+{
+    entry->read_tag = TLB_NO_TAG;
+    entry->write_tag = TLB_NO_TAG;
+}
+
+/* Loops over the set bits of words[0..count): `slot` is each one's number. The loop body may clear
+ * bits of the word being looked at. */
+#define FOR_EACH_SLOT(slot, words, count)                                                          \
+    for (unsigned word_ = 0; word_ < (count); word_++)                                             \
+        for (uint64_t rest_ = (words)[word_], slot = 0;                                            \
+             rest_ != 0 && (slot = word_ * 64 + (unsigned)__builtin_ctzll(rest_), true);           \
+             rest_ &= rest_ - 1)
+
+void tlb_flush(struct mmu *mmu, bool keep_global)
+{
+    uint64_t keep = keep_global ? UINT64_MAX : 0;
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
+        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
+            struct tlb_entry *entries = &mmu->tlb[privilege][word * 64];
+            for (uint64_t rest = filled[word] & ~(global[word] & keep); rest != 0; rest &= rest - 1)
+                data_clear(&entries[__builtin_ctzll(rest)]);
+            global[word] &= keep;
+            filled[word] = global[word];
+        }
+    }
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
+        uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
+        for (unsigned word = 0; word < ITLB_ENTRIES / 64; word++) {
+            struct itlb_entry *entries = &mmu->itlb[table][word * 64];
+            for (uint64_t rest = filled[word] & ~(global[word] & keep); rest != 0; rest &= rest - 1)
+                entries[__builtin_ctzll(rest)].tag = TLB_NO_TAG;
+            global[word] &= keep;
+            filled[word] = global[word];
+        }
+    }
+    if (!keep_global)
+        mmu->large_regions = 0;
+}
+
+/* True for a piece of a large page that may hold linear. 2 MiB pages are taken for 4 MiB ones: a
+ * flush may drop more than it must. */
+static inline bool piece_of_same_page(uint64_t tag, uint64_t info, uint64_t linear)
+{
+    if (info & TLB_HUGE)
+        return (tag ^ linear) >> 30 == 0;
+    return info & TLB_LARGE && (tag ^ linear) >> 22 == 0;
+}
+
+static void flush_large(struct mmu *mmu, uint64_t linear)
+{
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
+        FOR_EACH_SLOT(slot, filled, TLB_ENTRIES / 64)
+        {
+            struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+            if (piece_of_same_page(entry->read_tag, entry->info, linear)) {
+                data_clear(entry);
+                use_clear(filled, global, (unsigned)slot);
+            }
+        }
+    }
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
+        uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
+        FOR_EACH_SLOT(slot, filled, ITLB_ENTRIES / 64)
+        {
+            struct itlb_entry *entry = &mmu->itlb[table][slot];
+            if (piece_of_same_page(entry->tag, entry->info, linear)) {
+                entry->tag = TLB_NO_TAG;
+                use_clear(filled, global, (unsigned)slot);
+            }
+        }
+    }
+}
+
+void tlb_flush_page(struct mmu *mmu, uint64_t linear)
+{
+    uint64_t tag = linear & ~PAGE_MASK;
+    unsigned slot = data_slot(linear);
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+        if (entry->read_tag == tag) {
+            data_clear(entry);
+            use_clear(mmu->tlb_use[privilege].filled, mmu->tlb_use[privilege].global, slot);
+        }
+    }
+    slot = code_slot(linear);
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
+        struct itlb_entry *entry = &mmu->itlb[table][slot];
+        if (entry->tag == tag) {
+            entry->tag = TLB_NO_TAG;
+            use_clear(mmu->itlb_use[table].filled, mmu->itlb_use[table].global, slot);
+        }
+    }
+    if (unlikely(mmu->large_regions & region_bit(linear)))
+        flush_large(mmu, linear);
+}
+
+void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn)
+{
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
+        FOR_EACH_SLOT(slot, filled, TLB_ENTRIES / 64)
+        {
+            struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+            if (entry->info >> INFO_PPN_SHIFT == ppn) {
+                data_clear(entry);
+                use_clear(filled, global, (unsigned)slot);
+            }
+        }
+    }
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
+        uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
+        FOR_EACH_SLOT(slot, filled, ITLB_ENTRIES / 64)
+        {
+            struct itlb_entry *entry = &mmu->itlb[table][slot];
+            if (entry->info >> INFO_PPN_SHIFT == ppn) {
+                entry->tag = TLB_NO_TAG;
+                use_clear(filled, global, (unsigned)slot);
+            }
+        }
+    }
+}
+
+void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
+{
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        FOR_EACH_SLOT(slot, mmu->tlb_use[privilege].filled, TLB_ENTRIES / 64)
+        {
+            struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+            if (entry->info >> INFO_PPN_SHIFT == ppn) {
+                entry->write_tag = TLB_NO_TAG;
+                entry->info |= TLB_CODE;
+            }
+        }
+    }
+}

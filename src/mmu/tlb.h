@@ -1,0 +1,37 @@
+#ifndef AEROSTAT_MMU_TLB_H
+#define AEROSTAT_MMU_TLB_H
+
+/* The software TLB as a data structure. Callers own it: see the essay in mmu.h. */
+
+#include "mmu/mmu.h"
+
+void tlb_init(struct mmu *mmu);
+
+/* What a fill puts in, beside the linear page. */
+struct tlb_page {
+    uint64_t ppn;
+    const uint8_t *host; /* of the page's first byte */
+    unsigned info;       /* enum tlb_reason */
+    bool writable;       /* a write may go straight to host */
+};
+
+void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                   const struct tlb_page *page);
+void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                   const struct tlb_page *page);
+
+void tlb_flush(struct mmu *mmu, bool keep_global);
+/* The entries of one linear page, and all pieces of a large page that may hold it. */
+void tlb_flush_page(struct mmu *mmu, uint64_t linear);
+
+/* Every entry that maps ppn, wherever; or only its permission to write, because it has code. */
+void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn);
+void tlb_drop_writes(struct mmu *mmu, uint64_t ppn);
+
+/* The ITLB of a privilege: fetches know user and supervisor only. */
+static inline unsigned itlb_index(enum mmu_privilege privilege)
+{
+    return privilege == MMU_USER ? MMU_USER : MMU_SUPERVISOR;
+}
+
+#endif

@@ -1,0 +1,273 @@
+/*
+ * The walk has three phases: collect the entries from the root to the page, decide whether the
+ * access is allowed, then set accessed and dirty bits. Nothing is written before the decision, so a
+ * walk that faults leaves the tables alone (the SDM allows, and does not ask for, accessed bits in
+ * the upper levels then; 4.8).
+ *
+ * The bits are set by compare-and-swap against the value that the walk has used. If the entry has
+ * changed meanwhile the walk starts again: so bits are only ever set in an entry that did
+ * translate. A table that maps itself has one entry at two levels; setting A for the first makes
+ * the swap for the second fail once, and the second walk finds it set.
+ *
+ * A page table outside of RAM reads as all ones, like any address that nobody answers. Such an
+ * entry is present and has reserved bits set in PAE and 4-level paging, and with PSE: a page fault
+ * with RSVD. In 32-bit paging without PSE it maps the last page below 4 GiB.
+ */
+
+#include "mmu/walk.h"
+
+#define ERROR_P    (1u << 0)
+#define ERROR_W    (1u << 1)
+#define ERROR_U    (1u << 2)
+#define ERROR_RSVD (1u << 3)
+#define ERROR_I    (1u << 4)
+
+#define LEVELS_MAX 4
+
+/* Bits high..low set. */
+#define MASK(high, low) ((~(uint64_t)0 >> (63 - (high))) & (~(uint64_t)0 << (low)))
+
+#define ADDRESS_MASK MASK(MMU_PHYSICAL_BITS - 1, 12)
+
+struct step {
+    void *entry; /* NULL: not in memory */
+    uint64_t value;
+    uint64_t table_ppn;
+    bool writable; /* the table may be written in place */
+};
+
+/* What the modes differ in. Level 0 is the page table, whose entries map 4 KiB. */
+struct format {
+    unsigned top;          /* level that the walk begins with */
+    unsigned index_bits;   /* of linear address a level */
+    bool wide;             /* entries of 8 bytes; else of 4 */
+    unsigned large_levels; /* bit n: PS at level n maps a large page; else it is ignored... */
+    unsigned small_levels; /* ... or reserved, where bit n is set here */
+    uint64_t reserved;     /* bits, at all levels; with EFER.NXE off, NX comes to it */
+    uint64_t reserved_large[LEVELS_MAX]; /* more of them in an entry that maps a large page */
+};
+
+static const struct format format_long = {
+    .top = 3,
+    .index_bits = 9,
+    .wide = true,
+    .large_levels = 1 << 1 | 1 << 2,
+    .small_levels = 1 << 3,
+    .reserved = MASK(51, MMU_PHYSICAL_BITS),
+    .reserved_large = {0, MASK(20, 13), MASK(29, 13)},
+};
+
+/* Below the four PDPTEs, which are registers. */
+static const struct format format_pae = {
+    .top = 1,
+    .index_bits = 9,
+    .wide = true,
+    .large_levels = 1 << 1,
+    .reserved = MASK(62, MMU_PHYSICAL_BITS),
+    .reserved_large = {0, MASK(20, 13)},
+};
+
+/* PSE-36 with a physical width of 40 bits or more: bits 20-13 are address bits 39-32. */
+static const struct format format_pse = {
+    .top = 1,
+    .index_bits = 10,
+    .large_levels = 1 << 1,
+    .reserved_large = {0, (uint64_t)1 << 21},
+};
+
+static const struct format format_32 = {.top = 1, .index_bits = 10};
+
+static const struct format *format_of(const struct mmu *mmu)
+{
+    if (mmu->efer & PAGING_EFER_LMA)
+        return &format_long;
+    if (mmu->cr4 & PAGING_CR4_PAE)
+        return &format_pae;
+    return mmu->cr4 & PAGING_CR4_PSE ? &format_pse : &format_32;
+}
+
+static inline void step_read(struct mmu *mmu, const struct format *format, uint64_t table,
+                             unsigned index, struct step *step)
+{
+    step->table_ppn = table >> PAGE_SHIFT;
+    mmu->stats.walk_references += 2;
+    const uint8_t *page = pmap_page_read(mmu->map, step->table_ppn, &step->writable);
+    if (unlikely(page == NULL)) {
+        step->entry = NULL;
+        step->value = format->wide ? UINT64_MAX : UINT32_MAX;
+        return;
+    }
+    if (format->wide) {
+        step->entry = (uint64_t *)(uintptr_t)page + index;
+        step->value = __atomic_load_n((uint64_t *)step->entry, __ATOMIC_ACQUIRE);
+    } else {
+        step->entry = (uint32_t *)(uintptr_t)page + index;
+        step->value = __atomic_load_n((uint32_t *)step->entry, __ATOMIC_ACQUIRE);
+    }
+}
+
+static inline bool step_swap(const struct format *format, const struct step *step, uint64_t wanted)
+{
+    if (format->wide) {
+        uint64_t expected = step->value;
+        return __atomic_compare_exchange_n((uint64_t *)step->entry, &expected, wanted, false,
+                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+    uint32_t expected = (uint32_t)step->value;
+    return __atomic_compare_exchange_n((uint32_t *)step->entry, &expected, (uint32_t)wanted, false,
+                                       __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+/* Sets A in every step and, for a write, D in the last. */
+static enum walk_outcome set_flags(const struct format *format, struct step *steps, unsigned count,
+                                   bool write, struct walk *walk)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct step *step = &steps[i];
+        uint64_t wanted = step->value | ENTRY_A;
+        if (write && i == count - 1)
+            wanted |= ENTRY_D;
+        if (likely(wanted == step->value))
+            continue;
+        if (!step->writable) {
+            walk->blocked_ppn = step->table_ppn;
+            return WALK_BLOCKED;
+        }
+        if (!step_swap(format, step, wanted))
+            return WALK_RACE;
+        step->value = wanted;
+    }
+    return WALK_OK;
+}
+
+/* What all levels together allow. */
+struct rights {
+    bool user, write, execute;
+};
+
+static bool access_allowed(const struct mmu *mmu, const struct rights *rights,
+                           enum mmu_access access, enum mmu_privilege privilege)
+{
+    if (privilege == MMU_USER) {
+        if (!rights->user)
+            return false;
+        return access == MMU_READ || (access == MMU_WRITE ? rights->write : rights->execute);
+    }
+    if (access == MMU_EXECUTE)
+        return rights->execute && !(rights->user && mmu->cr4 & PAGING_CR4_SMEP);
+    if (rights->user && privilege == MMU_SUPERVISOR && mmu->cr4 & PAGING_CR4_SMAP)
+        return false;
+    return access == MMU_READ || rights->write || !(mmu->cr0 & PAGING_CR0_WP);
+}
+
+/* The error code of a fault, without P and RSVD. */
+static uint32_t access_error(const struct mmu *mmu, enum mmu_access access,
+                             enum mmu_privilege privilege)
+{
+    uint32_t code = privilege == MMU_USER ? ERROR_U : 0;
+    if (access == MMU_WRITE)
+        code |= ERROR_W;
+    /* I is reported only where something can forbid fetches (SDM vol. 3 4.7). */
+    if (access == MMU_EXECUTE &&
+        (mmu->cr4 & PAGING_CR4_SMEP || (mmu->cr4 & PAGING_CR4_PAE && mmu->efer & PAGING_EFER_NXE)))
+        code |= ERROR_I;
+    return code;
+}
+
+/* Physical address of the 4 KiB page of linear, in the page that a leaf entry at `level` maps. */
+static uint64_t leaf_address(const struct format *format, unsigned level, uint64_t value,
+                             uint64_t linear)
+{
+    uint64_t offset_mask = bit(PAGE_SHIFT + level * format->index_bits) - 1;
+    uint64_t base = value & ADDRESS_MASK & ~offset_mask;
+    if (!format->wide && level > 0)
+        base |= bits_extract(value, 20, 13) << 32;
+    return base | (linear & offset_mask & ~PAGE_MASK);
+}
+
+enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                             enum mmu_privilege privilege, struct walk *walk)
+{
+    if (!(mmu->cr0 & PAGING_CR0_PG)) {
+        *walk = (struct walk){.gpa = linear & ~PAGE_MASK, .may_write = true, .dirty = true};
+        return WALK_OK;
+    }
+    mmu->stats.walks++;
+    *walk = (struct walk){.error_code = access_error(mmu, access, privilege)};
+
+    const struct format *format = format_of(mmu);
+    uint64_t reserved_always = format->reserved;
+    if (format->wide && !(mmu->efer & PAGING_EFER_NXE))
+        reserved_always |= ENTRY_NX;
+    uint64_t table = mmu->cr3 & (format->wide ? ADDRESS_MASK : MASK(31, 12));
+    if (format->wide && format->top == 1) {
+        uint64_t pdpte = mmu->pdpte[bits_extract(linear, 31, 30)];
+        if (!(pdpte & ENTRY_P))
+            return WALK_FAULT;
+        table = pdpte & ADDRESS_MASK;
+    }
+
+    struct step steps[LEVELS_MAX];
+    unsigned count = 0, level = format->top;
+    struct rights rights = {.user = true, .write = true, .execute = true};
+    uint64_t value;
+    for (;; level--) {
+        unsigned shift = PAGE_SHIFT + level * format->index_bits;
+        unsigned index = (unsigned)(linear >> shift) & ((1u << format->index_bits) - 1);
+        struct step *step = &steps[count++];
+        step_read(mmu, format, table, index, step);
+        value = step->value;
+        if (!(value & ENTRY_P))
+            return WALK_FAULT;
+
+        bool large = value & ENTRY_PS && format->large_levels >> level & 1;
+        uint64_t reserved = reserved_always;
+        if (large)
+            reserved |= format->reserved_large[level];
+        else if (format->small_levels >> level & 1)
+            reserved |= ENTRY_PS;
+        if (value & reserved) {
+            walk->error_code |= ERROR_P | ERROR_RSVD;
+            return WALK_FAULT;
+        }
+        rights.user &= (value & ENTRY_U) != 0;
+        rights.write &= (value & ENTRY_W) != 0;
+        rights.execute &= (value & ENTRY_NX) == 0;
+        if (large || level == 0)
+            break;
+        table = value & ADDRESS_MASK;
+    }
+
+    if (!access_allowed(mmu, &rights, access, privilege)) {
+        walk->error_code |= ERROR_P;
+        return WALK_FAULT;
+    }
+    enum walk_outcome outcome = set_flags(format, steps, count, access == MMU_WRITE, walk);
+    if (outcome != WALK_OK)
+        return outcome;
+
+    walk->gpa = leaf_address(format, level, value, linear);
+    walk->may_write = access_allowed(mmu, &rights, MMU_WRITE, privilege);
+    walk->dirty = (steps[count - 1].value & ENTRY_D) != 0;
+    walk->global = value & ENTRY_G && mmu->cr4 & PAGING_CR4_PGE;
+    if (level > 0)
+        walk->large = level == 1 ? TLB_LARGE : TLB_HUGE;
+    return WALK_OK;
+}
+
+bool mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)
+{
+    const uint64_t reserved = MASK(63, MMU_PHYSICAL_BITS) | MASK(8, 5) | MASK(2, 1);
+    uint64_t loaded[ARRAY_LENGTH(mmu->pdpte)];
+    unsigned first = (unsigned)bits_extract(cr3, 11, 5) * ARRAY_LENGTH(mmu->pdpte);
+    for (unsigned i = 0; i < ARRAY_LENGTH(mmu->pdpte); i++) {
+        struct step step;
+        step_read(mmu, &format_pae, cr3 & MASK(31, 12), first + i, &step);
+        if (step.value & ENTRY_P && step.value & reserved)
+            return false;
+        loaded[i] = step.value;
+    }
+    for (unsigned i = 0; i < ARRAY_LENGTH(mmu->pdpte); i++)
+        mmu->pdpte[i] = loaded[i];
+    return true;
+}

@@ -1,0 +1,51 @@
+#ifndef AEROSTAT_MMU_WALK_H
+#define AEROSTAT_MMU_WALK_H
+
+/* Walks of the guest's page tables: SDM vol. 3 ch. 4. */
+
+#include "mmu/mmu.h"
+
+/* Bits of CR0, CR4 and EFER that paging looks at. */
+#define PAGING_CR0_WP   ((uint64_t)1 << 16)
+#define PAGING_CR0_PG   ((uint64_t)1 << 31)
+#define PAGING_CR4_PSE  ((uint64_t)1 << 4)
+#define PAGING_CR4_PAE  ((uint64_t)1 << 5)
+#define PAGING_CR4_PGE  ((uint64_t)1 << 7)
+#define PAGING_CR4_SMEP ((uint64_t)1 << 20)
+#define PAGING_CR4_SMAP ((uint64_t)1 << 21)
+#define PAGING_EFER_LMA ((uint64_t)1 << 10)
+#define PAGING_EFER_NXE ((uint64_t)1 << 11)
+
+/* Bits of a paging-structure entry. */
+#define ENTRY_P  ((uint64_t)1 << 0)
+#define ENTRY_W  ((uint64_t)1 << 1)
+#define ENTRY_U  ((uint64_t)1 << 2)
+#define ENTRY_A  ((uint64_t)1 << 5)
+#define ENTRY_D  ((uint64_t)1 << 6)
+#define ENTRY_PS ((uint64_t)1 << 7)
+#define ENTRY_G  ((uint64_t)1 << 8)
+#define ENTRY_NX ((uint64_t)1 << 63)
+
+enum walk_outcome {
+    WALK_OK,
+    WALK_FAULT,   /* error_code is good; the guest's tables are as they were */
+    WALK_RACE,    /* another CPU changed an entry under the walk: walk again */
+    WALK_BLOCKED, /* the table in page blocked_ppn has an A or D bit to be set, and cannot be
+                     written in place: make it writable, walk again */
+};
+
+struct walk {
+    uint64_t gpa;   /* of the 4 KiB page that holds the linear address */
+    bool may_write; /* the privilege allows writes */
+    bool dirty;     /* the dirty flag is set, so that a write needs no walk */
+    bool global;    /* with CR4.PGE */
+    unsigned large; /* 0, TLB_LARGE or TLB_HUGE */
+    uint32_t error_code;
+    uint64_t blocked_ppn;
+};
+
+/* Walks for one access and, if it is allowed, sets the accessed and dirty bits it must set. */
+enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                             enum mmu_privilege privilege, struct walk *walk);
+
+#endif

@@ -61,14 +61,14 @@ static enum status payload_take(void *context, const uint8_t *bytes, uint64_t le
             return STATUS_OK;
         enum status status = elf_parse(payload->image, payload->head, payload->head_size, err);
         if (status == STATUS_OK)
-            status = image_write(payload->image, 0, payload->head, payload->head_size, err);
+            status = image_put(payload->image, 0, payload->head, payload->head_size, err);
         if (status != STATUS_OK)
             return status;
         payload->position = payload->head_size;
     }
     if (length == 0)
         return STATUS_OK;
-    enum status status = image_write(payload->image, payload->position, bytes, length, err);
+    enum status status = image_put(payload->image, payload->position, bytes, length, err);
     payload->position += length;
     return status;
 }

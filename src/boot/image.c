@@ -77,7 +77,7 @@ bool image_contains(const struct image *image, uint64_t gpa)
     return false;
 }
 
-enum status image_write(struct image *image, uint64_t offset, const uint8_t *bytes, uint64_t length,
+enum status image_put(struct image *image, uint64_t offset, const uint8_t *bytes, uint64_t length,
                         struct error *err)
 {
     for (unsigned i = 0; i < image->count; i++) {

@@ -55,11 +55,11 @@ uint64_t access_linear_slow(struct vcpu *vcpu, enum segment_register seg, uint64
     return (uint32_t)(segment->base + offset);
 }
 
-/* #AC: only at CPL 3 with CR0.AM and EFLAGS.AC, for explicit accesses (SDM vol. 3 6.15). */
-static void check_alignment(struct vcpu *vcpu, uint64_t linear, unsigned size)
+/* #AC (SDM vol. 3 6.15): for explicit accesses at CPL 3 that ask for it. */
+static void check_alignment(struct vcpu *vcpu, uint64_t linear, unsigned size,
+                            enum mmu_privilege privilege)
 {
-    if (unlikely((linear & (size - 1)) != 0 && (vcpu->rflags & FLAG_AC) &&
-                 (vcpu->mmu.cr0 & CR0_AM) && vcpu->cpl == 3))
+    if (unlikely(privilege == MMU_USER_CHECKED && (linear & (size - 1)) != 0))
         vcpu_raise_error(vcpu, VECTOR_AC, 0);
 }
 
@@ -195,7 +195,7 @@ static void store_bytes(struct vcpu *vcpu, uint64_t linear, const uint8_t *buffe
 uint64_t access_load_slow(struct vcpu *vcpu, uint64_t linear, unsigned size,
                           enum mmu_privilege privilege)
 {
-    check_alignment(vcpu, linear, size);
+    check_alignment(vcpu, linear, size, privilege);
     /* Aligned accesses must be single ones: other vCPUs may write meanwhile. */
     if ((linear & (size - 1)) == 0) {
         struct mmu_target target;
@@ -213,7 +213,7 @@ uint64_t access_load_slow(struct vcpu *vcpu, uint64_t linear, unsigned size,
 void access_store_slow(struct vcpu *vcpu, uint64_t linear, unsigned size, uint64_t value,
                        enum mmu_privilege privilege)
 {
-    check_alignment(vcpu, linear, size);
+    check_alignment(vcpu, linear, size, privilege);
     if ((linear & (size - 1)) == 0) {
         struct mmu_target target;
         bool is_device = resolve(vcpu, linear, MMU_WRITE, privilege, &target);
@@ -257,7 +257,7 @@ uint8_t *access_rmw(struct vcpu *vcpu, uint64_t linear, unsigned size)
     if (likely(host != NULL))
         return host;
     if (size <= 8)
-        check_alignment(vcpu, linear, size);
+        check_alignment(vcpu, linear, size, vcpu->privilege);
     if (first_piece(linear, size) < size) {
         check_store(vcpu, linear, size, vcpu->privilege);
         return NULL;

@@ -91,11 +91,25 @@ static unsigned fifo_capacity(const struct serial *serial)
 
 static void fifo_put(struct serial *serial, uint8_t byte)
 {
-    if (serial->count == fifo_capacity(serial)) {
+    if (serial->count >= fifo_capacity(serial)) {
         serial->overrun = true;
         return;
     }
     serial->fifo[(serial->first + serial->count++) % FIFO_SIZE] = byte;
+}
+
+/*
+ * The far end sends only when it is asked to, as a terminal that obeys DTR and RTS: else what was
+ * typed or piped in early would be lost to a driver that probes and clears FIFOs. Kernels that
+ * leave the modem lines alone ask by enabling receive interrupts without modem ones. (Probes of the
+ * interrupt register enable all.)
+ */
+static bool asks_for_input(const struct serial *serial)
+{
+    if (loops(serial))
+        return false;
+    return (serial->mcr & (MCR_DTR | MCR_RTS)) != 0 ||
+           (serial->ier & (IER_DATA | IER_MODEM)) == IER_DATA;
 }
 
 /* Moves input to the FIFO as far as it goes. */
@@ -103,7 +117,7 @@ static void fifo_fill(struct serial *serial)
 {
     uint8_t bytes[FIFO_SIZE];
     unsigned capacity = fifo_capacity(serial);
-    if (loops(serial) || serial->count >= capacity)
+    if (!asks_for_input(serial) || serial->count >= capacity)
         return;
     size_t count = serial_line_get(serial->line, bytes, capacity - serial->count);
     for (size_t i = 0; i < count; i++)
@@ -187,13 +201,12 @@ static void write_ier(struct serial *serial, uint8_t value)
 static void write_fcr(struct serial *serial, uint8_t value)
 {
     static const uint8_t triggers[4] = {1, 4, 8, 14};
-    bool enabled = (value & FCR_ENABLE) != 0;
-    if (enabled != serial->fifo_enabled || (value & FCR_CLEAR_RECEIVER) != 0) {
+    /* On the chip, switching the FIFO on or off clears it too. Linux switches it on with input
+     * already under way; what was received stays then. */
+    if (value & FCR_CLEAR_RECEIVER)
         serial->count = 0;
-        serial->first = 0;
-    }
-    serial->fifo_enabled = enabled;
-    serial->trigger = enabled ? triggers[value >> 6] : 1;
+    serial->fifo_enabled = (value & FCR_ENABLE) != 0;
+    serial->trigger = serial->fifo_enabled ? triggers[value >> 6] : 1;
 }
 
 static void write_mcr(struct serial *serial, uint8_t value)

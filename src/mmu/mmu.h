@@ -33,8 +33,8 @@
 #define ITLB_ENTRIES 256u  /* per privilege */
 #define TLB_NO_TAG   ((uint64_t)1)
 
-/* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits of
- * page-table entries begin. */
+/* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
+ * of page-table entries begin. */
 #define MMU_PHYSICAL_BITS 46u
 
 enum mmu_access { MMU_READ, MMU_WRITE, MMU_EXECUTE };
@@ -44,7 +44,10 @@ enum mmu_privilege {
     MMU_USER,          /* CPL 3 */
     MMU_SUPERVISOR,    /* CPL 0-2, or an implicit system access; SMAP, if on, is enforced */
     MMU_SUPERVISOR_AC, /* CPL 0-2 explicit access with EFLAGS.AC: SMAP suspended */
-    MMU_PRIVILEGES
+    MMU_PRIVILEGES,
+    /* CPL 3 with alignment checks on: the rules of MMU_USER. Its own TLB stays empty, so that every
+     * access takes the slow path, where alignment is looked at. */
+    MMU_USER_CHECKED = MMU_PRIVILEGES,
 };
 
 /* Reason bits in tlb_entry.info: why a probe of this page goes the slow way. */
@@ -94,7 +97,7 @@ typedef void mmu_code_drop_fn(void *context, uint64_t ppn);
 #define MMU_ALL_PAGES UINT64_MAX
 
 struct mmu {
-    struct tlb_entry tlb[MMU_PRIVILEGES][TLB_ENTRIES];
+    struct tlb_entry tlb[MMU_PRIVILEGES + 1][TLB_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
 
     /* Paging registers. The CPU writes them, then calls the flush that the change asks for. */
@@ -113,18 +116,18 @@ struct mmu {
     void *code_context;
 
     /* Shared with other threads. */
-    pthread_mutex_t lock;          /* leaf; guards the fields below, and the TLBs while parked */
-    bool parked;                   /* true from mmu_init on */
-    _Atomic uint32_t *attention;   /* the vCPU's; ... */
-    uint32_t attention_bit;        /* ... this bit asks it to call mmu_service */
-    uint64_t posted;               /* the request (domain.c) to be served; 0: none */
-    pthread_cond_t served;         /* posted has become 0 */
+    pthread_mutex_t lock;        /* leaf; guards the fields below, and the TLBs while parked */
+    bool parked;                 /* true from mmu_init on */
+    uint32_t attention_bit;      /* asks the vCPU to call mmu_service, ... */
+    _Atomic uint32_t *attention; /* ... in this word of its */
+    uint64_t posted;             /* the request (domain.c) to be served; 0: none */
+    pthread_cond_t served;       /* posted has become 0 */
 
     struct mmu_stats stats;
 
     /* Which entries of a table hold something, and which of those are global, a bit each: flushes
      * touch nothing else. large_regions: a bit for (a hash of) each GiB of linear addresses that
-     * pieces of large pages may be in, so that flushing a small page seldom has to look for them. */
+     * pieces of large pages may be in, so flushing a small page seldom looks for them. */
     struct {
         uint64_t filled[TLB_ENTRIES / 64], global[TLB_ENTRIES / 64];
     } tlb_use[MMU_PRIVILEGES];
@@ -164,14 +167,15 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
                      mmu_code_drop_fn *code_drop, void *code_context, struct error *err);
 void mmu_destroy(struct mmu *mmu);
 
-void mmu_park(struct mmu *mmu);   /* from the vCPU's thread, running */
-void mmu_unpark(struct mmu *mmu); /* from the vCPU's thread, parked; serves what was posted */
+void mmu_park(struct mmu *mmu);    /* from the vCPU's thread, running */
+void mmu_unpark(struct mmu *mmu);  /* from the vCPU's thread, parked */
 void mmu_service(struct mmu *mmu); /* safepoint: serves posted requests, clears attention_bit */
 
 /*
  * Resolves one access that lies within one page, walking and filling the TLB as needed, setting
- * accessed and dirty bits exactly as the SDM says. `linear` is canonical. In 32-bit modes it is
- * below 2^32. A write to a page with decoded code drops that code first.
+ * accessed and dirty bits exactly as the SDM says (vol. 3 4.8; none on a fault). `linear` is
+ * canonical. In 32-bit modes it is below 2^32. A write to a page with decoded code drops that code
+ * first. A page table that is not in RAM reads as all ones. May park: see above.
  */
 enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                              enum mmu_privilege privilege, struct mmu_target *target,
@@ -181,10 +185,13 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
 uint64_t mmu_device_read(struct mmu *mmu, uint64_t gpa, unsigned size);
 void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t value);
 
-/* The caller, running, is about to decode code of ppn: marks the page and takes write permission from
- * every TLB that has it, so that later writes are noticed. Call before reading the bytes. May park;
- * addresses resolved before are stale afterwards, and marks made before may have been cleared (then
- * code_drop was called). Does nothing where ppn is not RAM. */
+/*
+ * The caller, running, is about to decode code of ppn: marks the page and takes write permission
+ * from every TLB that has it, so that later writes are noticed. Call before reading the bytes. May
+ * park. Whatever parks afterwards (mmu_resolve may) can lose the mark again: the bytes may be
+ * decoded while pmap_code_is_guarded(ppn) is seen to hold, and up to the next safepoint or parking
+ * nothing that clears it goes unnoticed. Does nothing where ppn is not RAM.
+ */
 void mmu_mark_code(struct mmu *mmu, uint64_t ppn);
 
 /* Flushes. keep_global: entries of pages with the G bit (with CR4.PGE) stay, as for a CR3 load. */
@@ -204,7 +211,8 @@ static inline uint8_t *mmu_probe_read(struct mmu *mmu, enum mmu_privilege privil
 {
     const struct tlb_entry *entry =
         &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-    if (likely(entry->read_tag == (linear & ~PAGE_MASK) && (linear & PAGE_MASK) <= PAGE_SIZE - size))
+    if (likely(entry->read_tag == (linear & ~PAGE_MASK) &&
+               (linear & PAGE_MASK) <= PAGE_SIZE - size))
         return (uint8_t *)(uintptr_t)(entry->addend + linear);
     return NULL;
 }

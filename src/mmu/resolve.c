@@ -86,6 +86,8 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
                              enum mmu_privilege privilege, struct mmu_target *target,
                              struct mmu_fault *fault)
 {
+    if (privilege == MMU_USER_CHECKED)
+        privilege = MMU_USER;
     if (tlb_look_up(mmu, linear, access, privilege, target))
         return MMU_OK;
     mmu->stats.tlb_misses++;

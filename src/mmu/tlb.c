@@ -18,7 +18,7 @@
 
 void tlb_init(struct mmu *mmu)
 {
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+    for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
         for (unsigned i = 0; i < TLB_ENTRIES; i++)
             mmu->tlb[privilege][i] =
                 (struct tlb_entry){.read_tag = TLB_NO_TAG, .write_tag = TLB_NO_TAG};
@@ -100,13 +100,11 @@ static inline void data_clear(struct tlb_entry *entry)
     entry->write_tag = TLB_NO_TAG;
 }
 
-/* Loops over the set bits of words[0..count): `slot` is each one's number. The loop body may clear
- * bits of the word being looked at. */
-#define FOR_EACH_SLOT(slot, words, count)                                                          \
-    for (unsigned word_ = 0; word_ < (count); word_++)                                             \
-        for (uint64_t rest_ = (words)[word_], slot = 0;                                            \
-             rest_ != 0 && (slot = word_ * 64 + (unsigned)__builtin_ctzll(rest_), true);           \
-             rest_ &= rest_ - 1)
+/* The number of the lowest entry in `rest`, a copy of word `word` of a bitmap; not 0. */
+static inline unsigned slot_of(unsigned word, uint64_t rest)
+{
+    return word * 64 + (unsigned)__builtin_ctzll(rest);
+}
 
 void tlb_flush(struct mmu *mmu, bool keep_global)
 {
@@ -148,23 +146,27 @@ static void flush_large(struct mmu *mmu, uint64_t linear)
 {
     for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
         uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
-        FOR_EACH_SLOT(slot, filled, TLB_ENTRIES / 64)
-        {
-            struct tlb_entry *entry = &mmu->tlb[privilege][slot];
-            if (piece_of_same_page(entry->read_tag, entry->info, linear)) {
-                data_clear(entry);
-                use_clear(filled, global, (unsigned)slot);
+        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
+            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
+                unsigned slot = slot_of(word, rest);
+                struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+                if (piece_of_same_page(entry->read_tag, entry->info, linear)) {
+                    data_clear(entry);
+                    use_clear(filled, global, slot);
+                }
             }
         }
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
-        FOR_EACH_SLOT(slot, filled, ITLB_ENTRIES / 64)
-        {
-            struct itlb_entry *entry = &mmu->itlb[table][slot];
-            if (piece_of_same_page(entry->tag, entry->info, linear)) {
-                entry->tag = TLB_NO_TAG;
-                use_clear(filled, global, (unsigned)slot);
+        for (unsigned word = 0; word < ITLB_ENTRIES / 64; word++) {
+            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
+                unsigned slot = slot_of(word, rest);
+                struct itlb_entry *entry = &mmu->itlb[table][slot];
+                if (piece_of_same_page(entry->tag, entry->info, linear)) {
+                    entry->tag = TLB_NO_TAG;
+                    use_clear(filled, global, slot);
+                }
             }
         }
     }
@@ -197,23 +199,27 @@ void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn)
 {
     for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
         uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
-        FOR_EACH_SLOT(slot, filled, TLB_ENTRIES / 64)
-        {
-            struct tlb_entry *entry = &mmu->tlb[privilege][slot];
-            if (entry->info >> INFO_PPN_SHIFT == ppn) {
-                data_clear(entry);
-                use_clear(filled, global, (unsigned)slot);
+        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
+            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
+                unsigned slot = slot_of(word, rest);
+                struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+                if (entry->info >> INFO_PPN_SHIFT == ppn) {
+                    data_clear(entry);
+                    use_clear(filled, global, slot);
+                }
             }
         }
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
-        FOR_EACH_SLOT(slot, filled, ITLB_ENTRIES / 64)
-        {
-            struct itlb_entry *entry = &mmu->itlb[table][slot];
-            if (entry->info >> INFO_PPN_SHIFT == ppn) {
-                entry->tag = TLB_NO_TAG;
-                use_clear(filled, global, (unsigned)slot);
+        for (unsigned word = 0; word < ITLB_ENTRIES / 64; word++) {
+            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
+                unsigned slot = slot_of(word, rest);
+                struct itlb_entry *entry = &mmu->itlb[table][slot];
+                if (entry->info >> INFO_PPN_SHIFT == ppn) {
+                    entry->tag = TLB_NO_TAG;
+                    use_clear(filled, global, slot);
+                }
             }
         }
     }
@@ -222,12 +228,14 @@ void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn)
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
 {
     for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        FOR_EACH_SLOT(slot, mmu->tlb_use[privilege].filled, TLB_ENTRIES / 64)
-        {
-            struct tlb_entry *entry = &mmu->tlb[privilege][slot];
-            if (entry->info >> INFO_PPN_SHIFT == ppn) {
-                entry->write_tag = TLB_NO_TAG;
-                entry->info |= TLB_CODE;
+        const uint64_t *filled = mmu->tlb_use[privilege].filled;
+        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
+            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
+                struct tlb_entry *entry = &mmu->tlb[privilege][slot_of(word, rest)];
+                if (entry->info >> INFO_PPN_SHIFT == ppn) {
+                    entry->write_tag = TLB_NO_TAG;
+                    entry->info |= TLB_CODE;
+                }
             }
         }
     }

@@ -59,7 +59,7 @@ static void clock_sample(uint64_t *ns, uint64_t *tsc)
 
 static void tsc_calibrate(void)
 {
-    uint64_t ns_start, tsc_start, ns_end, tsc_end;
+    uint64_t ns_start = 0, tsc_start = 0, ns_end = 0, tsc_end = 0;
     clock_sample(&ns_start, &tsc_start);
     do {
         struct timespec pause = {.tv_nsec = CALIBRATION_NS};

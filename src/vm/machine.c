@@ -30,6 +30,12 @@
 #include "vm/stats.h"
 #include "vm/virtio_set.h"
 
+/* The engine that runs the vCPUs; a build may name another to try it. */
+#ifndef AEROSTAT_ENGINE
+#define AEROSTAT_ENGINE interp_engine
+#endif
+extern const struct engine_ops AEROSTAT_ENGINE;
+
 #define REPORT_SIZE      4096u
 #define SERIAL_FLUSH_NS  (2 * NS_PER_SECOND)
 #define VCPU_STACK_BYTES (256 * KIB)
@@ -311,7 +317,7 @@ enum status machine_create(struct machine **out, const struct machine_host *host
     if (machine == NULL)
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
     machine->host = host;
-    machine->engine = &interp_engine;
+    machine->engine = &AEROSTAT_ENGINE;
     pthread_mutex_init(&machine->lock, NULL);
     pthread_cond_init(&machine->ended, NULL);
 

@@ -83,7 +83,8 @@ static enum status watch_signals(struct program *program, struct error *err)
     sigaddset(&watched, SIGHUP);
     sigaddset(&watched, SIGQUIT);
     sigprocmask(SIG_BLOCK, &watched, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN); /* a closed console, a lost connection: EPIPE says it */
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes: EFBIG says it */
     program->signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
     if (program->signal_fd < 0)
         return error_set(err, STATUS_IO, "cannot watch signals: %s", strerror(errno));

@@ -2,8 +2,8 @@
  * Every integer instruction form against the host CPU.
  *
  * For each form, size, list of operands and code size: some random encodings, each with many random
- * register, flag and memory contents, run by the host (host_run.c) and by the interpreter's handler.
- * Registers, RIP, flags, memory and faults must be equal. A form is a line in forms.c.
+ * register, flag and memory contents, run by the host (host_run.c) and by the interpreter's
+ * handler. Registers, RIP, flags, memory and faults must be equal. A form is a line in forms.c.
  *
  * The guest is at CPL 3, as the host is, with data and stack at the same addresses.
  */
@@ -22,12 +22,11 @@
 #include "encode.h"
 #include "testvm.h"
 
-#define SEED             0x5eed0fae305742u
-#define ENCODINGS        24 /* of one list of operands */
-#define ENCODE_ATTEMPTS  200
-#define RUNS             40 /* of one encoding */
-#define MAX_FAILURES     20
-#define COMPARED_FLAGS   0x4cd5u /* status, DF, NT */
+#define SEED            0x5eed0fae305742u
+#define ENCODINGS       24 /* of one list of operands */
+#define ENCODE_ATTEMPTS 200
+#define RUNS            40      /* of one encoding */
+#define COMPARED_FLAGS  0x4cd5u /* status, DF, NT */
 
 struct memory {
     uint8_t data[HOST_DATA_SIZE];
@@ -39,6 +38,7 @@ struct harness {
     struct random random;
     struct memory image, expected, actual;
     unsigned failures, encodings;
+    const struct form *last_failed; /* one report a form is enough */
     uint64_t cases, faults;
 };
 
@@ -109,6 +109,8 @@ static void guest_run(struct testvm *vm, const struct insn *insn, struct host_st
     vcpu->rip = HOST_CODE;
     vcpu->next_rip = HOST_CODE + insn->length;
     vcpu->fault_exit = &fault_exit;
+    vcpu->leave_block = false;
+    atomic_store(&vcpu->attention, 0);
     state->signal = 0;
     mmu_unpark(&vcpu->mmu);
     if (setjmp(fault_exit) == 0) {
@@ -138,8 +140,8 @@ static void print_states(const struct host_state *in, const struct host_state *h
 {
     print_error("          %16s %16s %16s\n", "before", "host", "guest");
     for (unsigned i = 0; i < 16; i++)
-        print_error("    gpr%-2u %16lx %16lx %16lx%s\n", i, in->gpr[i], host->gpr[i],
-                    guest->gpr[i], host->gpr[i] == guest->gpr[i] ? "" : " <--");
+        print_error("    gpr%-2u %16lx %16lx %16lx%s\n", i, in->gpr[i], host->gpr[i], guest->gpr[i],
+                    host->gpr[i] == guest->gpr[i] ? "" : " <--");
     print_error("    flags %16lx %16lx %16lx\n", in->rflags, host->rflags, guest->rflags);
     print_error("    rip   %16s %16lx %16lx\n", "", host->rip, guest->rip);
     print_error("    signal%16s %16d %16d\n", "", host->signal, guest->signal);
@@ -189,7 +191,11 @@ static void run_case(struct harness *h, const struct sample *sample, const struc
     h->cases++;
     h->faults += host.signal != 0;
     const char *what = difference(sample, &host, &guest, &h->expected, &h->actual);
-    if (what != NULL && h->failures++ < MAX_FAILURES) {
+    if (what == NULL)
+        return;
+    h->failures++;
+    if (h->last_failed != sample->form) {
+        h->last_failed = sample->form;
         print_sample(sample, what);
         print_states(&in, &host, &guest);
     }
@@ -203,8 +209,10 @@ static void run_sample(struct harness *h, const struct sample *sample)
     memcpy(bytes, sample->bytes, sample->length);
     enum insn_decode_result result =
         insn_decode(h->vm.vcpu, bytes, sizeof(bytes), &insn, &ends_block);
-    if (result == INSN_DECODED && insn.length != sample->length && h->failures++ < MAX_FAILURES)
+    if (result == INSN_DECODED && insn.length != sample->length) {
+        h->failures++;
         print_sample(sample, "wrong length");
+    }
     host_load(sample->bytes, sample->length, sample->code32);
     h->encodings++;
     for (unsigned run = 0; run < RUNS; run++)

@@ -15,9 +15,24 @@ uint64_t random_next(struct random *random)
 uint64_t random_value(struct random *random)
 {
     static const uint64_t corners[] = {
-        0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff,
-        0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff, 0xfffffffffffffffe,
-        0x0123456789abcdef, 0xaaaaaaaaaaaaaaaa,
+        0,
+        1,
+        2,
+        0x7f,
+        0x80,
+        0xff,
+        0x7fff,
+        0x8000,
+        0xffff,
+        0x7fffffff,
+        0x80000000,
+        0xffffffff,
+        0x7fffffffffffffff,
+        0x8000000000000000,
+        0xffffffffffffffff,
+        0xfffffffffffffffe,
+        0x0123456789abcdef,
+        0xaaaaaaaaaaaaaaaa,
     };
     uint64_t value = random_next(random);
     switch (random_below(random, 4)) {
@@ -164,7 +179,7 @@ static bool fill_operand(struct random *random, struct sample *sample, ZydisEnco
     }
     case 's':
         op->type = ZYDIS_OPERAND_TYPE_IMMEDIATE;
-        op->imm.s = (int8_t)random_value(random);
+        op->imm.s = (int64_t)random_below(random, 256) - 128;
         return true;
     case 'b':
         op->type = ZYDIS_OPERAND_TYPE_IMMEDIATE;
@@ -189,8 +204,22 @@ static bool fill_operand(struct random *random, struct sample *sample, ZydisEnco
 
 static void sample_init(struct sample *sample, const struct form *form, bool code32)
 {
-    *sample = (struct sample){
-        .form = form, .code32 = code32, .base = -1, .index = -1, .source = -1};
+    *sample =
+        (struct sample){.form = form, .code32 = code32, .base = -1, .index = -1, .source = -1};
+}
+
+/* One register cannot hold two things that must be right: an address, a bit offset, a branch
+ * target, a stack. */
+static bool sample_is_sound(const struct sample *sample)
+{
+    unsigned flags = sample->form->flags;
+    bool source_is_address =
+        sample->source >= 0 && (sample->source == sample->base || sample->source == sample->index);
+    if ((flags & FORM_BITSTRING) && source_is_address)
+        return false;
+    if ((flags & FORM_TARGET) && (sample->source == 4 || sample->base == 4))
+        return false;
+    return !((flags & FORM_STACK) && sample->base == 4);
 }
 
 bool sample_encode(struct random *random, const struct form *form, const char *list,
@@ -215,11 +244,11 @@ bool sample_encode(struct random *random, const struct form *form, const char *l
     if ((form->flags & FORM_LOCKABLE) && sample->has_memory && random_below(random, 2) == 0)
         request.prefixes = ZYDIS_ATTRIB_HAS_LOCK;
     ZyanUSize length = sizeof(sample->bytes);
-    if (!ZYAN_SUCCESS(ZydisEncoderEncodeInstructionAbsolute(&request, sample->bytes, &length,
-                                                            HOST_CODE)))
+    if (!ZYAN_SUCCESS(
+            ZydisEncoderEncodeInstructionAbsolute(&request, sample->bytes, &length, HOST_CODE)))
         return false;
     sample->length = length;
-    return true;
+    return sample_is_sound(sample);
 }
 
 bool sample_encode_raw(const struct form *form, bool code32, struct sample *sample)
@@ -273,8 +302,8 @@ static void choose_string(struct random *random, const struct sample *sample,
 {
     uint64_t high = sample->code32 ? 0 : random_next(random) << 32;
     bool address32 = memchr(sample->bytes, 0x67, 2) != NULL;
-    state->gpr[1] = random_below(random, 4) == 0 ? random_below(random, 3)
-                                                 : random_below(random, 80);
+    state->gpr[1] =
+        random_below(random, 4) == 0 ? random_below(random, 3) : random_below(random, 80);
     state->gpr[6] = HOST_DATA + 0xd00 + random_below(random, 0x600);
     state->gpr[7] = HOST_DATA + 0xd00 + random_below(random, 0x600);
     if (random_below(random, 3) == 0) /* overlapping */
@@ -323,10 +352,8 @@ void sample_inputs(struct random *random, const struct sample *sample, struct ho
     if (flags & FORM_COMPARE && random_below(random, 2) == 0) {
         if (operand != NULL) {
             memcpy(&state->gpr[0], operand, 8);
-            memcpy(&state->gpr[2], operand + (sample->form->mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B
-                                                  ? 4
-                                                  : 8),
-                   8);
+            memcpy(&state->gpr[2],
+                   operand + (sample->form->mnemonic == ZYDIS_MNEMONIC_CMPXCHG8B ? 4 : 8), 8);
         } else {
             state->gpr[0] = state->gpr[random_below(random, 16)];
         }

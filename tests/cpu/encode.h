@@ -24,14 +24,14 @@ struct sample {
     size_t length;
     bool code32;
     const struct form *form;
-    unsigned size;           /* of its operands, bytes */
+    unsigned size; /* of its operands, bytes */
     bool has_memory;
-    int base, index;         /* GPR numbers or -1 */
+    int base, index; /* GPR numbers or -1 */
     unsigned scale;
     int64_t displacement;
     bool address32;
-    uint64_t address;        /* where the memory operand is to be */
-    int source;              /* the GPR that is a bit offset or a branch target, or -1 */
+    uint64_t address; /* where the memory operand is to be */
+    int source;       /* the GPR that is a bit offset or a branch target, or -1 */
 };
 
 /* The lists of operands of a form: copies list `n` to `list`; false where there is none. */

@@ -1,9 +1,12 @@
+/* clang-format off */
+
 #include "forms.h"
 
 #define LOCKABLE  FORM_LOCKABLE
 #define FORM(name, sizes, operands, flags, undefined)                                              \
-    {#name, ZYDIS_MNEMONIC_##name, sizes, operands, flags, undefined},
-#define RAW(name, bytes, flags, undefined) {name, ZYDIS_MNEMONIC_INVALID, bytes, "", flags, undefined},
+    {#name, sizes, operands, ZYDIS_MNEMONIC_##name, flags, undefined},
+#define RAW(name, bytes, flags, undefined)                                                         \
+    {name, bytes, "", ZYDIS_MNEMONIC_INVALID, flags, undefined},
 
 #define CF 0x001
 #define PF 0x004
@@ -17,9 +20,10 @@
 #define ALU(name, flags)                                                                           \
     FORM(name, "wdq", ALU_OPERANDS, flags, 0) FORM(name, "b", ALU_OPERANDS_B, flags, 0)
 #define UNARY(name) FORM(name, "wdq", "r|m", LOCKABLE, 0) FORM(name, "b", "r|m|h", LOCKABLE, 0)
+/* By an immediate other than 1, OF is undefined, and not what the host leaves for the same CL. */
 #define SHIFT(name)                                                                                \
-    FORM(name, "wdq", "r,b|m,b|r,c|m,c|r,1|m,1", 0, 0)                                             \
-    FORM(name, "b", "r,b|m,b|r,c|m,c|r,1|m,1|h,c|h,b", 0, 0)
+    FORM(name, "wdq", "r,c|m,c|r,1|m,1", 0, 0) FORM(name, "b", "r,c|m,c|r,1|m,1|h,c", 0, 0)        \
+    FORM(name, "wdq", "r,b|m,b", 0, OF) FORM(name, "b", "r,b|m,b|h,b", 0, OF)
 #define BIT(name, flags)                                                                           \
     FORM(name, "wdq", "r,r|r,b|m,b", flags, 0) FORM(name, "wdq", "m,r", (flags) | FORM_BITSTRING, 0)
 #define SCAN(name)     FORM(name, "wdq", "r,r|r,m", 0, 0)
@@ -39,8 +43,8 @@
     RAW(name "q rep", "f3 48 " wide, FORM_STRING | FORM_ONLY64, 0)                                 \
     RAW(name "q repne", "f2 48 " wide, FORM_STRING | FORM_ONLY64, 0)                               \
     RAW(name "b a32", "67 " opcode, FORM_STRING | FORM_ONLY64, 0)                                  \
-    RAW(name "d rep a32", "67 f3 " wide, FORM_STRING | FORM_ONLY64, 0)                             \
-    RAW(name "d repne a32", "67 f2 " wide, FORM_STRING | FORM_ONLY64, 0)
+    RAW(name "d rep a32", "67 f3 " wide, FORM_STRING | FORM_ONLY64 | FORM_INTEL, 0)                \
+    RAW(name "d repne a32", "67 f2 " wide, FORM_STRING | FORM_ONLY64 | FORM_INTEL, 0)
 
 const struct form forms[] = {
     /* arithmetic and logic */
@@ -160,8 +164,8 @@ const struct form forms[] = {
     RAW("jnz near, 66", "66 0f 85 59 00 00 00", FORM_ONLY64 | FORM_INTEL, 0)
 
     /* stack and flags */
-    FORM(PUSH, "wdq", "r|m|i|s", 0, 0)
-    FORM(POP, "wdq", "r|m", 0, 0)
+    FORM(PUSH, "wdq", "r|m|i|s", FORM_STACK, 0)
+    FORM(POP, "wdq", "r|m", FORM_STACK, 0)
     RAW("push rsp", "54", 0, 0)
     RAW("pop rsp", "5c", 0, 0)
     RAW("push [rsp]", "ff 34 24", 0, 0)

@@ -6,62 +6,33 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/*
- * The way in and out uses no registers, since the instruction owns them all: state lies in a page at
- * a fixed low address that instructions name absolutely. Offsets are those of struct context.
- */
-#define CONTEXT 0x20030000
+#include "host_context.h"
 
 struct context {
-    uint64_t gpr[16];     /* 0 */
-    uint64_t rflags;      /* 128 */
-    uint64_t entry;       /* 136 */
-    uint64_t exit;        /* 144 */
-    uint64_t safe_rsp;    /* 152 */
-    uint64_t exit_number; /* 160 */
-    uint32_t far_offset;  /* 168 */
-    uint16_t far_selector; /* 172 */
+    uint64_t gpr[16];
+    uint64_t rflags;
+    uint64_t entry;
+    uint64_t exit;
+    uint64_t safe_rsp;
+    uint64_t exit_number;
+    uint32_t far_offset;
+    uint16_t far_selector;
 };
 
+_Static_assert(offsetof(struct context, rflags) == CONTEXT_RFLAGS &&
+                   offsetof(struct context, entry) == CONTEXT_ENTRY &&
+                   offsetof(struct context, exit) == CONTEXT_EXIT &&
+                   offsetof(struct context, safe_rsp) == CONTEXT_SAFE_RSP &&
+                   offsetof(struct context, exit_number) == CONTEXT_EXIT_NUMBER &&
+                   offsetof(struct context, far_offset) == CONTEXT_FAR_OFFSET &&
+                   offsetof(struct context, far_selector) == CONTEXT_FAR_SELECTOR,
+               "host_enter.S knows these");
+
+/* host_enter.S */
 void host_enter(void);
 void host_enter32(void);
 void host_exit(void);
 void host_exit_fault(void);
-
-#define CTX(offset) "(0x20030000 + " #offset ")"
-
-#define LOAD_ALL                                                                                   \
-    "    push %rbx\n    push %rbp\n    push %r12\n    push %r13\n    push %r14\n    push %r15\n"    \
-    "    movq %rsp, " CTX(152) "\n"                                                                \
-    "    pushq " CTX(128) "\n    popfq\n"                                                          \
-    "    movq " CTX(0) ", %rax\n    movq " CTX(8) ", %rcx\n"                                       \
-    "    movq " CTX(16) ", %rdx\n    movq " CTX(24) ", %rbx\n"                                     \
-    "    movq " CTX(40) ", %rbp\n    movq " CTX(48) ", %rsi\n"                                     \
-    "    movq " CTX(56) ", %rdi\n    movq " CTX(64) ", %r8\n"                                      \
-    "    movq " CTX(72) ", %r9\n    movq " CTX(80) ", %r10\n"                                      \
-    "    movq " CTX(88) ", %r11\n    movq " CTX(96) ", %r12\n"                                     \
-    "    movq " CTX(104) ", %r13\n    movq " CTX(112) ", %r14\n"                                   \
-    "    movq " CTX(120) ", %r15\n    movq " CTX(32) ", %rsp\n"
-
-__asm__(".text\n"
-        ".globl host_enter\nhost_enter:\n" LOAD_ALL
-        "    jmp *" CTX(136) "\n"
-        ".globl host_enter32\nhost_enter32:\n" LOAD_ALL
-        "    ljmpl *" CTX(168) "\n"
-        ".globl host_exit\nhost_exit:\n"
-        "    movq %rax, " CTX(0) "\n    movq %rcx, " CTX(8) "\n"
-        "    movq %rdx, " CTX(16) "\n    movq %rbx, " CTX(24) "\n"
-        "    movq %rsp, " CTX(32) "\n    movq %rbp, " CTX(40) "\n"
-        "    movq %rsi, " CTX(48) "\n    movq %rdi, " CTX(56) "\n"
-        "    movq %r8, " CTX(64) "\n    movq %r9, " CTX(72) "\n"
-        "    movq %r10, " CTX(80) "\n    movq %r11, " CTX(88) "\n"
-        "    movq %r12, " CTX(96) "\n    movq %r13, " CTX(104) "\n"
-        "    movq %r14, " CTX(112) "\n    movq %r15, " CTX(120) "\n"
-        "    movq " CTX(152) ", %rsp\n    pushfq\n    popq " CTX(128) "\n"
-        ".globl host_exit_fault\nhost_exit_fault:\n"
-        "    cld\n"
-        "    pop %r15\n    pop %r14\n    pop %r13\n    pop %r12\n    pop %rbp\n    pop %rbx\n"
-        "    ret\n");
 
 #define SELECTOR_CODE32 0x23
 #define SELECTOR_CODE64 0x33
@@ -165,20 +136,20 @@ static uint8_t *emit_u32(uint8_t *at, uint32_t value)
 /* context()->exit_number = number, then out. Touches neither registers nor flags. */
 static void emit_exit(uint8_t *at, uint32_t number, bool code32)
 {
-    uint32_t number_at = CONTEXT + offsetof(struct context, exit_number);
+    uint32_t number_at = CONTEXT + CONTEXT_EXIT_NUMBER;
     if (code32) {
         at = emit(at, "\xc7\x05", 2);
         at = emit_u32(at, number_at);
         at = emit_u32(at, number);
         at = emit(at, "\xea", 1);
         at = emit_u32(at, HOST_CODE + EXIT64_OFFSET);
-        at = emit(at, "\x33\x00", 2);
+        emit(at, "\x33\x00", 2);
     } else {
         at = emit(at, "\xc7\x04\x25", 3);
         at = emit_u32(at, number_at);
         at = emit_u32(at, number);
         at = emit(at, "\xff\x24\x25", 3);
-        at = emit_u32(at, CONTEXT + offsetof(struct context, exit));
+        emit_u32(at, CONTEXT + CONTEXT_EXIT);
     }
 }
 
@@ -191,7 +162,7 @@ void host_load(const uint8_t *bytes, size_t length, bool code32)
     emit_exit(code_writable + length, 0, code32);
     emit_exit(code_writable + (HOST_TARGET - HOST_CODE), 1, code32);
     uint8_t *at = emit(code_writable + EXIT64_OFFSET, "\xff\x24\x25", 3);
-    emit_u32(at, CONTEXT + offsetof(struct context, exit));
+    emit_u32(at, CONTEXT + CONTEXT_EXIT);
     loaded_length = length;
     loaded32 = code32;
 }

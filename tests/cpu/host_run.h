@@ -23,8 +23,8 @@
 struct host_state {
     uint64_t gpr[16];
     uint64_t rflags;
-    uint64_t rip;    /* out: HOST_CODE + length, HOST_TARGET, or that of the fault */
-    int signal;      /* out: 0, or the signal that a fault became */
+    uint64_t rip; /* out: HOST_CODE + length, HOST_TARGET, or that of the fault */
+    int signal;   /* out: 0, or the signal that a fault became */
 };
 
 /* Maps code, data and stack. False where the host does not let us. */

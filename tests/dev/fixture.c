@@ -181,7 +181,7 @@ static int64_t give_tsc_offset(void *context)
 void apic_set_create(struct apic_set *set, unsigned count)
 {
     memset(set, 0, sizeof *set);
-    struct device_time time = fake_time_init(&set->time);
+    set->source = fake_time_init(&set->time);
     set->count = count;
     assert_int_equal(apic_bus_create(&set->bus, count, NULL), STATUS_OK);
     for (unsigned i = 0; i < count; i++) {
@@ -192,7 +192,7 @@ void apic_set_create(struct apic_set *set, unsigned count)
             .boot_processor = i == 0,
             .x2apic = true,
             .tsc_deadline = true,
-            .time = time,
+            .time = set->source,
             .hooks = {.context = cpu, .kick = record_kick, .tsc_offset = give_tsc_offset},
         };
         assert_int_equal(lapic_create(&cpu->lapic, &config, NULL), STATUS_OK);

@@ -61,6 +61,7 @@ struct apic_cpu {
 
 struct apic_set {
     struct fake_time time;
+    struct device_time source; /* of `time`, for more devices */
     struct apic_bus *bus;
     unsigned count;
     struct apic_cpu cpus[APIC_SET_MAX];

@@ -144,7 +144,7 @@ static void arithmetic_and_software(void)
     TRY(int3_long, 0, BP, 0);
     UNLESS_TCG("icebp") TRY(icebp, 0, DB, 0);
     TRY(int_n, 0, 0x42, 0);
-#if IS_64
+#ifdef __x86_64__
     TRY(removed_push_es, 0, UD, 0);
     TRY(removed_into, 0, UD, 0);
     TRY(removed_aaa, 0, UD, 0);
@@ -230,7 +230,7 @@ static void segments(void)
     TRY(far_jump, SEL_KDATA, GP, SEL_KDATA);
     TRY(far_jump, SEL_CODE_ABSENT, NP, SEL_CODE_ABSENT);
     TRY(far_jump, SEL_UDATA, GP, SEL_UDATA & ~3);
-#if IS_64
+#ifdef __x86_64__
     UNLESS_TCG("load_ss") TRY(load_ss, 3, GP, 0); /* null with a privilege that is not ours */
     expect("null ss at CPL 0", trap_try(x_load_ss, 0), NONE, 0, 0);
     __asm__ volatile("mov %0, %%ss" : : "r"(SEL_KDATA));
@@ -255,7 +255,7 @@ static void system_state(void)
 
 static void memory(void)
 {
-#if IS_64
+#ifdef __x86_64__
     const word far = 0x123456789a8; /* nothing is mapped above 4 GiB */
     TRY(noncanonical, 0, GP, 0);
     idt[SS].ist = 1; /* at CPL 0 the bad stack would be used to report itself */
@@ -317,7 +317,7 @@ static void delivery(void)
     got = trap_try(x_int_n, 0);
     expect("a gate with a null selector", got, GP, 0, (word)x_int_n_at - 2);
     idt[0x42] = saved;
-#if IS_64
+#ifdef __x86_64__
     idt[DF].ist = 1;
     got = trap_try(x_bad_stack, 0);
     expect("double fault on a bad stack, by IST", got, DF, 0, (word)x_bad_stack_at);

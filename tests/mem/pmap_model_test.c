@@ -167,7 +167,7 @@ static void step_page(struct pmap *map, struct model *model, uint64_t *seed)
     case 0: {
         const uint8_t *page = pmap_page_read(map, ppn, &writable);
         assert_int_equal(page != NULL, ram);
-        if (!ram)
+        if (page == NULL)
             break;
         assert_int_equal(writable, model->private[ppn] && !model->code[ppn]);
         assert_memory_equal(page, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
@@ -177,7 +177,7 @@ static void step_page(struct pmap *map, struct model *model, uint64_t *seed)
     case 1: {
         uint8_t *page = pmap_page_write(map, ppn);
         assert_int_equal(page != NULL, ram);
-        if (!ram)
+        if (page == NULL)
             break;
         model_make_private(model, ppn);
         page[ppn] = model->bytes[ppn * PAGE_SIZE + ppn] = (uint8_t)*seed;

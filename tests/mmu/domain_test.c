@@ -130,6 +130,35 @@ static void test_running(void **state)
     }
 }
 
+static void *clear_once_then_serve(void *argument)
+{
+    struct revoker *revoker = argument;
+    struct cpu *cpu = &revoker->machine->cpus[1];
+    for (unsigned request = 0; request < 2; request++) {
+        while (atomic_load(&cpu->attention) == 0)
+            ;
+        if (request == 0)
+            pmap_code_clear(revoker->machine->map, 7);
+        mmu_service(&cpu->mmu);
+    }
+    atomic_store(&revoker->done, true);
+    return NULL;
+}
+
+/* A mark that somebody clears while it is being made is made again: two sweeps are served. */
+static void test_mark_is_repeated(void **state)
+{
+    struct machine *machine = machine_create(2);
+    struct revoker revoker = {.machine = machine};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, clear_once_then_serve, &revoker), 0);
+    mmu_mark_code(&machine->cpus[0].mmu, 7);
+    assert_true(pmap_code_is_guarded(machine->map, 7));
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(revoker.done);
+    machine_destroy(machine);
+}
+
 /* ---- Threads ------------------------------------------------------------------------------- */
 
 #define THREADS CPUS_MAX
@@ -447,6 +476,7 @@ int main(void)
         cmocka_unit_test(test_members),
         cmocka_unit_test(test_parked),
         cmocka_unit_test(test_running),
+        cmocka_unit_test(test_mark_is_repeated),
         cmocka_unit_test(test_zero_pages_under_threads),
         cmocka_unit_test(test_code_under_threads),
         cmocka_unit_test(test_dirty_bits_under_threads),

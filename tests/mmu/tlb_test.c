@@ -471,6 +471,24 @@ static void test_watched_pages(void **state)
     assert_non_null(mmu_probe_read(mmu, MMU_USER, other, 1));
 }
 
+/* With alignment checks on: the rules of user mode, and never a hit. */
+static void test_checked_user(void **state)
+{
+    struct mmu *mmu = mmu_of(state);
+    uint64_t kernel = LINEAR + PAGE_SIZE;
+    machine_map(*state, ROOT, kernel, PAGE_B | (LEAF & ~PTE_U));
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER_CHECKED), PAGE_A);
+        assert_int_equal(reach(mmu, LINEAR, MMU_WRITE, MMU_USER_CHECKED), PAGE_A);
+        assert_null(mmu_probe_read(mmu, MMU_USER_CHECKED, LINEAR, 1));
+        assert_null(mmu_probe_write(mmu, MMU_USER_CHECKED, LINEAR, 1));
+        reach(mmu, kernel, MMU_READ, MMU_SUPERVISOR);
+        assert_int_equal(resolve(mmu, kernel, MMU_READ, MMU_USER_CHECKED), MMU_FAULT);
+        assert_int_equal(fault.error_code, 5);
+    }
+    assert_non_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 1));
+}
+
 static void test_paging_off(void **state)
 {
     struct mmu *mmu = mmu_of(state);
@@ -620,6 +638,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_tables_outside_ram, setup, teardown),
         cmocka_unit_test_setup_teardown(test_mmio, setup, teardown),
         cmocka_unit_test_setup_teardown(test_watched_pages, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_checked_user, setup, teardown),
         cmocka_unit_test_setup_teardown(test_paging_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_probe_borders, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pdptes, setup, teardown),

@@ -678,6 +678,12 @@ thunk_forms:
     form data16 fnsave [rbx]
     form data16 frstor [rbx]
 
+    feature fxsr
+    form fxsave [rbx]
+    form fxsave64 [rbx]
+    form fxrstor [rbx]
+    form fxrstor64 [rbx]
+
     feature end
 
 /*

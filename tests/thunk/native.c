@@ -44,6 +44,21 @@ int native_run_host(struct native_state *state, const void *code)
     return host_vector;
 }
 
+uint8_t *native_code_page(const uint8_t *code, size_t length)
+{
+    uint8_t *page =
+        mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(page, MAP_FAILED);
+    memcpy(page, code, length);
+    assert_int_equal(mprotect(page, PAGE_SIZE, PROT_READ | PROT_EXEC), 0);
+    return page;
+}
+
+void native_code_free(uint8_t *code)
+{
+    munmap(code, PAGE_SIZE);
+}
+
 void native_create(struct native *n)
 {
     memset(n, 0, sizeof(*n));
@@ -62,7 +77,6 @@ void native_create(struct native *n)
     const uint64_t not_present = 0;
     testvm_put(&n->vm, 0x3008, &not_present, 8); /* 2 to 4 MiB */
     mmu_unpark(&n->vm.vcpu->mmu);
-    thunk_thread_prepare();
 }
 
 void native_destroy(struct native *n)

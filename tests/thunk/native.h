@@ -45,6 +45,10 @@ void native_random_memory(struct native *n);
  * for MXCSR after #XM. */
 int native_run_host(struct native_state *state, const void *code);
 
+/* A page of code that the host may run, and its end. */
+uint8_t *native_code_page(const uint8_t *code, size_t length);
+void native_code_free(uint8_t *code);
+
 /* Decodes. False: #UD. */
 bool native_decode(struct native *n, const uint8_t *bytes, unsigned length, struct insn *insn);
 /* Runs a decoded instruction on the vCPU: the vector of its fault. */

@@ -218,7 +218,7 @@ static int split_add(struct driver *driver, struct driver_queue *queue,
 
     if (needed > queue->free_count)
         return -1;
-    uint16_t ids[DRIVER_QUEUE_MAX];
+    uint16_t ids[DRIVER_QUEUE_MAX] = {0};
     for (unsigned i = 0; i < needed; i++)
         ids[i] = queue->free_ids[--queue->free_count];
     for (unsigned i = 0; i < count; i++) {

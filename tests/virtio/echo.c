@@ -47,13 +47,14 @@ static void echo_notify(struct virtio_device *device, unsigned queue)
         virtio_device_drain(device, queue, &echo->chains[0], echo_handle);
         return;
     }
-    virtqueue_unmute(&device->queues[queue]);
-    while (virtqueue_pop(&device->queues[queue], &echo->chains[echo->held])) {
-        if (++echo->held < echo->hold)
-            continue;
-        while (echo->held > 0)
-            echo_complete(device, queue, &echo->chains[--echo->held]);
-    }
+    do {
+        while (virtqueue_pop(&device->queues[queue], &echo->chains[echo->held])) {
+            if (++echo->held < echo->hold)
+                continue;
+            while (echo->held > 0)
+                echo_complete(device, queue, &echo->chains[--echo->held]);
+        }
+    } while (virtqueue_unmute(&device->queues[queue]));
 }
 
 static void echo_release(struct virtio_device *device, unsigned queue)

@@ -79,7 +79,8 @@ void exec_cmpxchg(struct vcpu *vcpu, const struct insn *insn)
     } else {
         old = insn_read(vcpu, insn, 0);
         sized_alu(ALU_CMP, size, accumulator, old, &flags);
-        insn_write(vcpu, insn, 0, flags & FLAG_ZF ? src : old);
+        if (flags & FLAG_ZF) /* a register that differs is not even zero-extended */
+            insn_write(vcpu, insn, 0, src);
     }
     if (!(flags & FLAG_ZF))
         insn_gpr_set(vcpu, GPR_RAX, size, old);

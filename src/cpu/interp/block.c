@@ -261,7 +261,8 @@ const struct block *block_find_slow(struct vcpu *vcpu)
     struct interp *interp = vcpu->interp;
     uint64_t linear = fetch_linear(vcpu), limit = fetch_limit(vcpu), gpa;
     uint32_t key = block_key(vcpu);
-    const uint8_t *host = fetch_page(vcpu, linear, &gpa);
+    const uint8_t *host;
+    fetch_page(vcpu, linear, &gpa);
 
     const struct block *found = block_lookup(interp, gpa, key);
     if (found != NULL)

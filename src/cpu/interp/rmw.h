@@ -33,38 +33,32 @@ static inline bool rmw_is_lockable(const uint8_t *host, unsigned size)
     return ((uintptr_t)host & (HOST_CACHE_LINE - 1)) <= HOST_CACHE_LINE - size;
 }
 
-/* Compares memory with *expected: stores `value` if equal, else loads *expected. */
-static inline bool rmw_host_swap(uint8_t *host, unsigned size, uint64_t *expected, uint64_t value)
+#define RMW_SWAP_ASM(suffix, mod)                                                                  \
+    __asm__ volatile("lock cmpxchg" suffix " %" mod "[value], (%[host])"                           \
+                     : "+a"(old), "=@ccz"(swapped)                                                 \
+                     : [value] "r"(value), [host] "r"(rmw->host)                                   \
+                     : "memory")
+
+/* Compares memory with rmw->old: stores `value` if equal, else loads rmw->old. */
+static inline bool rmw_host_swap(struct rmw *rmw, unsigned size, uint64_t value)
 {
-    uint64_t old = *expected;
+    uint64_t old = rmw->old;
     bool swapped;
     switch (size) {
     case 1:
-        __asm__ volatile("lock cmpxchgb %b[value], %[memory]"
-                         : "+a"(old), [memory] "+m"(*host), "=@ccz"(swapped)
-                         : [value] "r"(value)
-                         : "memory");
+        RMW_SWAP_ASM("b", "b");
         break;
     case 2:
-        __asm__ volatile("lock cmpxchgw %w[value], (%[host])"
-                         : "+a"(old), "=@ccz"(swapped)
-                         : [value] "r"(value), [host] "r"(host)
-                         : "memory");
+        RMW_SWAP_ASM("w", "w");
         break;
     case 4:
-        __asm__ volatile("lock cmpxchgl %k[value], (%[host])"
-                         : "+a"(old), "=@ccz"(swapped)
-                         : [value] "r"(value), [host] "r"(host)
-                         : "memory");
+        RMW_SWAP_ASM("l", "k");
         break;
     default:
-        __asm__ volatile("lock cmpxchgq %[value], (%[host])"
-                         : "+a"(old), "=@ccz"(swapped)
-                         : [value] "r"(value), [host] "r"(host)
-                         : "memory");
+        RMW_SWAP_ASM("q", "q");
         break;
     }
-    *expected = bits_truncate(old, size);
+    rmw->old = bits_truncate(old, size);
     return swapped;
 }
 
@@ -93,7 +87,7 @@ static inline bool rmw_commit(struct vcpu *vcpu, struct rmw *rmw, unsigned size,
 {
     if (likely(rmw->host != NULL)) {
         if (locked && rmw_is_lockable(rmw->host, size))
-            return rmw_host_swap(rmw->host, size, &rmw->old, value);
+            return rmw_host_swap(rmw, size, value);
         access_put(rmw->host, size, value);
     } else {
         access_store_linear(vcpu, rmw->linear, size, value);

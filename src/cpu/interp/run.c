@@ -47,18 +47,22 @@ static enum vcpu_exit interp_loop(struct vcpu *vcpu)
     }
 }
 
+static enum vcpu_exit interp_after_fault(struct vcpu *vcpu)
+{
+    return vcpu_deliver_fault(vcpu) ? interp_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
+}
+
 static enum vcpu_exit interp_run(struct vcpu *vcpu)
 {
     jmp_buf fault_exit;
-    enum vcpu_exit exit = VCPU_EXIT_SHUTDOWN;
-    bool alive = true;
+    enum vcpu_exit exit;
 
     mmu_unpark(&vcpu->mmu);
     vcpu->fault_exit = &fault_exit;
-    if (setjmp(fault_exit) != 0)
-        alive = vcpu_deliver_fault(vcpu);
-    if (alive)
+    if (setjmp(fault_exit) == 0)
         exit = interp_loop(vcpu);
+    else
+        exit = interp_after_fault(vcpu);
     vcpu->fault_exit = NULL;
     mmu_park(&vcpu->mmu);
     return exit;

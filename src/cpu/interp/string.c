@@ -194,15 +194,32 @@ static uint64_t no_run(struct vcpu *vcpu, const struct insn *insn, uint64_t coun
     return 0;
 }
 
+/* Nothing to do, but Intel's CPUs still truncate the registers to a 32-bit address size in 64-bit
+ * code: RCX always, the indices of MOVS and STOS. */
+enum string_indices { INDICES_NONE = 0, INDEX_RSI = 1, INDEX_RDI = 2 };
+
+static void string_truncate(struct vcpu *vcpu, const struct insn *insn, unsigned indices)
+{
+    if (insn->address_size != 4)
+        return;
+    vcpu->gpr[GPR_RCX] = (uint32_t)vcpu->gpr[GPR_RCX];
+    if (indices & INDEX_RSI)
+        vcpu->gpr[GPR_RSI] = (uint32_t)vcpu->gpr[GPR_RSI];
+    if (indices & INDEX_RDI)
+        vcpu->gpr[GPR_RDI] = (uint32_t)vcpu->gpr[GPR_RDI];
+}
+
 /* While attention is wanted there is one element a time: single steps stop after each. */
 static ALWAYS_INLINE void string_repeat(struct vcpu *vcpu, const struct insn *insn, insn_fn *one,
-                                        string_run_fn *run)
+                                        string_run_fn *run, unsigned indices)
 {
     if (!string_repeats(insn)) {
         one(vcpu, insn);
         return;
     }
     uint64_t count = string_register(vcpu, insn, GPR_RCX);
+    if (count == 0)
+        string_truncate(vcpu, insn, indices);
     while (count != 0) {
         uint64_t done = 0;
         if (atomic_load_explicit(&vcpu->attention, memory_order_relaxed) == 0)
@@ -220,17 +237,17 @@ static ALWAYS_INLINE void string_repeat(struct vcpu *vcpu, const struct insn *in
 
 void exec_movs(struct vcpu *vcpu, const struct insn *insn)
 {
-    string_repeat(vcpu, insn, movs_one, movs_run);
+    string_repeat(vcpu, insn, movs_one, movs_run, INDEX_RSI | INDEX_RDI);
 }
 
 void exec_stos(struct vcpu *vcpu, const struct insn *insn)
 {
-    string_repeat(vcpu, insn, stos_one, stos_run);
+    string_repeat(vcpu, insn, stos_one, stos_run, INDEX_RDI);
 }
 
 void exec_lods(struct vcpu *vcpu, const struct insn *insn)
 {
-    string_repeat(vcpu, insn, lods_one, no_run);
+    string_repeat(vcpu, insn, lods_one, no_run, INDICES_NONE);
 }
 
 /* ------------------------------------------------------------------------- comparisons */
@@ -284,6 +301,8 @@ static ALWAYS_INLINE void string_compare(struct vcpu *vcpu, const struct insn *i
     }
     uint64_t count = string_register(vcpu, insn, GPR_RCX), flags = vcpu->rflags;
     bool while_equal = insn->prefixes & INSN_REP;
+    if (count == 0)
+        string_truncate(vcpu, insn, INDICES_NONE);
     while (count != 0) {
         flags = one(vcpu, insn);
         count--;

@@ -9,8 +9,10 @@
 /* Explicit data accesses at `cpl` with RFLAGS.AC as it is now. */
 static inline enum mmu_privilege vcpu_privilege_at(const struct vcpu *vcpu, unsigned cpl)
 {
-    if (cpl == 3)
-        return MMU_USER;
+    if (cpl == 3) {
+        bool checked = (vcpu->rflags & FLAG_AC) != 0 && (vcpu->mmu.cr0 & CR0_AM) != 0;
+        return checked ? MMU_USER_CHECKED : MMU_USER;
+    }
     if ((vcpu->rflags & FLAG_AC) != 0 && (vcpu->mmu.cr4 & CR4_SMAP) != 0)
         return MMU_SUPERVISOR_AC;
     return MMU_SUPERVISOR;

@@ -82,41 +82,39 @@ static void describe_flags(const ZydisDecodedInstruction *decoded, struct thunk 
         thunk->flags |= THUNK_READS_FLAGS;
 }
 
-/* Only these check the alignment of the memory operand, all of 16 bytes or more (SDM vol. 2 2.4).
- */
-static uint8_t alignment_mask(const ZydisDecodedInstruction *decoded, unsigned size)
+/* Legacy SSE checks the alignment of 16-byte operands but for a few instructions, VEX that of
+ * aligned moves only (SDM vol. 2 2.4). */
+static uint8_t alignment_mask(const ZydisDecodedInstruction *decoded, enum thunk_unit unit,
+                              unsigned size)
 {
     if (size < 16)
         return 0;
-    switch (decoded->meta.exception_class) {
-    case ZYDIS_EXCEPTION_CLASS_SSE1:
-    case ZYDIS_EXCEPTION_CLASS_AVX1:
-        return (uint8_t)(size - 1);
-    case ZYDIS_EXCEPTION_CLASS_SSE2:
-    case ZYDIS_EXCEPTION_CLASS_SSE4:
-        switch (decoded->mnemonic) {
-        case ZYDIS_MNEMONIC_MOVUPS:
-        case ZYDIS_MNEMONIC_MOVUPD:
-        case ZYDIS_MNEMONIC_MOVDQU:
-        case ZYDIS_MNEMONIC_LDDQU:
-        case ZYDIS_MNEMONIC_PCMPESTRI:
-        case ZYDIS_MNEMONIC_PCMPESTRM:
-        case ZYDIS_MNEMONIC_PCMPISTRI:
-        case ZYDIS_MNEMONIC_PCMPISTRM:
-            return 0;
-        default:
-            return 15;
-        }
-    default:
+    if (unit == THUNK_UNIT_AVX)
+        return decoded->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1 ? (uint8_t)(size - 1)
+                                                                           : 0;
+    switch (decoded->mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
         return 0;
+    default:
+        return 15;
     }
 }
 
+/* Where Zydis names no exception class, which it leaves out for some conversions, better once too
+ * often. */
 static bool uses_mxcsr(const ZydisDecodedInstruction *decoded, enum thunk_unit unit)
 {
     if (unit != THUNK_UNIT_SSE && unit != THUNK_UNIT_AVX)
         return false;
     switch (decoded->meta.exception_class) {
+    case ZYDIS_EXCEPTION_CLASS_NONE:
     case ZYDIS_EXCEPTION_CLASS_SSE2:
     case ZYDIS_EXCEPTION_CLASS_SSE3:
     case ZYDIS_EXCEPTION_CLASS_AVX2:
@@ -146,7 +144,7 @@ bool thunk_describe(const ZydisDecoder *decoder, const struct thunk_key *key, en
                 op->size < 8 || op->size > 256)
                 return false;
             thunk->memory_size = (uint8_t)(op->size / 8);
-            thunk->alignment_mask = alignment_mask(&decoded, thunk->memory_size);
+            thunk->alignment_mask = alignment_mask(&decoded, unit, thunk->memory_size);
             thunk->flags |= op->actions & ZYDIS_OPERAND_ACTION_MASK_READ ? THUNK_LOADS : 0;
             thunk->flags |= op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? THUNK_STORES : 0;
         } else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && !describe_register(op, unit, thunk)) {

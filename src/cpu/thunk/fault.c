@@ -24,8 +24,8 @@ static const int fault_signals[] = {SIGSEGV, SIGFPE, SIGILL, SIGBUS};
 static struct {
     _Atomic uintptr_t ranges[MAX_RANGES]; /* start of THUNK_CODE_SIZE bytes; 0: free */
     struct sigaction previous[ARRAY_LENGTH(fault_signals)];
-    pthread_once_t once;
-} process = {.once = PTHREAD_ONCE_INIT};
+    pthread_mutex_t install_lock;
+} process = {.install_lock = PTHREAD_MUTEX_INITIALIZER};
 
 static bool in_thunk(uintptr_t address)
 {
@@ -91,12 +91,21 @@ static void handle_fault(int signal, siginfo_t *info, void *context)
     registers[REG_RIP] = (greg_t)frame->out;
 }
 
+/* Again for each set: a test framework may have put its own handlers back meanwhile. */
 static void install_handlers(void)
 {
     struct sigaction action = {.sa_sigaction = handle_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&action.sa_mask);
-    for (unsigned i = 0; i < ARRAY_LENGTH(fault_signals); i++)
-        sigaction(fault_signals[i], &action, &process.previous[i]);
+    pthread_mutex_lock(&process.install_lock);
+    for (unsigned i = 0; i < ARRAY_LENGTH(fault_signals); i++) {
+        struct sigaction current;
+        if (sigaction(fault_signals[i], NULL, &current) != 0 ||
+            ((current.sa_flags & SA_SIGINFO) && current.sa_sigaction == handle_fault))
+            continue;
+        process.previous[i] = current;
+        sigaction(fault_signals[i], &action, NULL);
+    }
+    pthread_mutex_unlock(&process.install_lock);
 }
 
 bool thunk_fault_register(const void *code, size_t size)
@@ -104,7 +113,7 @@ bool thunk_fault_register(const void *code, size_t size)
     _Static_assert(sizeof(uintptr_t) == 8, "x86-64");
     if (size != THUNK_CODE_SIZE)
         return false;
-    pthread_once(&process.once, install_handlers);
+    install_handlers();
     for (unsigned i = 0; i < MAX_RANGES; i++) {
         uintptr_t none = 0;
         if (atomic_compare_exchange_strong(&process.ranges[i], &none, (uintptr_t)code))
@@ -122,6 +131,8 @@ void thunk_fault_unregister(const void *code)
     }
 }
 
+_Thread_local bool thunk_thread_is_ready;
+
 void thunk_thread_prepare(void)
 {
     sigset_t set;
@@ -129,4 +140,5 @@ void thunk_thread_prepare(void)
     for (unsigned i = 0; i < ARRAY_LENGTH(fault_signals); i++)
         sigaddset(&set, fault_signals[i]);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    thunk_thread_is_ready = true;
 }

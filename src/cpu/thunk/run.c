@@ -6,13 +6,14 @@
  * finds (#XM). Guest state changes only after the last of them; the exception is MXCSR, whose flags
  * say which SIMD exception it was.
  *
- * Generated code writes registers straight to vcpu->xstate. A store of the memory operand after it
- * cannot fail: it was checked before.
+ * Generated code writes registers straight to vcpu->xstate, so a store of the memory operand after
+ * it must not fail, and was checked before.
  */
 
 #include "cpu/thunk/thunk_internal.h"
 
 #include <cpuid.h>
+#include <string.h>
 
 /* The copy of the memory operand keeps the guest's address modulo 64. */
 struct operand_copy {
@@ -48,6 +49,13 @@ static void require_available(struct vcpu *vcpu, enum thunk_unit unit)
     }
 }
 
+/* VCVTPS2PH and x87 stores compute before they reach for memory, and do not where that ends in an
+ * unmasked exception. The former changes nothing else; for the latter see check_x87_store. */
+static bool stores_late(const struct thunk *thunk)
+{
+    return (thunk->flags & THUNK_USES_MXCSR) || thunk->unit == THUNK_UNIT_X87;
+}
+
 /* All that can fault before the instruction itself runs. Returns the operand's linear address. */
 static uint64_t prepare(struct vcpu *vcpu, const struct insn *insn, const struct thunk *thunk,
                         struct thunk_frame *frame, struct operand_copy *copy)
@@ -66,7 +74,8 @@ static uint64_t prepare(struct vcpu *vcpu, const struct insn *insn, const struct
         uint8_t *place = copy->bytes + (linear & 63);
         if (thunk->flags & THUNK_LOADS)
             xstate_load(vcpu, linear, place, size);
-        if (stores && mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, size) == NULL)
+        if (stores && !stores_late(thunk) &&
+            mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, size) == NULL)
             access_check_store(vcpu, linear, size);
         frame->memory = place;
     }
@@ -92,14 +101,7 @@ static uint64_t prepare(struct vcpu *vcpu, const struct insn *insn, const struct
     return linear;
 }
 
-static void run_code(const struct thunk *thunk, struct thunk_frame *frame)
-{
-    frame->out = thunk->out;
-    thunk->code(frame);
-}
-
-static _Noreturn void raise_fault(struct vcpu *vcpu, const struct thunk *thunk,
-                                  const struct thunk_frame *frame)
+static _Noreturn void raise_fault(struct vcpu *vcpu, const struct thunk_frame *frame)
 {
     unsigned vector = (unsigned)frame->fault - 1;
     if (vector == VECTOR_XM) {
@@ -114,6 +116,8 @@ static _Noreturn void raise_fault(struct vcpu *vcpu, const struct thunk *thunk,
         vcpu_raise_error(vcpu, VECTOR_AC, 0);
     vcpu_raise(vcpu, (enum vector)vector);
 }
+
+#define X87_PART offsetof(struct xstate_image, xmm) /* and MXCSR, which x87 leaves alone */
 
 /* What x87 pointers were before an instruction that may change them. */
 struct x87_pointers {
@@ -164,44 +168,38 @@ static bool store_suppressed(const struct xstate_image *image, const struct thun
     return thunk->unit == THUNK_UNIT_X87 && (image->fsw & ~image->fcw & 0x1f) != 0;
 }
 
+/* The instruction has run, and its new state is in the image; a page fault must find the old one.
+ */
+static void check_x87_store(struct vcpu *vcpu, const struct thunk *thunk, const uint8_t *before,
+                            uint64_t linear)
+{
+    uint8_t after[X87_PART];
+    if (store_suppressed(xstate_of(vcpu), thunk) ||
+        mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, thunk->memory_size) != NULL)
+        return;
+    memcpy(after, vcpu->xstate, X87_PART);
+    memcpy(vcpu->xstate, before, X87_PART);
+    access_check_store(vcpu, linear, thunk->memory_size);
+    memcpy(vcpu->xstate, after, X87_PART);
+}
+
 static void finish(struct vcpu *vcpu, const struct insn *insn, const struct thunk *thunk,
                    const struct thunk_frame *frame, uint64_t linear)
 {
     struct xstate_image *image = xstate_of(vcpu);
+    if ((thunk->flags & THUNK_STORES) && !store_suppressed(image, thunk))
+        xstate_store(vcpu, linear, frame->memory, thunk->memory_size);
     if (thunk->flags & THUNK_USES_MXCSR)
         image->mxcsr = frame->mxcsr;
     image->xstate_bv |= thunk->components;
     if (thunk->flags & THUNK_WRITES_FLAGS)
         vcpu->rflags = (vcpu->rflags & ~(uint64_t)FLAGS_STATUS) | (frame->flags & FLAGS_STATUS);
-    if ((thunk->flags & THUNK_STORES) && !store_suppressed(image, thunk))
-        xstate_store(vcpu, linear, frame->memory, thunk->memory_size);
     /* From the last slot to the first: where MULX names one register twice, the first wins. */
     for (unsigned gprs = thunk->gprs_out; gprs != 0;) {
         unsigned g = 31 - (unsigned)__builtin_clz(gprs);
         gprs &= ~(1u << g);
         vcpu->gpr[g >= THUNK_RAX ? g - THUNK_RAX : insn->op[g].reg] = frame->gpr[g];
     }
-}
-
-void thunk_exec(struct vcpu *vcpu, const struct insn *insn)
-{
-    const struct thunk *thunk = insn->extra;
-    struct thunk_frame frame;
-    struct operand_copy copy;
-    uint64_t linear = prepare(vcpu, insn, thunk, &frame, &copy);
-    if (likely(!thunk_unit_is_full((enum thunk_unit)thunk->unit))) {
-        run_code(thunk, &frame);
-        if (unlikely(frame.fault != 0))
-            raise_fault(vcpu, thunk, &frame);
-    } else {
-        struct x87_pointers saved;
-        hide_pointers(xstate_of(vcpu), &saved);
-        run_code(thunk, &frame);
-        restore_pointers(vcpu, insn, thunk, &saved);
-        if (unlikely(frame.fault != 0))
-            raise_fault(vcpu, thunk, &frame);
-    }
-    finish(vcpu, insn, thunk, &frame, linear);
 }
 
 /* Code that was written through another linear address is only sure to be seen after a serializing
@@ -212,33 +210,73 @@ static void serialize(void)
     __cpuid(0, a, b, c, d);
 }
 
-/* The set is full: describe, generate, run, forget. Nothing between lock and unlock can raise. */
-void thunk_exec_uncached(struct vcpu *vcpu, const struct insn *insn)
+/* Runs code that exists, or generates it for this once. Cannot raise: the lock may be held. */
+static void run_code(struct thunk_set *set, const struct insn *insn, const struct thunk *thunk,
+                     struct thunk_frame *frame)
 {
-    struct thunk_set *set = vcpu->thunks;
+    if (likely(thunk->code != NULL)) {
+        frame->out = thunk->out;
+        thunk->code(frame);
+        return;
+    }
+    struct thunk once = *thunk;
     struct thunk_key key = {.value = insn->immediate};
-    struct thunk thunk;
-    struct thunk_frame frame;
-    struct operand_copy copy;
-    struct x87_pointers saved;
-    if (!thunk_describe(&set->decoder, &key, (enum thunk_unit)insn->operand_size, &thunk))
-        vcpu_raise(vcpu, VECTOR_UD);
-    bool full = thunk_unit_is_full((enum thunk_unit)thunk.unit);
-    uint64_t linear = prepare(vcpu, insn, &thunk, &frame, &copy);
-    if (full)
-        hide_pointers(xstate_of(vcpu), &saved);
-
     size_t scratch = THUNK_CODE_SIZE - THUNK_CODE_MAX;
     pthread_mutex_lock(&set->lock);
-    thunk_emit(&key, &thunk, set->write + scratch, set->execute + scratch);
+    thunk_emit(&key, &once, set->write + scratch, set->execute + scratch);
     serialize();
-    run_code(&thunk, &frame);
+    frame->out = once.out;
+    once.code(frame);
     set->stats.uncached_runs++;
     pthread_mutex_unlock(&set->lock);
+}
 
-    if (full)
-        restore_pointers(vcpu, insn, &thunk, &saved);
-    if (frame.fault != 0)
-        raise_fault(vcpu, &thunk, &frame);
-    finish(vcpu, insn, &thunk, &frame, linear);
+static void run_full(struct vcpu *vcpu, const struct insn *insn, const struct thunk *thunk,
+                     struct thunk_frame *frame, uint64_t linear)
+{
+    struct xstate_image *image = xstate_of(vcpu);
+    struct x87_pointers saved;
+    uint8_t before[X87_PART];
+    bool x87_store = thunk->unit == THUNK_UNIT_X87 && (thunk->flags & THUNK_STORES);
+    if (x87_store)
+        memcpy(before, image, X87_PART);
+    hide_pointers(image, &saved);
+    run_code(vcpu->thunks, insn, thunk, frame);
+    restore_pointers(vcpu, insn, thunk, &saved);
+    if (unlikely(frame->fault != 0))
+        raise_fault(vcpu, frame);
+    if (x87_store)
+        check_x87_store(vcpu, thunk, before, linear);
+}
+
+static void run(struct vcpu *vcpu, const struct insn *insn, const struct thunk *thunk)
+{
+    struct thunk_frame frame;
+    struct operand_copy copy;
+    uint64_t linear = prepare(vcpu, insn, thunk, &frame, &copy);
+    if (unlikely(!thunk_thread_is_ready))
+        thunk_thread_prepare();
+    if (unlikely(thunk_unit_is_full((enum thunk_unit)thunk->unit))) {
+        run_full(vcpu, insn, thunk, &frame, linear);
+    } else {
+        run_code(vcpu->thunks, insn, thunk, &frame);
+        if (unlikely(frame.fault != 0))
+            raise_fault(vcpu, &frame);
+    }
+    finish(vcpu, insn, thunk, &frame, linear);
+}
+
+void thunk_exec(struct vcpu *vcpu, const struct insn *insn)
+{
+    run(vcpu, insn, insn->extra);
+}
+
+/* The set is full: insn has the key and the unit, and code is generated for each execution. */
+void thunk_exec_uncached(struct vcpu *vcpu, const struct insn *insn)
+{
+    struct thunk_key key = {.value = insn->immediate};
+    struct thunk thunk;
+    if (!thunk_describe(&vcpu->thunks->decoder, &key, (enum thunk_unit)insn->operand_size, &thunk))
+        vcpu_raise(vcpu, VECTOR_UD);
+    run(vcpu, insn, &thunk);
 }

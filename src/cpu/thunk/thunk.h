@@ -21,17 +21,13 @@ struct thunk_set_stats {
     uint64_t refused;       /* candidates whose re-encoding did not decode to the same thing */
 };
 
-/* The first set of a process installs handlers for SIGSEGV, SIGFPE and SIGILL: faults in generated
- * code become the guest's exceptions, all others go where they went before. STATUS_NO_SPACE: too
- * many sets in this process. */
+/* Installs process-wide handlers for SIGSEGV, SIGFPE and SIGILL: faults in generated
+ * code become the guest's exceptions, all others go where they went before. A thread that runs
+ * thunks gets these signals unblocked. STATUS_NO_SPACE: too many sets in this process. */
 enum status thunk_set_create(struct thunk_set **set, struct error *err);
 /* No vCPU that uses the set may be running. */
 void thunk_set_destroy(struct thunk_set *set);
 void thunk_set_get_stats(struct thunk_set *set, struct thunk_set_stats *stats);
-
-/* Every thread that runs guest code calls this once: it unblocks the signals that generated code
- * may raise. A thread that has them blocked would be killed by the kernel. */
-void thunk_thread_prepare(void);
 
 /*
  * A handler for an instruction that neither integer_handlers, system_handlers nor state_handlers

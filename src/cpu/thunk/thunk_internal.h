@@ -127,6 +127,9 @@ size_t thunk_emit(const struct thunk_key *key, struct thunk *thunk, uint8_t *wri
 /* fault.c: the signal handlers, and the ranges they answer for. */
 bool thunk_fault_register(const void *code, size_t size);
 void thunk_fault_unregister(const void *code);
+/* Before a thread's first thunk: a fault signal that is blocked would end the process. */
+extern _Thread_local bool thunk_thread_is_ready;
+void thunk_thread_prepare(void);
 
 /* moves.c and masked.c: instructions done by hand. They fill op[] by operand. */
 bool thunk_bind_move(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands,

@@ -14,8 +14,21 @@
 
 #define STATUS_TOP(fsw) ((fsw) >> 11 & 7)
 
+/* Physical registers stay where they are when the top of the stack moves, but the image begins with
+ * ST(0). */
+static void set_top(struct xstate_image *image, unsigned top)
+{
+    uint8_t rotated[8][16];
+    unsigned by = top - STATUS_TOP(image->fsw);
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(rotated[i], image->st[(i + by) & 7], 16);
+    memcpy(image->st, rotated, sizeof(rotated));
+    image->fsw = (uint16_t)((image->fsw & ~0x3800u) | top << 11);
+}
+
 void xstate_init_x87(struct xstate_image *image)
 {
+    set_top(image, 0);
     image->fcw = FCW_INITIAL;
     image->fsw = 0;
     image->ftw = 0;
@@ -52,12 +65,7 @@ void xstate_canonicalize_x87(struct xstate_image *image)
 
 void xstate_enter_mmx(struct xstate_image *image)
 {
-    uint8_t rotated[8][16];
-    unsigned top = STATUS_TOP(image->fsw);
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(rotated[i], image->st[(i - top) & 7], 16);
-    memcpy(image->st, rotated, sizeof(rotated));
-    image->fsw &= (uint16_t)~0x3800u;
+    set_top(image, 0);
     image->ftw = 0xff;
     image->xstate_bv |= XSTATE_X87;
 }
@@ -75,8 +83,8 @@ void x87_exec_emms(struct vcpu *vcpu, const struct insn *insn)
 {
     xstate_require_mmx(vcpu);
     xstate_wait_x87(vcpu);
+    xstate_enter_mmx(xstate_of(vcpu));
     xstate_of(vcpu)->ftw = 0;
-    xstate_of(vcpu)->xstate_bv |= XSTATE_X87;
 }
 
 void x87_exec_fninit(struct vcpu *vcpu, const struct insn *insn)
@@ -266,18 +274,14 @@ void x87_exec_fldenv(struct vcpu *vcpu, const struct insn *insn)
 {
     struct xstate_image *image = xstate_of(vcpu);
     struct environment_format format = format_of(vcpu, insn);
-    uint8_t buffer[ENVIRONMENT_MAX], physical[8][16];
+    uint8_t buffer[ENVIRONMENT_MAX];
     xstate_require_x87(vcpu);
     xstate_wait_x87(vcpu);
     unsigned size = environment_size(format);
     access_load_bytes(vcpu, operand_linear(vcpu, insn, size, MMU_READ), buffer, size);
-    /* Registers stay where they are when the top of the stack moves; the image is in stack order.
-     */
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(physical[(i + STATUS_TOP(image->fsw)) & 7], image->st[i], 16);
+    unsigned top = STATUS_TOP(get_field(buffer, format, 1));
+    set_top(image, top);
     get_environment(image, format, buffer);
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(image->st[i], physical[(i + STATUS_TOP(image->fsw)) & 7], 16);
     xstate_canonicalize_x87(image);
     image->xstate_bv |= XSTATE_X87;
 }

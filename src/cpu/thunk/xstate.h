@@ -100,12 +100,31 @@ static inline void xstate_wait_x87(struct vcpu *vcpu)
         vcpu_raise(vcpu, VECTOR_MF);
 }
 
-/* A bounded copy of an operand of at most a page, the common case inline. */
+/* memcpy, with the sizes of vector operands inline: a call would cost more than the instruction. */
+static inline void xstate_copy(void *to, const void *from, unsigned size)
+{
+    switch (size) {
+    case 4:
+        __builtin_memcpy(to, from, 4);
+        break;
+    case 8:
+        __builtin_memcpy(to, from, 8);
+        break;
+    case 16:
+        __builtin_memcpy(to, from, 16);
+        break;
+    default:
+        __builtin_memcpy(to, from, size);
+        break;
+    }
+}
+
+/* A memory operand of at most a page, the common case inline. */
 static inline void xstate_load(struct vcpu *vcpu, uint64_t linear, void *buffer, unsigned size)
 {
     const uint8_t *host = mmu_probe_read(&vcpu->mmu, vcpu->privilege, linear, size);
     if (likely(host != NULL))
-        __builtin_memcpy(buffer, host, size);
+        xstate_copy(buffer, host, size);
     else
         access_load_bytes(vcpu, linear, buffer, size);
 }
@@ -115,12 +134,12 @@ static inline void xstate_store(struct vcpu *vcpu, uint64_t linear, const void *
 {
     uint8_t *host = mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, size);
     if (likely(host != NULL))
-        __builtin_memcpy(host, buffer, size);
+        xstate_copy(host, buffer, size);
     else
         access_store_bytes(vcpu, linear, buffer, size);
 }
 
-/* Drops the x87 state to what FNINIT makes of it (the registers themselves are kept). */
+/* What FNINIT makes of the x87 state; the registers themselves are kept. */
 void xstate_init_x87(struct xstate_image *image);
 /* Passes an x87 state of guest making through the host's FPU, which cleans reserved bits and
  * recomputes FSW.ES just as it would if the guest had loaded it there. */

@@ -230,12 +230,12 @@ static void console_destroy(struct virtio_device *device)
 {
     struct virtio_console *console = console_of(device);
 
+    /* After the reset no queue runs, and nothing looks at the sources but their own callbacks. */
+    virtio_device_reset(device);
     if (console->input != NULL)
         io_source_destroy(console->input);
     if (console->output != NULL)
         io_source_destroy(console->output);
-    console->input = NULL;
-    console->output = NULL;
     virtio_device_finish(device);
     console_free(console);
 }

@@ -136,10 +136,12 @@ static bool watches_reach(struct slirp_backend *backend, unsigned fd)
     if (fd < backend->watch_count)
         return true;
     unsigned count = (fd + 64) & ~63u;
+    /* NOLINTBEGIN(bugprone-sizeof-expression): a table of pointers it is */
     struct slirp_watch **grown = realloc(backend->watches, count * sizeof(*grown));
     if (grown == NULL)
         return false;
     memset(grown + backend->watch_count, 0, (count - backend->watch_count) * sizeof(*grown));
+    /* NOLINTEND(bugprone-sizeof-expression) */
     backend->watches = grown;
     backend->watch_count = count;
     return true;

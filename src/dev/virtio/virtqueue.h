@@ -132,9 +132,10 @@ void virtqueue_mute(struct virtqueue *queue);
  * when chains are there already, which will not be notified. */
 bool virtqueue_unmute(struct virtqueue *queue);
 
+/* The writable part's list. NULL only when the chain never had a buffer. */
 static inline struct iovec *virtqueue_chain_in(const struct virtqueue_chain *chain)
 {
-    return chain->iov + chain->out_count;
+    return chain->iov == NULL ? NULL : chain->iov + chain->out_count;
 }
 
 /* Frees what a chain has allocated; it must not be held. An all-zero chain is a valid empty one. */

@@ -78,7 +78,7 @@ bool image_contains(const struct image *image, uint64_t gpa)
 }
 
 enum status image_put(struct image *image, uint64_t offset, const uint8_t *bytes, uint64_t length,
-                        struct error *err)
+                      struct error *err)
 {
     for (unsigned i = 0; i < image->count; i++) {
         const struct image_segment *segment = &image->segments[i];
@@ -88,8 +88,8 @@ enum status image_put(struct image *image, uint64_t offset, const uint8_t *bytes
             to = offset + length;
         if (from >= to)
             continue;
-        enum status status = memory_put(image->map, segment->gpa + (from - segment->offset),
-                                        bytes + (from - offset), to - from, err);
+        enum status status = memory_put_sparse(image->map, segment->gpa + (from - segment->offset),
+                                               bytes + (from - offset), to - from, err);
         if (status != STATUS_OK)
             return status;
     }
@@ -111,7 +111,7 @@ enum status image_load(struct image *image, struct error *err)
                 length = CHUNK;
             status = source_read(image->source, segment->offset + done, buffer, length, err);
             if (status == STATUS_OK)
-                status = memory_put(image->map, segment->gpa + done, buffer, length, err);
+                status = memory_put_sparse(image->map, segment->gpa + done, buffer, length, err);
             done += length;
         }
     }

@@ -47,7 +47,7 @@ enum status elf_parse(struct image *image, const uint8_t *head, uint64_t head_si
 
 /* Writes what these bytes, which are the plain file's at `offset`, contribute. */
 enum status image_put(struct image *image, uint64_t offset, const uint8_t *bytes, uint64_t length,
-                        struct error *err);
+                      struct error *err);
 
 /* Reads every segment from the source, which must be the plain file itself. */
 enum status image_load(struct image *image, struct error *err);

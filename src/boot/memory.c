@@ -80,6 +80,35 @@ enum status memory_put(struct pmap *map, uint64_t gpa, const void *bytes, uint64
     return STATUS_OK;
 }
 
+/* The bytes, which are not none and lie in one page, are zeros where zeros are already. */
+static bool is_zero_piece(const struct pmap *map, uint64_t gpa, const uint8_t *bytes,
+                          uint64_t length)
+{
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0 &&
+           pmap_state(map, gpa >> PAGE_SHIFT) == PAGE_ZERO;
+}
+
+enum status memory_put_sparse(struct pmap *map, uint64_t gpa, const uint8_t *bytes, uint64_t length,
+                              struct error *err)
+{
+    uint64_t start = 0, at = 0; /* [start, at) is to be written */
+    enum status status = STATUS_OK;
+    while (at < length && status == STATUS_OK) {
+        uint64_t piece = PAGE_SIZE - ((gpa + at) & PAGE_MASK);
+        if (piece > length - at)
+            piece = length - at;
+        if (is_zero_piece(map, gpa + at, bytes + at, piece)) {
+            if (at > start)
+                status = memory_put(map, gpa + start, bytes + start, at - start, err);
+            start = at + piece;
+        }
+        at += piece;
+    }
+    if (status == STATUS_OK && at > start)
+        status = memory_put(map, gpa + start, bytes + start, at - start, err);
+    return status;
+}
+
 static enum status copy_file(struct pmap *map, const struct boot_source *source, uint64_t base,
                              struct error *err)
 {
@@ -93,7 +122,7 @@ static enum status copy_file(struct pmap *map, const struct boot_source *source,
         uint64_t length = source->size - done < CHUNK ? source->size - done : CHUNK;
         status = source_read(source, done, buffer, length, err);
         if (status == STATUS_OK)
-            status = memory_put(map, base + done, buffer, length, err);
+            status = memory_put_sparse(map, base + done, buffer, length, err);
         done += length;
     }
     free(buffer);

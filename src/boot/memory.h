@@ -57,4 +57,9 @@ enum status memory_put_gdt(struct pmap *map, bool is_64, uint16_t *limit, struct
 enum status memory_put(struct pmap *map, uint64_t gpa, const void *bytes, uint64_t length,
                        struct error *err);
 
+/* The same for a file's content: zeros are not written to pages that are zero, and so pages of
+ * zeros take no memory. A third of a vmlinux is such pages. */
+enum status memory_put_sparse(struct pmap *map, uint64_t gpa, const uint8_t *bytes, uint64_t length,
+                              struct error *err);
+
 #endif

@@ -45,6 +45,7 @@ uint64_t clock_tsc(void)
 static void clock_sample(uint64_t *ns, uint64_t *tsc)
 {
     uint64_t best = UINT64_MAX;
+    *ns = *tsc = 0;
     for (unsigned try = 0; try < 16; try++) {
         uint64_t before = clock_tsc();
         uint64_t now = clock_monotonic_ns();
@@ -59,7 +60,7 @@ static void clock_sample(uint64_t *ns, uint64_t *tsc)
 
 static void tsc_calibrate(void)
 {
-    uint64_t ns_start = 0, tsc_start = 0, ns_end = 0, tsc_end = 0;
+    uint64_t ns_start, tsc_start, ns_end, tsc_end;
     clock_sample(&ns_start, &tsc_start);
     do {
         struct timespec pause = {.tv_nsec = CALIBRATION_NS};

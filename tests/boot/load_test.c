@@ -409,14 +409,48 @@ static void test_multiboot_addresses(void **state)
     bytes_free(&file);
 }
 
+/* Pages of zeros in a kernel take no memory; what is around them is all there. */
+static void test_zero_pages(void **state)
+{
+    static const struct test_segment segments[] = {{0, 0x1000000, 100 * 4096, 100 * 4096, 5}};
+    for (int compressed = 0; compressed < 2; compressed++) {
+        struct pmap *map = make_map(64 * MIB);
+        struct bytes elf = make_elf64(segments, 1, 0x1000000);
+        size_t start = elf.size - segments[0].file_size;
+        /* Pages 10 to 39 whole, and parts of 9 and 40. */
+        size_t from = 10 * 4096 - 1000, to = 40 * 4096 + 1000;
+        memset(elf.data + start + from, 0, to - from);
+        struct bytes payload = pack(PACK_GZIP, &elf);
+        struct bytes image = make_bzimage(&payload);
+        struct bytes *kernel = compressed ? &image : &elf;
+        struct boot_config config = {.append = ""};
+        struct boot_entry entry;
+        struct error err = {0};
+        assert_int_equal(
+            boot_load_bytes(map, kernel->data, kernel->size, NULL, 0, &config, &entry, &err),
+            STATUS_OK);
+        for (uint64_t page = 0; page < 100; page++)
+            assert_int_equal(pmap_state(map, 0x1000 + page),
+                             page >= 10 && page < 40 ? PAGE_ZERO : PAGE_PRIVATE);
+        assert_pattern(map, 0x1000000, 5, from, 0);
+        assert_zero(map, 0x1000000 + from, to - from);
+        assert_pattern(map, 0x1000000, 5, segments[0].file_size, to);
+        bytes_free(&image);
+        bytes_free(&payload);
+        bytes_free(&elf);
+        pmap_destroy(map);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bzimage),   cmocka_unit_test(test_bzimage_large),
-        cmocka_unit_test(test_vmlinux),   cmocka_unit_test(test_virtual_entry),
-        cmocka_unit_test(test_linux32),   cmocka_unit_test(test_e820),
-        cmocka_unit_test(test_initrd),    cmocka_unit_test(test_initrd_does_not_fit),
-        cmocka_unit_test(test_multiboot), cmocka_unit_test(test_multiboot_addresses),
+        cmocka_unit_test(test_bzimage),    cmocka_unit_test(test_bzimage_large),
+        cmocka_unit_test(test_vmlinux),    cmocka_unit_test(test_virtual_entry),
+        cmocka_unit_test(test_linux32),    cmocka_unit_test(test_e820),
+        cmocka_unit_test(test_initrd),     cmocka_unit_test(test_initrd_does_not_fit),
+        cmocka_unit_test(test_multiboot),  cmocka_unit_test(test_multiboot_addresses),
+        cmocka_unit_test(test_zero_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

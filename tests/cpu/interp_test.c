@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "cpu/engine.h"
 #include "cpu/exception.h"
 #include "cpu/insn.h"
 #include "encode.h"
@@ -404,6 +405,81 @@ static void test_rmw_faults_first(void **state)
     testvm_destroy(&vm);
 }
 
+/* ------------------------------------------------------------------------- two vCPUs */
+
+#define ROUNDS 20000
+
+struct runner {
+    struct vcpu *vcpu;
+    enum vcpu_exit exit;
+};
+
+static void *runner_main(void *opaque)
+{
+    struct runner *runner = opaque;
+    runner->vcpu->rip = CODE;
+    runner->exit = interp_engine.run(runner->vcpu);
+    return NULL;
+}
+
+/* What LOCK is for: nothing that either of two vCPUs adds is lost. */
+static void test_locked_operations_are_atomic(void **state)
+{
+    struct testvm vm;
+    struct vcpu *first, *second;
+    struct error err;
+    set_up_long(&vm);
+    first = vm.vcpu;
+    struct vcpu_config config = {
+        .index = 1,
+        .cpu_count = 2,
+        .features = &vm.features,
+        .domain = vm.domain,
+        .mmio = vm.mmio,
+        .ports = vm.ports,
+        .thunks = vm.thunks,
+        .apic = first->apic,
+    };
+    assert_int_equal(vcpu_create(&second, &config, &err), STATUS_OK);
+    assert_int_equal(interp_engine.attach(second, &err), STATUS_OK);
+    vm.vcpu = second; /* for the fixture to set up */
+    testvm_set_mode(&vm, MODE_LONG, 8);
+    put_u64(&vm, 0x3000, PAGE_TABLE | 7);
+    vm.vcpu = first;
+
+    PUT(&vm, CODE, 0xb9, ROUNDS & 0xff, ROUNDS >> 8, 0, 0, /* mov ecx, ROUNDS */
+        0xf0, 0x48, 0xff, 0x07,                            /* again: lock inc qword [rdi] */
+        0xf0, 0x83, 0x47, 0x08, 0x03,                      /* lock add dword [rdi + 8], 3 */
+        0xba, 0x02, 0x00, 0x00, 0x00,                      /* mov edx, 2 */
+        0xf0, 0x66, 0x0f, 0xc1, 0x57, 0x10,                /* lock xadd [rdi + 16], dx */
+        0x8b, 0x47, 0x18,                                  /* mov eax, [rdi + 24] */
+        0x8d, 0x58, 0x05,                                  /* retry: lea ebx, [rax + 5] */
+        0xf0, 0x0f, 0xb1, 0x5f, 0x18,                      /* lock cmpxchg [rdi + 24], ebx */
+        0x75, 0xf6,                                        /* jnz retry */
+        0xff, 0xc9,                                        /* dec ecx */
+        0x75, 0xdb,                                        /* jnz again */
+        0xf4);                                             /* hlt */
+    struct runner runners[] = {{.vcpu = first}, {.vcpu = second}};
+    pthread_t threads[2];
+    for (unsigned i = 0; i < 2; i++) {
+        runners[i].vcpu->gpr[GPR_RDI] = DATA;
+        runners[i].vcpu->halted = runners[i].vcpu->wait_for_sipi = false;
+        assert_int_equal(pthread_create(&threads[i], NULL, runner_main, &runners[i]), 0);
+    }
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    assert_int_equal(runners[0].exit, VCPU_EXIT_HALTED);
+    assert_int_equal(runners[1].exit, VCPU_EXIT_HALTED);
+    assert_int_equal(get_u64(&vm, DATA), 2 * ROUNDS);
+    assert_int_equal(get_u64(&vm, DATA + 8), 6 * ROUNDS);
+    assert_int_equal(get_u64(&vm, DATA + 16), (4 * ROUNDS) & 0xffff);
+    assert_int_equal(get_u64(&vm, DATA + 24), 10 * ROUNDS);
+
+    interp_engine.detach(second);
+    vcpu_destroy(second);
+    testvm_destroy(&vm);
+}
+
 /* ------------------------------------------------------------------------- strings */
 
 static void test_string_restarts(void **state)
@@ -601,6 +677,7 @@ int main(void)
         cmocka_unit_test(test_lock),
         cmocka_unit_test(test_cmpxchg16b),
         cmocka_unit_test(test_rmw_faults_first),
+        cmocka_unit_test(test_locked_operations_are_atomic),
         cmocka_unit_test(test_string_restarts),
         cmocka_unit_test(test_string_compare_keeps_flags_on_fault),
         cmocka_unit_test(test_string_runs),

@@ -83,7 +83,8 @@ static void test_priority_and_eoi(void **state)
     apic_enable(cpu);
 
     send_fixed(&set, 0, 0x41, false);
-    send_fixed(&set, 0, 0x41, false); /* merges: one kick */
+    assert_int_equal(cpu->irq_kicks, 1);
+    send_fixed(&set, 0, 0x41, false); /* merges: no second kick */
     assert_int_equal(cpu->irq_kicks, 1);
     send_fixed(&set, 0, 0x85, false);
     assert_int_equal(apic_read(cpu, IRR + 0x20), 1u << 1);

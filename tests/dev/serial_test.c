@@ -347,14 +347,20 @@ static void test_output_to_socket(void **state)
     close_pipe(fds);
 }
 
+static int open_terminal(int *master)
+{
+    *master = posix_openpt(O_RDWR | O_NOCTTY);
+    assert_true(*master >= 0);
+    assert_int_equal(grantpt(*master), 0);
+    assert_int_equal(unlockpt(*master), 0);
+    int terminal = open(ptsname(*master), O_RDWR | O_NOCTTY);
+    assert_true(terminal >= 0);
+    return terminal;
+}
+
 static void test_output_to_terminal(void **state)
 {
-    int master = posix_openpt(O_RDWR | O_NOCTTY);
-    assert_true(master >= 0);
-    assert_int_equal(grantpt(master), 0);
-    assert_int_equal(unlockpt(master), 0);
-    int terminal = open(ptsname(master), O_RDWR | O_NOCTTY);
-    assert_true(terminal >= 0);
+    int master, terminal = open_terminal(&master);
     struct machine machine;
     machine_create(&machine, terminal, terminal);
     set(&machine, MCR, MCR_ON);
@@ -435,27 +441,73 @@ static void test_output_gone(void **state)
     close(null);
 }
 
-static void test_flush_gives_up(void **state)
+/* Writes until the transmitter stays busy: everything on the way to the host is full. */
+static void fill_output(struct machine *machine)
+{
+    for (unsigned busy = 0; busy < 100000; busy++) {
+        if (get(machine, LSR) & 0x20) {
+            set(machine, DATA, 'x');
+            busy = 0;
+        }
+    }
+}
+
+static void test_output_congested(void **state)
 {
     int fds[2];
     make_pipe(fds);
     assert_true(fcntl(fds[1], F_SETPIPE_SZ, 4096) >= 4096);
     struct machine machine;
     machine_create(&machine, fds[1], -1);
-    /* Until the transmitter stays busy: the pipe and the buffer are full. */
-    for (unsigned busy = 0; busy < 100000; busy++) {
-        if (get(&machine, LSR) & 0x20) {
-            set(&machine, DATA, 'x');
-            busy = 0;
-        }
-    }
-    serial_flush(machine.serial, 1000000);
+    set(&machine, IER, 0x02);
+    fill_output(&machine);
+    serial_flush(machine.serial, 1000000); /* gives up */
+    assert_int_equal(get(&machine, LSR) & 0x60, 0);
+    assert_false(machine.irq.level);
     /* Whoever writes all the same loses that, and nothing breaks. */
     for (unsigned i = 0; i < 1000; i++)
         set(&machine, DATA, 'y');
-    assert_int_equal(get(&machine, LSR) & 0x20, 0);
+    assert_int_equal(get(&machine, LSR) & 0x60, 0);
+
+    /* When the host reads on, the driver is told. */
+    while (!machine.irq.level) {
+        char bytes[512];
+        assert_true(read(fds[0], bytes, sizeof bytes) > 0);
+        for (unsigned tries = 0; tries < 1000 && !machine.irq.level; tries++)
+            sched_yield();
+    }
+    assert_int_equal(get(&machine, IIR), 0x02);
+    assert_int_equal(get(&machine, LSR), LSR_EMPTY);
     machine_destroy(&machine);
     close_pipe(fds);
+}
+
+static void post_event(void *context)
+{
+    atomic_store((_Atomic bool *)context, true);
+}
+
+/* A terminal that nobody reads (or that was stopped with ^S) does not hold up the loop, on which
+ * timers run too. */
+static void test_terminal_never_blocks_the_loop(void **state)
+{
+    int master, terminal = open_terminal(&master);
+    struct machine machine;
+    machine_create(&machine, terminal, -1);
+    char text[1000] = {0};
+    print(&machine, text, sizeof text); /* so that the last piece does not fit exactly */
+    serial_flush(machine.serial, 60 * NS_PER_SECOND);
+    fill_output(&machine);
+    _Atomic bool done = false;
+    struct io_event *event;
+    assert_int_equal(io_event_create(&event, machine.loop, post_event, &done, NULL), STATUS_OK);
+    io_event_signal(event);
+    while (!done)
+        sched_yield();
+    assert_int_equal(fcntl(terminal, F_GETFL) & O_NONBLOCK, 0);
+    machine_destroy(&machine);
+    close(terminal);
+    close(master);
 }
 
 static void test_input_flow_control(void **state)
@@ -586,13 +638,21 @@ static void test_input_filter(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_registers),           cmocka_unit_test(test_loopback),
-        cmocka_unit_test(test_receiver_interrupts), cmocka_unit_test(test_transmitter_interrupt),
-        cmocka_unit_test(test_output_to_slow_pipe), cmocka_unit_test(test_output_to_socket),
-        cmocka_unit_test(test_output_to_terminal),  cmocka_unit_test(test_regular_files),
-        cmocka_unit_test(test_output_gone),         cmocka_unit_test(test_flush_gives_up),
-        cmocka_unit_test(test_input_flow_control),  cmocka_unit_test(test_input_interrupt),
-        cmocka_unit_test(test_early_input),         cmocka_unit_test(test_input_filter),
+        cmocka_unit_test(test_registers),
+        cmocka_unit_test(test_loopback),
+        cmocka_unit_test(test_receiver_interrupts),
+        cmocka_unit_test(test_transmitter_interrupt),
+        cmocka_unit_test(test_output_to_slow_pipe),
+        cmocka_unit_test(test_output_to_socket),
+        cmocka_unit_test(test_output_to_terminal),
+        cmocka_unit_test(test_regular_files),
+        cmocka_unit_test(test_output_gone),
+        cmocka_unit_test(test_output_congested),
+        cmocka_unit_test(test_terminal_never_blocks_the_loop),
+        cmocka_unit_test(test_input_flow_control),
+        cmocka_unit_test(test_input_interrupt),
+        cmocka_unit_test(test_early_input),
+        cmocka_unit_test(test_input_filter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

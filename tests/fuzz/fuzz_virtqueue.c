@@ -197,7 +197,7 @@ static void operate_offer(struct target *target, struct input *input)
     uint32_t queue = take(input, 1) & 1;
     uint16_t head = (uint16_t)take(input, 1);
     uint64_t ring = RING_PAGE(queue, 1);
-            .flags = (uint16_t)((flags & 7u) | (flags & 8u) << 4 | (flags & 16u) << 11),
+    unsigned place = target->queue_size == 0 ? 0 : target->available[queue] % target->queue_size;
 
     pmap_write(target->map, ring + 4 + place * 2u, &head, sizeof(head));
     target->available[queue]++;

@@ -49,6 +49,7 @@ enum fixture_selector {
 };
 
 /* Machine code from assembler text (AT&T syntax); bits: "16", "32", "64". */
+/* NOLINTBEGIN(bugprone-macro-parentheses): names and string literals */
 #define GUEST(name, bits, text)                                                                    \
     __asm__(".pushsection .rodata\n"                                                               \
             ".globl " #name ", " #name "_end\n" #name ":\n"                                        \
@@ -56,6 +57,7 @@ enum fixture_selector {
             ".code64\n"                                                                            \
             ".popsection\n");                                                                      \
     extern const uint8_t name[], name##_end[]
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 /* In a mode with flat segments, interrupts caught, TSS loaded, RSP = STACK. code_size 2 or 4. */
 void fixture_create(struct testvm *vm, enum cpu_mode mode, unsigned code_size);

@@ -44,13 +44,19 @@ int native_run_host(struct native_state *state, const void *code)
     return host_vector;
 }
 
+void native_code_write(uint8_t *page, const uint8_t *code, size_t length)
+{
+    assert_int_equal(mprotect(page, PAGE_SIZE, PROT_READ | PROT_WRITE), 0);
+    memcpy(page, code, length);
+    assert_int_equal(mprotect(page, PAGE_SIZE, PROT_READ | PROT_EXEC), 0);
+}
+
 uint8_t *native_code_page(const uint8_t *code, size_t length)
 {
     uint8_t *page =
         mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     assert_ptr_not_equal(page, MAP_FAILED);
-    memcpy(page, code, length);
-    assert_int_equal(mprotect(page, PAGE_SIZE, PROT_READ | PROT_EXEC), 0);
+    native_code_write(page, code, length);
     return page;
 }
 

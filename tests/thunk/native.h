@@ -47,6 +47,7 @@ int native_run_host(struct native_state *state, const void *code);
 
 /* A page of code that the host may run, and its end. */
 uint8_t *native_code_page(const uint8_t *code, size_t length);
+void native_code_write(uint8_t *page, const uint8_t *code, size_t length);
 void native_code_free(uint8_t *code);
 
 /* Decodes. False: #UD. */

@@ -268,13 +268,14 @@ const struct block *block_find_slow(struct vcpu *vcpu)
     if (found != NULL)
         return found->bytes <= limit ? found : block_decode_solo(vcpu, linear);
 
-    /* Marking may give up and regain the MMU, so the translation is taken again after it. */
+    /* Marking and translating may both give up and regain the MMU; meanwhile the translation may
+     * have changed, or the mark may have been cleared by a write. */
     uint64_t marked;
     do {
         marked = gpa;
         mmu_mark_code(&vcpu->mmu, gpa >> PAGE_SHIFT);
         host = fetch_page(vcpu, linear, &gpa);
-    } while (gpa != marked);
+    } while (gpa != marked || !pmap_code_is_guarded(vcpu->mmu.map, gpa >> PAGE_SHIFT));
 
     uint64_t in_page = PAGE_SIZE - (gpa & PAGE_MASK);
     unsigned length;

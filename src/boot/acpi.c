@@ -4,8 +4,9 @@
  *   RSDP -> XSDT -> FADT -> DSDT (virtio-mmio windows, serial port, clock, soft off)
  *                -> MADT (local APICs, I/O APIC)
  *
- * They are built in a host buffer with their final guest addresses and copied when whole.
- * Field offsets are of ACPI 6.5 chapter 5; the DSDT's code is in aml.c.
+ * and at its very end the reset vector. They are built in a host buffer with their final guest
+ * addresses and copied when whole. Field offsets are of ACPI 6.5 chapter 5; the DSDT's code is in
+ * aml.c.
  *
  * In hardware-reduced mode Linux assumes no 8259 and no legacy interrupts: it learns that the
  * serial port is on GSI 4 and the clock on GSI 8 from their DSDT devices alone.
@@ -21,6 +22,10 @@
 #include "boot/aml.h"
 #include "dev/platform.h"
 #include "util/bits.h"
+
+/* The tables stop short of the reset vector. */
+#define RESET_VECTOR 0xffff0u
+#define TABLES_MAX   (RESET_VECTOR - ACPI_TABLES_BASE)
 
 #define OEM_ID     "AEROST"
 #define OEM_TABLE  "AEROSTAT"
@@ -138,7 +143,7 @@ struct __attribute__((packed)) madt_override {
 
 /* The tables as they grow. */
 struct tables {
-    uint8_t *bytes; /* ACPI_TABLES_SIZE, zeroed */
+    uint8_t *bytes; /* TABLES_MAX, zeroed */
     size_t size;
     bool overflow;
 };
@@ -154,7 +159,7 @@ static uint8_t checksum(const void *bytes, size_t length)
 /* The next `length` bytes, or NULL when the area is full. */
 static void *tables_append(struct tables *tables, size_t length)
 {
-    if (length > ACPI_TABLES_SIZE - tables->size) {
+    if (length > TABLES_MAX - tables->size) {
         tables->overflow = true;
         return NULL;
     }
@@ -166,7 +171,7 @@ static void *tables_append(struct tables *tables, size_t length)
 static void tables_align(struct tables *tables)
 {
     size_t aligned = (tables->size + 15) & ~(size_t)15;
-    tables->size = aligned < ACPI_TABLES_SIZE ? aligned : ACPI_TABLES_SIZE;
+    tables->size = aligned < TABLES_MAX ? aligned : TABLES_MAX;
 }
 
 /* Fills the header of a table of `length` bytes and its checksum, last. */
@@ -232,7 +237,7 @@ static void *put_dsdt(struct tables *tables, const struct acpi_config *config)
         return NULL;
     struct aml aml;
     struct aml_block scope;
-    aml_init(&aml, tables->bytes + tables->size, ACPI_TABLES_SIZE - tables->size);
+    aml_init(&aml, tables->bytes + tables->size, TABLES_MAX - tables->size);
 
     aml_scope_begin(&aml, &scope, "\\_SB_");
     put_isa_device(&aml, "COM1", "PNP0501", PLATFORM_PORT_SERIAL, 8, PLATFORM_GSI_SERIAL);
@@ -345,13 +350,34 @@ static enum status check_config(const struct acpi_config *config, struct error *
     return STATUS_OK;
 }
 
+/*
+ * The one piece of firmware: real-mode code at F000:FFF0 that writes the reset register. Linux on a
+ * hardware-reduced machine without EFI reboots by jumping there, before it would try the register
+ * itself.
+ */
+static enum status put_reset_vector(struct pmap *map, const struct acpi_config *config)
+{
+    const uint8_t code[] = {
+        0xb0,
+        config->reset_value, /* mov al, value */
+        0xba,
+        (uint8_t)config->reset_port,
+        (uint8_t)(config->reset_port >> 8), /* mov dx, port */
+        0xee,                               /* out dx, al */
+        0xf4,
+        0xeb,
+        0xfd, /* 1: hlt; jmp 1b */
+    };
+    return pmap_write(map, RESET_VECTOR, code, sizeof(code));
+}
+
 enum status acpi_write_tables(struct pmap *map, const struct acpi_config *config, uint64_t *rsdp,
                               struct error *err)
 {
     enum status status = check_config(config, err);
     if (status != STATUS_OK)
         return status;
-    struct tables tables = {.bytes = calloc(1, ACPI_TABLES_SIZE)};
+    struct tables tables = {.bytes = calloc(1, TABLES_MAX)};
     if (tables.bytes == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for ACPI tables");
 
@@ -376,6 +402,8 @@ enum status acpi_write_tables(struct pmap *map, const struct acpi_config *config
     put_rsdp(root, guest_address(&tables, xsdt));
 
     status = pmap_write(map, ACPI_TABLES_BASE, tables.bytes, tables.size);
+    if (status == STATUS_OK)
+        status = put_reset_vector(map, config);
     if (status != STATUS_OK)
         status = error_set(err, status, "there is no memory for ACPI tables below 1 MiB");
     else

@@ -29,7 +29,8 @@ struct acpi_config {
     unsigned virtio_count;
 };
 
-/* Writes the tables at ACPI_TABLES_BASE and gives the RSDP's address. */
+/* Writes the tables at ACPI_TABLES_BASE and gives the RSDP's address; and code at F000:FFF0, where
+ * guests jump to reboot, that writes the reset register. */
 enum status acpi_write_tables(struct pmap *map, const struct acpi_config *config, uint64_t *rsdp,
                               struct error *err);
 

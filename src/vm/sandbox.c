@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -132,8 +133,18 @@ static int add_judged_calls(scmp_filter_ctx filter)
     return failed;
 }
 
+/* A sanitizer's leak check stops and traces the process at its end, which is just what must not be
+ * possible: builds for testing go without the filter. */
+#ifdef __SANITIZE_ADDRESS__
+#define SANDBOX_FITS false
+#else
+#define SANDBOX_FITS true
+#endif
+
 enum status sandbox_enter(struct error *err)
 {
+    if (!SANDBOX_FITS)
+        return STATUS_OK;
     enum status status = STATUS_OK;
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (filter == NULL)

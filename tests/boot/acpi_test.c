@@ -405,6 +405,15 @@ static void test_dsdt(void **state)
     check_dsdt(999);
 }
 
+static void test_reset_vector(void **state)
+{
+    struct acpi_config config = make_config(NULL, 0, 1);
+    struct machine machine = make_machine(&config);
+    const uint8_t code[] = {0xb0, 0x06, 0xba, 0xf9, 0x0c, 0xee, 0xf4, 0xeb, 0xfd};
+    assert_memory_equal(machine.area + 0x1fff0, code, sizeof(code));
+    free_machine(&machine);
+}
+
 static void test_refused(void **state)
 {
     struct pmap *map = make_map(2 * MIB);
@@ -432,9 +441,8 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fadt),
-        cmocka_unit_test(test_madt),
-        cmocka_unit_test(test_dsdt),
+        cmocka_unit_test(test_fadt),    cmocka_unit_test(test_madt),
+        cmocka_unit_test(test_dsdt),    cmocka_unit_test(test_reset_vector),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

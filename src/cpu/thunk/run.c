@@ -157,8 +157,8 @@ static void restore_pointers(struct vcpu *vcpu, const struct insn *insn, const s
             : saved->fdp;
     /* The canonical x87 instruction is its opcode byte and ModRM, perhaps with a prefix. */
     uint8_t opcode = ((const uint8_t *)&insn->immediate)[thunk->length - 2];
-    image->fop =
-        updated && has_opcode ? (uint16_t)((opcode & 7) << 8 | insn->condition) : saved->fop;
+    uint16_t fop = (uint16_t)((opcode & 7) << 8 | insn->condition);
+    image->fop = updated && has_opcode ? fop : saved->fop;
 }
 
 /* An x87 store whose unmasked exception comes before the result leaves memory alone; an inexact

@@ -357,17 +357,9 @@ static enum status check_config(const struct acpi_config *config, struct error *
  */
 static enum status put_reset_vector(struct pmap *map, const struct acpi_config *config)
 {
-    const uint8_t code[] = {
-        0xb0,
-        config->reset_value, /* mov al, value */
-        0xba,
-        (uint8_t)config->reset_port,
-        (uint8_t)(config->reset_port >> 8), /* mov dx, port */
-        0xee,                               /* out dx, al */
-        0xf4,
-        0xeb,
-        0xfd, /* 1: hlt; jmp 1b */
-    };
+    uint8_t low = (uint8_t)config->reset_port, high = (uint8_t)(config->reset_port >> 8);
+    /* mov al, value; mov dx, port; out dx, al; 1: hlt; jmp 1b */
+    const uint8_t code[] = {0xb0, config->reset_value, 0xba, low, high, 0xee, 0xf4, 0xeb, 0xfd};
     return pmap_write(map, RESET_VECTOR, code, sizeof(code));
 }
 

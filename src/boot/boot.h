@@ -10,7 +10,7 @@
  * Guest-physical layout below 1 MiB (see docs/architecture.md):
  *   0x000500  GDT           0x007000  boot_params ("zero page")
  *   0x009000  page tables   0x020000  command line
- *   0x0e0000  ACPI tables, RSDP first (reserved in the memory map up to 0x100000)
+ *   0x0e0000  ACPI tables, RSDP first; 0x0ffff0 reset vector (reserved in the memory map)
  */
 
 #include <stdbool.h>

@@ -129,7 +129,7 @@ class Files(harness.TestCase):
         with open(harness.kernel(), "rb") as stream:
             whole = stream.read()
         for size in (512, 0x1f1, 0x202, 0x250, 1024, 16384, 20000, len(whole) // 2,
-                     len(whole) - 100000):
+                     len(whole) - 120000):
             with self.subTest(size=size):
                 self.check_kernel(whole[:size], memory="128M")
 
@@ -139,7 +139,7 @@ class Files(harness.TestCase):
             whole = bytearray(stream.read())
         patches = [(0x1F1, "<B", 255), (0x202, "<H", 0x100), (0x211, "<B", 0),
                    (0x248, "<I", 0xFFFFFFFF), (0x24C, "<I", 0xFFFFFFFF), (0x24C, "<I", 0),
-                   (0x248, "<I", 0x7FFFFFFF), (0x236, "<H", 0), (0x248, "<I", 1)]
+                   (0x248, "<I", 0x7FFFFFFF), (0x248, "<I", 1)]
         for offset, form, value in patches:
             with self.subTest(offset=hex(offset), value=value):
                 patched = whole[:]
@@ -182,13 +182,9 @@ class Files(harness.TestCase):
         # Headers that end inside themselves.
         for maker in (tiny_kernel.multiboot, tiny_kernel.elf64):
             whole = maker(spin)
-            for size in (5, 16, 40, 52, 60, 64, 83, 100):
+            for size in (5, 16, 40, 52, 60, 64, 83, len(whole) - 1):
                 with self.subTest(kernel=maker.__name__, size=size):
                     self.check_kernel(whole[:size])
-
-    def test_elf_that_is_no_multiboot(self):
-        self.check_kernel(tiny_kernel.multiboot(tiny_kernel.SPIN, magic=0x12345678))
-        self.check_kernel(tiny_kernel.multiboot(tiny_kernel.SPIN, checksum=1))
 
     def test_memory_too_small_for_the_kernel(self):
         for memory in ("2M", "8M", "16M", "24M"):

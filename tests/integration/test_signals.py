@@ -140,9 +140,11 @@ class Signals(harness.TestCase):
 
     def test_terminal_input_reaches_the_guest(self):
         """An echo in a few bytes: poll the line status register, send back what comes in."""
-        code = (b"\x66\xba\xfd\x03\xec\xa8\x01\x74\xf7"  # mov dx, 0x3fd; in al, dx; test 1; jz
+        # The line sends only while the guest says that it is ready: DTR and RTS first.
+        code = (b"\x66\xba\xfc\x03\xb0\x03\xee"  # mov dx, 0x3fc; mov al, 3; out dx, al
+                b"\x66\xba\xfd\x03\xec\xa8\x01\x74\xf7"  # mov dx, 0x3fd; in al, dx; test 1; jz
                 b"\x66\xba\xf8\x03\xec\x34\x20\xee"  # mov dx, 0x3f8; in al, dx; xor 0x20; out
-                b"\xeb\xed")  # jmp to the start
+                b"\xeb\xed")  # jmp to the poll
         kernel = self.make_file(
             "kernel", tiny_kernel.multiboot(tiny_kernel.serial(b"ready\n") + code))
         with Terminal(["--kernel", kernel, "--memory", "16M"]) as vm:

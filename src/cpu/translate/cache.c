@@ -1,0 +1,277 @@
+/*
+ * Translations: their memory, how they are found, dropped and evicted.
+ *
+ * A translation is found by the guest-physical address of its first byte, its RIP and the privilege
+ * it runs at; RIP, because constants that depend on it (return addresses, RIP-relative operands)
+ * are in the code, and privilege, because the TLB to probe is. So it survives every change of the
+ * page tables. The dispatcher learns the physical address of RIP from the instruction TLB, as the
+ * interpreter does.
+ *
+ * Generated code passes from one translation to another without the dispatcher in two ways:
+ *  - a link, a patched jump to a translation in the same page (same physical, same linear page);
+ *  - the jump cache, by RIP. It remembers what the dispatcher has found, one table a privilege, and
+ *    is cleared when a TLB has been flushed, in whole or for a page.
+ *
+ * Code memory is a memfd mapped twice, writable here and executable there, filled from the start to
+ * the end; then everything goes at once. A dropped translation (its page was written, or moved)
+ * leaves the tables at once, and its memory stays as it is: it may be what is running. The jumps to
+ * it are undone by the dispatcher, on the vCPU's own thread, before anything runs again, so code is
+ * written on one thread only.
+ *
+ * Invariants: a translation in the tables is in both; jumps lead to translations that are alive, or
+ * in `dead` and about to be buried; translate_drop is called on the vCPU's thread or while the vCPU
+ * is parked, so there is no lock here.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/translate/translate.h"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010U
+#endif
+
+static enum status map_code(struct translate *translate, struct error *err)
+{
+    /* Kernels before 6.3 do not know MFD_EXEC, later ones may insist on it. */
+    int fd = memfd_create("aerostat-code", MFD_CLOEXEC | MFD_EXEC);
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create("aerostat-code", MFD_CLOEXEC);
+    if (fd < 0)
+        return error_set(err, STATUS_NO_MEMORY, "cannot create code memory: %s", strerror(errno));
+    void *write = MAP_FAILED, *execute = MAP_FAILED;
+    if (ftruncate(fd, (off_t)TRANSLATE_CODE_SIZE) == 0) {
+        write = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        execute = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    }
+    int failure = errno;
+    close(fd);
+    if (write != MAP_FAILED)
+        translate->write = write;
+    if (execute != MAP_FAILED)
+        translate->execute = execute;
+    if (write == MAP_FAILED || execute == MAP_FAILED)
+        return error_set(err, STATUS_NO_MEMORY, "cannot map code memory: %s", strerror(failure));
+    return STATUS_OK;
+}
+
+enum status translate_create(struct translate **out, struct vcpu *vcpu, struct error *err)
+{
+    struct translate *translate = calloc(1, sizeof(*translate));
+    if (translate == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for the translator's tables");
+    translate->vcpu = vcpu;
+    enum status status = map_code(translate, err);
+    if (status == STATUS_OK) {
+        void *data = mmap(NULL, TRANSLATE_DATA_SIZE, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (data == MAP_FAILED)
+            status = error_set(err, STATUS_NO_MEMORY, "no memory for translations");
+        else
+            translate->data = data;
+    }
+    if (status != STATUS_OK) {
+        translate_destroy(translate);
+        return status;
+    }
+    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
+        translate->jumps[p].is_used = true;
+    translate_clear_jumps(translate);
+    translate_emit_stubs(translate);
+    translate_serialize();
+    *out = translate;
+    return STATUS_OK;
+}
+
+void translate_destroy(struct translate *translate)
+{
+    if (translate == NULL)
+        return;
+    if (translate->write != NULL)
+        munmap(translate->write, TRANSLATE_CODE_SIZE);
+    if (translate->execute != NULL)
+        munmap((void *)(uintptr_t)translate->execute, TRANSLATE_CODE_SIZE);
+    if (translate->data != NULL)
+        munmap(translate->data, TRANSLATE_DATA_SIZE);
+    free(translate);
+}
+
+void *translate_allocate(struct translate *translate, size_t size)
+{
+    void *memory = translate->data + translate->data_used;
+    translate->data_used += align_up(size, 8);
+    return memory;
+}
+
+/* Code that was written through another linear address is only sure to be seen after a serializing
+ * instruction (SDM vol. 3 8.1.3). IRET is the cheapest that a program may execute everywhere. */
+void translate_serialize(void)
+{
+    uint64_t scratch, stack;
+    __asm__ volatile("movq %%rsp, %[stack]\n\t"
+                     "subq $128, %%rsp\n\t" /* the caller's red zone */
+                     "movl %%ss, %k[scratch]\n\t"
+                     "pushq %[scratch]\n\t"
+                     "pushq %[stack]\n\t"
+                     "pushfq\n\t"
+                     "movl %%cs, %k[scratch]\n\t"
+                     "pushq %[scratch]\n\t"
+                     "leaq 1f(%%rip), %[scratch]\n\t"
+                     "pushq %[scratch]\n\t"
+                     "iretq\n"
+                     "1:"
+                     : [scratch] "=&r"(scratch), [stack] "=&r"(stack)
+                     :
+                     : "memory", "cc");
+}
+
+/* ------------------------------------------------------------------------- tables */
+
+static struct translation **hash_bucket(struct translate *translate, uint64_t gpa, uint64_t rip)
+{
+    uint64_t mixed = (gpa ^ (rip >> PAGE_SHIFT) << 3) * 0x9e3779b97f4a7c15u;
+    return &translate->hash[(mixed >> 40) & (TRANSLATE_HASH_SIZE - 1)];
+}
+
+static struct translation **page_bucket(struct translate *translate, uint64_t ppn)
+{
+    return &translate->pages[(ppn ^ ppn >> 10) & (TRANSLATE_PAGE_HASH_SIZE - 1)];
+}
+
+struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
+                                      unsigned privilege)
+{
+    struct translation *t = *hash_bucket(translate, gpa, rip);
+    while (t != NULL && !(t->gpa == gpa && t->rip == rip && t->privilege == privilege))
+        t = t->hash_next;
+    return t;
+}
+
+void translate_insert(struct translate *translate, struct translation *t)
+{
+    struct translation **bucket = hash_bucket(translate, t->gpa, t->rip);
+    t->hash_next = *bucket;
+    t->hash_back = bucket;
+    if (*bucket != NULL)
+        (*bucket)->hash_back = &t->hash_next;
+    *bucket = t;
+
+    bucket = page_bucket(translate, t->gpa >> PAGE_SHIFT);
+    t->page_next = *bucket;
+    t->page_back = bucket;
+    if (*bucket != NULL)
+        (*bucket)->page_back = &t->page_next;
+    *bucket = t;
+    translate->stats.translations++;
+}
+
+static void unlink_tables(struct translate *translate, struct translation *t)
+{
+    *t->hash_back = t->hash_next;
+    if (t->hash_next != NULL)
+        t->hash_next->hash_back = t->hash_back;
+    *t->page_back = t->page_next;
+    if (t->page_next != NULL)
+        t->page_next->page_back = t->page_back;
+    unsigned slot = (unsigned)(t->rip & PAGE_MASK);
+    struct jump *jump = &translate->jumps[t->privilege].jumps[slot];
+    if (jump->rip == t->rip)
+        jump->rip = slot ^ 1u;
+    t->is_dead = true;
+    t->dead_next = translate->dead;
+    translate->dead = t;
+}
+
+void translate_drop(void *context, uint64_t ppn)
+{
+    struct translate *translate = context;
+    block_drop(translate->vcpu, ppn);
+    bool all = ppn == MMU_ALL_PAGES;
+    struct translation **first = all ? translate->pages : page_bucket(translate, ppn);
+    struct translation **end = all ? translate->pages + TRANSLATE_PAGE_HASH_SIZE : first + 1;
+    for (struct translation **bucket = first; bucket != end; bucket++) {
+        struct translation *next;
+        for (struct translation *t = *bucket; t != NULL; t = next) {
+            next = t->page_next;
+            if (all || t->gpa >> PAGE_SHIFT == ppn)
+                unlink_tables(translate, t);
+        }
+    }
+}
+
+void translate_clear_jumps(struct translate *translate)
+{
+    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++) {
+        struct jump_cache *cache = &translate->jumps[p];
+        if (!cache->is_used)
+            continue;
+        cache->is_used = false;
+        /* No RIP with this offset in its page is looked for here. */
+        for (unsigned slot = 0; slot < TRANSLATE_JUMPS; slot++)
+            cache->jumps[slot].rip = slot ^ 1u;
+    }
+}
+
+/* ------------------------------------------------------------------------- links */
+
+static void patch(struct translate *translate, const struct link *link, uint32_t target)
+{
+    struct emit e = {translate->write, translate->write};
+    emit_link(&e, link->at, target);
+}
+
+void translate_chain(struct translate *translate, struct link *link, struct translation *to)
+{
+    if (link->to != NULL)
+        return;
+    link->to = to;
+    link->next = to->incoming;
+    link->back = &to->incoming;
+    if (to->incoming != NULL)
+        to->incoming->back = &link->next;
+    to->incoming = link;
+    patch(translate, link, link->is_saved ? to->entry_saved : to->entry_host);
+    translate_serialize();
+}
+
+static void unchain(struct link *link)
+{
+    *link->back = link->next;
+    if (link->next != NULL)
+        link->next->back = link->back;
+    link->to = NULL;
+}
+
+void translate_bury(struct translate *translate)
+{
+    while (translate->dead != NULL) {
+        struct translation *t = translate->dead;
+        translate->dead = t->dead_next;
+        for (unsigned i = 0; i < ARRAY_LENGTH(t->links); i++) {
+            if (t->links[i].to != NULL)
+                unchain(&t->links[i]);
+        }
+        while (t->incoming != NULL) {
+            struct link *link = t->incoming;
+            patch(translate, link, link->unlinked);
+            unchain(link);
+        }
+    }
+    translate_serialize();
+}
+
+void translate_evict_all(struct translate *translate)
+{
+    memset(translate->hash, 0, sizeof(translate->hash));
+    memset(translate->pages, 0, sizeof(translate->pages));
+    translate->dead = NULL;
+    translate_clear_jumps(translate);
+    translate->code_used = translate->code_start;
+    translate->data_used = 0;
+    translate->epoch++;
+    translate->stats.evictions++;
+}

@@ -1,0 +1,135 @@
+/*
+ * The fixed routines of generated code.
+ *
+ *   enter(code)          a C function: saves the host's registers, loads the guest's, jumps to code
+ *                        that expects the flags in their slot. Returns the link through which the
+ *                        guest left (a struct link, or NULL).
+ *   call_handler         T0: the instruction, T1: its RIP. Runs its handler on struct vcpu, as the
+ *                        interpreter would, and goes on after the call; or leaves for the
+ *                        dispatcher, where the handler has asked for it.
+ *   call_handler_exit    the same, and leaves always
+ *   exit_saved           T0: RIP to go on at, T1: link or 0; flags in their slot
+ *   exit_host            the same, flags in the CPU
+ *
+ * A handler that raises an exception leaves by longjmp, and everything it may look at has been
+ * stored before.
+ */
+
+#include "cpu/translate/translate.h"
+
+#define OFFSET(member) rm_vcpu(offsetof(struct vcpu, member))
+
+static const uint8_t callee_saved[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
+
+static void emit_store_guest(struct emit *e)
+{
+    for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++) {
+        if (host_of(gpr) != HOST_NONE)
+            emit_store(e, rm_gpr(gpr), host_of(gpr));
+    }
+}
+
+static void emit_load_guest(struct emit *e)
+{
+    for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++) {
+        if (host_of(gpr) != HOST_NONE)
+            emit_load(e, host_of(gpr), rm_gpr(gpr));
+    }
+}
+
+/* vcpu->rflags gets the status flags of the slot, which is at [RSP + slot]. Spoils RAX, RCX. */
+static void emit_store_flags(struct emit *e, int32_t slot)
+{
+    emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, slot));
+    emit_alu_immediate(e, 4, 4, rm_reg(HOST_RAX), FLAGS_STATUS);
+    emit_load(e, HOST_RCX, OFFSET(rflags));
+    emit_alu_immediate(e, 4, 8, rm_reg(HOST_RCX), ~(uint64_t)FLAGS_STATUS);
+    emit_op(e, EMIT_W, 0x09, HOST_RAX, rm_reg(HOST_RCX)); /* or rcx, rax */
+    emit_store(e, OFFSET(rflags), HOST_RCX);
+}
+
+/* RAX is the result of enter. */
+static void emit_leave(struct emit *e)
+{
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, FRAME_SIZE));
+    for (unsigned i = sizeof(callee_saved); i-- > 0;) {
+        if (callee_saved[i] & 8)
+            emit_u8(e, 0x41);
+        emit_u8(e, 0x58 | (callee_saved[i] & 7));
+    }
+    emit_u8(e, 0xc3);
+}
+
+static void emit_enter(struct emit *e)
+{
+    for (unsigned i = 0; i < sizeof(callee_saved); i++) {
+        if (callee_saved[i] & 8)
+            emit_u8(e, 0x41);
+        emit_u8(e, 0x50 | (callee_saved[i] & 7));
+    }
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
+    emit_mov(e, T0, HOST_RDI);
+    emit_load(e, T1, OFFSET(rflags));
+    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
+    emit_load_guest(e);
+    emit_op(e, 0, 0xff, 4, rm_reg(T0)); /* jmp */
+}
+
+/* On entry RSP has the return address, above it the slot: the caller has moved RSP down by 8. */
+static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exits)
+{
+    const int32_t slot = 8;
+    emit_store_guest(e);
+    emit_store(e, OFFSET(rip), T1);
+    emit_op(e, 0, 0x0fb6, T2, rm_at(T0, offsetof(struct insn, length)));
+    emit_op(e, EMIT_W, 0x01, T1, rm_reg(T2)); /* add T2, T1 */
+    emit_store(e, OFFSET(next_rip), T2);
+    emit_store_flags(e, slot);
+    emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)vcpu);
+    emit_mov(e, HOST_RSI, T0);
+    emit_op(e, 0, 0xff, 2, rm_at(HOST_RSI, offsetof(struct insn, exec))); /* call */
+    emit_load(e, HOST_RAX, OFFSET(next_rip));
+    emit_store(e, OFFSET(rip), HOST_RAX);
+    uint32_t stay = 0;
+    if (!exits) {
+        emit_alu_immediate(e, 7, 1, OFFSET(leave_block), 0);
+        stay = emit_jcc(e, CONDITION_E);
+    }
+    emit_op(e, 0, 0x31, HOST_RAX, rm_reg(HOST_RAX));
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 16));
+    emit_leave(e);
+    if (exits)
+        return;
+    emit_link(e, stay, emit_offset(e));
+    emit_load(e, T0, OFFSET(rflags));
+    emit_store(e, rm_at(HOST_RSP, slot), T0);
+    emit_load_guest(e);
+    emit_u8(e, 0xc3);
+}
+
+static void emit_exit(struct emit *e)
+{
+    emit_store(e, OFFSET(rip), T0);
+    emit_store_guest(e);
+    emit_store_flags(e, FLAGS_SLOT);
+    emit_mov(e, HOST_RAX, T1);
+    emit_leave(e);
+}
+
+void translate_emit_stubs(struct translate *translate)
+{
+    struct emit e = {translate->write, translate->write};
+    translate->enter = emit_offset(&e);
+    emit_enter(&e);
+    translate->call_handler = emit_offset(&e);
+    emit_call_handler(&e, translate->vcpu, false);
+    translate->call_handler_exit = emit_offset(&e);
+    emit_call_handler(&e, translate->vcpu, true);
+    translate->exit_host = emit_offset(&e);
+    emit_u8(&e, 0x9c); /* pushf */
+    emit_lea(&e, HOST_RSP, rm_at(HOST_RSP, 8));
+    translate->exit_saved = emit_offset(&e);
+    emit_exit(&e);
+    translate->code_start = align_up(emit_offset(&e), 64);
+    translate->code_used = translate->code_start;
+}

@@ -1,0 +1,148 @@
+#ifndef AEROSTAT_CPU_TRANSLATE_TRANSLATE_H
+#define AEROSTAT_CPU_TRANSLATE_TRANSLATE_H
+
+/*
+ * Inside the translator. engine.c has the essay; docs/translator.md a worked example.
+ */
+
+#include "cpu/engine.h"
+#include "cpu/insn.h"
+#include "cpu/interp/block.h"
+#include "cpu/translate/emit.h"
+
+#define TRANSLATE_CODE_SIZE ((size_t)8 << 20)
+#define TRANSLATE_DATA_SIZE ((size_t)8 << 20)
+
+#define TRANSLATE_HASH_SIZE      16384u
+#define TRANSLATE_PAGE_HASH_SIZE 1024u
+#define TRANSLATE_JUMPS          4096u /* entries of a jump cache: one an offset within a page */
+
+struct translation;
+
+/* A direct jump to a translation in the same page: patched when its target is known. */
+struct link {
+    uint32_t at;       /* offset of the displacement */
+    uint32_t unlinked; /* where it goes otherwise: the exit to the dispatcher */
+    uint64_t target;   /* RIP */
+    bool is_saved;     /* the flags are in their slot there */
+    struct translation *from, *to;
+    struct link *next, **back; /* among those that lead to `to` */
+};
+
+struct translation {
+    uint64_t rip, gpa;
+    struct translation *hash_next, **hash_back;
+    struct translation *page_next, **page_back;
+    struct translation *dead_next;
+    uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
+    uint8_t privilege;
+    bool is_dead;
+    struct link *incoming;
+    struct link links[2];
+};
+
+/* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
+struct jump {
+    uint64_t rip; /* one that does not belong in this entry: none */
+    const void *code;
+};
+
+struct jump_cache {
+    struct jump jumps[TRANSLATE_JUMPS];
+    bool is_used;
+};
+
+struct translate {
+    struct vcpu *vcpu;
+    uint8_t *write;         /* code memory twice: writable, */
+    const uint8_t *execute; /* and executable */
+    size_t code_used, code_start;
+    uint8_t *data; /* translations and copies of instructions */
+    size_t data_used;
+    uint64_t epoch; /* counts wholesale evictions */
+
+    struct translation *hash[TRANSLATE_HASH_SIZE];
+    struct translation *pages[TRANSLATE_PAGE_HASH_SIZE];
+    struct translation *dead; /* unlinked from the tables, jumps to them not yet undone */
+    struct jump_cache jumps[MMU_PRIVILEGES + 1];
+    uint64_t flushes_seen;
+
+    /* Offsets of the fixed routines. */
+    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host;
+
+    bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
+
+    struct {
+        uint64_t translations, evictions, dispatches, interpreted;
+    } stats;
+};
+
+static inline struct translate *translate_of(struct vcpu *vcpu)
+{
+    return vcpu->mmu.code_context;
+}
+
+/* cache.c */
+enum status translate_create(struct translate **translate, struct vcpu *vcpu, struct error *err);
+void translate_destroy(struct translate *translate);
+/* mmu_code_drop_fn; the context is the struct translate. */
+void translate_drop(void *context, uint64_t ppn);
+/* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
+void translate_bury(struct translate *translate);
+void translate_evict_all(struct translate *translate);
+void translate_clear_jumps(struct translate *translate);
+struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
+                                      unsigned privilege);
+void translate_insert(struct translate *translate, struct translation *translation);
+/* Makes the jump `link` go to `to`. */
+void translate_chain(struct translate *translate, struct link *link, struct translation *to);
+/* Data memory, 8-byte aligned; the caller has made sure of the room. */
+void *translate_allocate(struct translate *translate, size_t size);
+/* After code was written, before it is run. */
+void translate_serialize(void);
+
+/* stubs.c: the fixed routines, at the start of code memory. */
+void translate_emit_stubs(struct translate *translate);
+
+/* block.c */
+struct translation *translate_block(struct translate *translate, const struct block *block);
+
+/* True for what is translated without a call of its handler (memory operands that miss the TLB
+ * aside): what the lock-step mode can check. integer.c */
+bool translate_is_inline(const struct insn *insn);
+
+extern const struct engine_ops translate_engine;
+
+/* The engine's single step of one block, for run and for tests. */
+enum vcpu_exit translate_loop(struct vcpu *vcpu);
+
+/*
+ * Registers. Twelve guest registers live in host registers, eleven of them under their own name; the
+ * guest's RSP is in R15. Four live in struct vcpu: compilers use R9, R10 and R11 least, and R15's
+ * place is taken. R9-R11 are the scratch registers, RSP is the host's stack, gs is struct vcpu.
+ */
+#define T0 HOST_R9
+#define T1 HOST_R10
+#define T2 HOST_R11
+
+static inline unsigned host_of(unsigned gpr)
+{
+    static const uint8_t map[GPR_COUNT] = {
+        HOST_RAX, HOST_RCX,  HOST_RDX,  HOST_RBX,  HOST_R15, HOST_RBP, HOST_RSI, HOST_RDI,
+        HOST_R8,  HOST_NONE, HOST_NONE, HOST_NONE, HOST_R12, HOST_R13, HOST_R14, HOST_NONE,
+    };
+    return map[gpr];
+}
+
+static inline struct emit_rm rm_gpr(unsigned gpr)
+{
+    return rm_vcpu(offsetof(struct vcpu, gpr) + 8 * gpr);
+}
+
+/* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
+ * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
+#define FRAME_SIZE   40
+#define FRAME_TARGET 0 /* the code that an indirect call goes to */
+#define FLAGS_SLOT   (-8)
+
+#endif

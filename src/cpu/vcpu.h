@@ -124,6 +124,8 @@ struct vcpu_apic_ops {
     /* IA32_APIC_BASE, TSC_DEADLINE, x2APIC MSRs. False: #GP. */
     bool (*read_msr)(void *context, uint32_t msr, uint64_t *value);
     bool (*write_msr)(void *context, uint32_t msr, uint64_t value);
+    /* tsc_offset has changed: an armed TSC deadline is another moment now. */
+    void (*tsc_changed)(void *context);
 };
 
 #define XSTATE_SIZE 1024 /* legacy area, header, AVX state at 576; rounded up */

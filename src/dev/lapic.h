@@ -78,6 +78,6 @@ bool lapic_read_msr(void *context, uint32_t msr, uint64_t *value);
 bool lapic_write_msr(void *context, uint32_t msr, uint64_t value);
 
 /* After the guest changed its TSC: an armed TSC deadline is computed anew. Own thread. */
-void lapic_tsc_changed(struct lapic *lapic);
+void lapic_tsc_changed(void *context);
 
 #endif

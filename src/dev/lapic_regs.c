@@ -406,8 +406,9 @@ bool lapic_write_msr(void *context, uint32_t msr, uint64_t value)
     return x2apic_write(lapic, msr - MSR_X2APIC_FIRST, value);
 }
 
-void lapic_tsc_changed(struct lapic *lapic)
+void lapic_tsc_changed(void *context)
 {
+    struct lapic *lapic = context;
     pthread_mutex_lock(&lapic->lock);
     uint64_t deadline = lapic_timer_deadline(lapic);
     pthread_mutex_unlock(&lapic->lock);

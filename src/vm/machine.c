@@ -148,6 +148,7 @@ static const struct vcpu_apic_ops apic_ops = {
     .write_tpr = lapic_write_tpr,
     .read_msr = lapic_read_msr,
     .write_msr = lapic_write_msr,
+    .tsc_changed = lapic_tsc_changed,
 };
 
 static enum status create_memory(struct machine *machine, struct error *err)

@@ -21,15 +21,17 @@ def name_of(kernel):
 
 
 class Guests(harness.TestCase):
-    def check_kernel(self, kernel, *more):
+    def check_kernel(self, kernel):
+        name = name_of(kernel)
+        cpus = "3" if name.startswith("smp") else "1"
         status, console, errors = self.run_vm(
-            ["--kernel", kernel, "--memory", "64M", "--debug-exit", "--no-reboot", *more],
+            ["--kernel", kernel, "--memory", "64M", "--debug-exit", "--no-reboot",
+             "--cpus", cpus],
             seconds=120)
         cases = LINE.findall(console)
-        name = name_of(kernel)
         for result, case in cases:
             word = {"ok": "      OK", "FAIL": " FAILED ", "skip": " SKIPPED"}[result]
-            print(f"[ {word} ] {name}.{re.sub(r'[^!-~]+', '_', case.split(': ')[0])}")
+            print(f"[ {word} ] {name}.{re.sub(r'[^!-~]+', '_', case)}")
         failed = [case for result, case in cases if result == "FAIL"]
         report = f"status {status}\n{console[-4000:]}\n{errors[-4000:]}"
         self.assertEqual(failed, [], report)

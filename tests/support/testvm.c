@@ -44,6 +44,11 @@ static bool no_msr_write(void *context, uint32_t msr, uint64_t value)
     return false;
 }
 
+static void ignore_tsc(void *context)
+{
+    (void)context;
+}
+
 static const struct vcpu_apic_ops no_apic = {
     .pending = no_vector,
     .acknowledge = no_vector,
@@ -51,6 +56,7 @@ static const struct vcpu_apic_ops no_apic = {
     .write_tpr = ignore_tpr,
     .read_msr = no_msr_read,
     .write_msr = no_msr_write,
+    .tsc_changed = ignore_tsc,
 };
 
 void testvm_create(struct testvm *vm, uint64_t ram_size)

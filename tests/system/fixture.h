@@ -49,7 +49,6 @@ enum fixture_selector {
 };
 
 /* Machine code from assembler text (AT&T syntax); bits: "16", "32", "64". */
-/* NOLINTBEGIN(bugprone-macro-parentheses): names and string literals */
 #define GUEST(name, bits, text)                                                                    \
     __asm__(".pushsection .rodata\n"                                                               \
             ".globl " #name ", " #name "_end\n" #name ":\n"                                        \
@@ -57,7 +56,6 @@ enum fixture_selector {
             ".code64\n"                                                                            \
             ".popsection\n");                                                                      \
     extern const uint8_t name[], name##_end[]
-/* NOLINTEND(bugprone-macro-parentheses) */
 
 /* In a mode with flat segments, interrupts caught, TSS loaded, RSP = STACK. code_size 2 or 4. */
 void fixture_create(struct testvm *vm, enum cpu_mode mode, unsigned code_size);
@@ -66,7 +64,7 @@ void fixture_create(struct testvm *vm, enum cpu_mode mode, unsigned code_size);
 void fixture_enter_user(struct testvm *vm);
 
 /* Runs [code, end) from CODE. It must end in a HLT. */
-#define fixture_run(vm, name) fixture_run_bytes(vm, name, (size_t)(name##_end - name))
+#define fixture_run(vm, name) fixture_run_bytes(vm, name, (size_t)(name##_end - (name)))
 enum vcpu_exit fixture_run_bytes(struct testvm *vm, const uint8_t *code, size_t length);
 
 /* The vector whose handler the vCPU stopped in, else -1. */

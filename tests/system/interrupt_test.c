@@ -3,11 +3,13 @@
 #include <pthread.h>
 
 #include "fixture.h"
+#include "util/clock.h"
 
 /* An APIC with one request. */
 struct fake_apic {
     _Atomic int vector; /* -1: none */
     unsigned acknowledged;
+    unsigned tsc_changes;
 };
 
 static int fake_pending(void *context)
@@ -42,6 +44,12 @@ static bool fake_write_msr(void *context, uint32_t msr, uint64_t value)
     return false;
 }
 
+static void fake_tsc_changed(void *context)
+{
+    struct fake_apic *apic = context;
+    apic->tsc_changes++;
+}
+
 static const struct vcpu_apic_ops fake_ops = {
     .pending = fake_pending,
     .acknowledge = fake_acknowledge,
@@ -49,6 +57,7 @@ static const struct vcpu_apic_ops fake_ops = {
     .write_tpr = fake_write_tpr,
     .read_msr = fake_read_msr,
     .write_msr = fake_write_msr,
+    .tsc_changed = fake_tsc_changed,
 };
 
 static void create(struct testvm *vm, struct fake_apic *apic, int vector)
@@ -61,6 +70,7 @@ static void create(struct testvm *vm, struct fake_apic *apic, int vector)
         vcpu_kick(vm->vcpu, ATTENTION_IRQ);
 }
 
+GUEST(write_tsc, "64", "mov $0x10, %ecx; xor %eax, %eax; xor %edx, %edx; wrmsr; hlt");
 GUEST(nops, "64", "nop; nop; hlt");
 GUEST(sti_nops, "64", "nop; sti; inc %eax; inc %ebx; hlt");
 GUEST(sti_hlt, "64", "sti; hlt; hlt");
@@ -320,6 +330,18 @@ static void reset_state(void **state)
     testvm_destroy(&vm);
 }
 
+/* A deadline that is armed in TSC ticks must hear of it. */
+static void writing_the_tsc_tells_the_apic(void **state)
+{
+    struct testvm vm;
+    struct fake_apic apic;
+    create(&vm, &apic, -1);
+    fixture_run(&vm, write_tsc);
+    assert_int_equal(apic.tsc_changes, 1);
+    assert_true(vcpu_tsc(vm.vcpu) < clock_tsc());
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -335,6 +357,7 @@ int main(void)
         cmocka_unit_test(exit_is_requested),
         cmocka_unit_test(nmi_until_iret),
         cmocka_unit_test(init_and_sipi),
+        cmocka_unit_test(writing_the_tsc_tells_the_apic),
         cmocka_unit_test(reset_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

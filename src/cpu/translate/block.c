@@ -1,0 +1,111 @@
+/*
+ * One block of decoded instructions to host code.
+ *
+ *      entry      flags in the CPU or in the slot, whichever its first instructions want
+ *      each instruction; the last leads to other translations, or to the dispatcher
+ *      slow paths
+ *      the other entry: brings the flags where they are wanted, jumps to the first
+ */
+
+#include <Zydis/Zydis.h>
+
+#include "cpu/interp/interp.h"
+#include "cpu/translate/context.h"
+
+/* Room that any block surely fits in. */
+#define BLOCK_CODE_MAX ((size_t)48 << 10)
+#define BLOCK_DATA_MAX (sizeof(struct translation) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
+
+/* Instructions that change what translated code was made for (its privilege) without asking to
+ * leave the block. */
+static bool changes_privilege(const struct insn *insn)
+{
+    return insn->mnemonic == ZYDIS_MNEMONIC_STAC || insn->mnemonic == ZYDIS_MNEMONIC_CLAC;
+}
+
+/* The state of the flags that the block would like to begin with. */
+static enum flags_need block_need(const struct block *block)
+{
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct insn *insn = &block->insns[i];
+        if (flow_is_inline(insn))
+            return insn->exec == jcc_bind(insn) ||
+                           (insn->exec == exec_jmp && insn->op[0].kind == OPERAND_IMMEDIATE)
+                       ? FLAGS_HOST
+                       : FLAGS_SAVED;
+        enum flags_need need = integer_need(insn);
+        if (need != FLAGS_INDIFFERENT)
+            return need;
+    }
+    return FLAGS_HOST;
+}
+
+static void emit_body(struct context *c, const struct block *block)
+{
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct insn *insn = c->insn = &block->insns[i];
+        bool is_last = i + 1 == block->count;
+        c->next_rip = c->rip + insn->length;
+        if (is_last && flow_emit(c))
+            return;
+        if (!integer_emit(c)) {
+            bool exits = is_last || changes_privilege(insn);
+            context_call_handler(c, exits);
+            if (exits)
+                return;
+        }
+        if (is_last)
+            flow_edge(c, c->next_rip);
+        c->rip = c->next_rip;
+    }
+}
+
+static void emit_entries(struct context *c, enum flags_need need, uint32_t body)
+{
+    struct translation *t = c->translation;
+    t->entry_host = t->entry_saved = body;
+    if (need == FLAGS_HOST) {
+        t->entry_saved = emit_offset(&c->e);
+        c->in_host = false;
+        c->in_slot = true;
+        context_flags_load(c);
+        emit_jmp_to(&c->e, body);
+    } else if (need == FLAGS_SAVED) {
+        t->entry_host = emit_offset(&c->e);
+        c->in_host = true;
+        c->in_slot = false;
+        context_flags_save(c);
+        emit_jmp_to(&c->e, body);
+    }
+}
+
+struct translation *translate_block(struct translate *translate, const struct block *block)
+{
+    struct vcpu *vcpu = translate->vcpu;
+    if (TRANSLATE_CODE_SIZE - translate->code_used < BLOCK_CODE_MAX ||
+        TRANSLATE_DATA_SIZE - translate->data_used < BLOCK_DATA_MAX)
+        translate_evict_all(translate);
+
+    struct translation *t = translate_allocate(translate, sizeof(*t));
+    *t = (struct translation){
+        .rip = vcpu->rip, .gpa = block->gpa, .privilege = (uint8_t)vcpu->privilege};
+    enum flags_need need = block_need(block);
+    struct context c = {
+        .e = {translate->write, translate->write + translate->code_used},
+        .translate = translate,
+        .translation = t,
+        .privilege = vcpu->privilege,
+        .rip = vcpu->rip,
+        .in_host = need != FLAGS_SAVED,
+        .in_slot = need == FLAGS_SAVED,
+    };
+    uint32_t body = emit_offset(&c.e);
+    emit_body(&c, block);
+    for (unsigned i = 0; i < c.slow_count; i++)
+        context_slow_emit(&c, &c.slow[i]);
+    emit_entries(&c, need, body);
+    translate->code_used = align_up(emit_offset(&c.e), 16);
+    translate_insert(translate, t);
+    translate_serialize();
+    return t;
+}

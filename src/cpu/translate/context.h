@@ -1,0 +1,105 @@
+#ifndef AEROSTAT_CPU_TRANSLATE_CONTEXT_H
+#define AEROSTAT_CPU_TRANSLATE_CONTEXT_H
+
+/*
+ * The translation being made.
+ *
+ * Guest flags. They are in the host's flags (`in_host`), in the slot of the stack frame
+ * (`in_slot`), or in both. TLB probes spoil the host's, so before the first one after an
+ * instruction that wrote flags they are saved: PUSHF, once. They come back (context_flags_load)
+ * when an instruction reads them, or writes only some. So an exception finds them exact, always.
+ *
+ * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
+ * the interpreter, out of line; nothing of the guest's state has changed until then.
+ */
+
+#include "cpu/translate/translate.h"
+
+#define SLOW_JUMPS 6
+
+struct slow_path {
+    uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
+    unsigned jump_count;
+    uint32_t resume; /* offset of what follows the instruction */
+    const struct insn *insn;
+    uint64_t rip;
+    bool exits;      /* does not resume: the handler says where it goes on */
+    bool wants_host; /* flags in the CPU when it resumes */
+};
+
+struct context {
+    struct emit e;
+    struct translate *translate;
+    struct translation *translation;
+    unsigned privilege;
+
+    const struct insn *insn; /* being translated */
+    uint64_t rip, next_rip;
+    bool in_host, in_slot;
+
+    struct slow_path slow[BLOCK_MAX_INSNS];
+    unsigned slow_count;
+    unsigned link_count;
+};
+
+/* memory.c: flags */
+void context_flags_save(struct context *c); /* now in the slot */
+void context_flags_load(struct context *c); /* now in the CPU. Spoils T2 */
+/* After an instruction that has written all flags, or some after context_flags_load. */
+static inline void context_flags_written(struct context *c)
+{
+    c->in_host = true;
+    c->in_slot = false;
+}
+
+/* memory.c: guest memory */
+struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
+void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
+void context_slow_end(struct context *c, struct slow_path *slow);
+void context_slow_emit(struct context *c, const struct slow_path *slow);
+/* T0 = linear address of the memory operand. Spoils T1 and flags. */
+void context_address(struct context *c);
+/* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
+void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* Runs the handler in line; leaves the block after it where `exits`. */
+void context_call_handler(struct context *c, bool exits);
+/* For handlers: a copy of an instruction that stays. */
+const struct insn *context_keep(struct context *c, const struct insn *insn);
+
+/* The host register to use for a guest register: its own, or `scratch`. */
+static inline unsigned context_get(struct context *c, unsigned gpr, unsigned scratch)
+{
+    unsigned host = host_of(gpr);
+    if (host != HOST_NONE)
+        return host;
+    emit_load(&c->e, scratch, rm_gpr(gpr));
+    return scratch;
+}
+
+/* The same for a register that is only written. */
+static inline unsigned context_place(unsigned gpr, unsigned scratch)
+{
+    unsigned host = host_of(gpr);
+    return host != HOST_NONE ? host : scratch;
+}
+
+static inline void context_put(struct context *c, unsigned gpr, unsigned from)
+{
+    if (host_of(gpr) == HOST_NONE)
+        emit_store(&c->e, rm_gpr(gpr), from);
+}
+
+/* What an instruction wants of the flags before anything else, for the entry of a block. */
+enum flags_need { FLAGS_INDIFFERENT, FLAGS_HOST, FLAGS_SAVED, FLAGS_OVERWRITTEN };
+
+/* integer.c */
+bool integer_emit(struct context *c);
+enum flags_need integer_need(const struct insn *insn);
+
+/* flow.c: near branches, calls, returns. */
+bool flow_emit(struct context *c);
+bool flow_is_inline(const struct insn *insn);
+/* Where nothing else ends the block. */
+void flow_edge(struct context *c, uint64_t target);
+
+#endif

@@ -1,0 +1,227 @@
+/*
+ * The translator: x86-64 to x86-64, for 64-bit mode.
+ *
+ * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU is in
+ * 64-bit mode and nothing wants single-stepping, it enters generated code, which passes from one
+ * translation to the next by itself until something asks for the dispatcher: attention, an
+ * instruction that ends its block, RIP without a translation. All state is in struct vcpu again
+ * then. Decoding, the marks on pages with code, all other modes and every instruction that is not
+ * generated are the interpreter's: generated code calls its handlers.
+ *
+ *   engine.c    the dispatcher
+ *   cache.c     translations: found, dropped, chained, evicted
+ *   stubs.c     entering and leaving generated code, calls of handlers
+ *   block.c     a block
+ *   flow.c      branches
+ *   integer.c   integer instructions
+ *   memory.c    flags, TLB probes, slow paths
+ *   emit.h      encoding
+ *
+ * Host registers: see translate.h. The gs base is struct vcpu while a vCPU runs.
+ */
+
+#include <Zydis/Zydis.h>
+#include <asm/prctl.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cpu/engine.h"
+#include "cpu/exception.h"
+#include "cpu/translate/translate.h"
+
+typedef struct link *enter_fn(const void *code);
+
+/* As the interpreter's block_run. */
+static void interpret(struct vcpu *vcpu, const struct block *block, unsigned count)
+{
+    uint64_t mask = vcpu->mode == MODE_LONG ? UINT64_MAX : UINT32_MAX;
+    for (unsigned i = 0; i < count && !vcpu->leave_block; i++) {
+        const struct insn *insn = &block->insns[i];
+        vcpu->next_rip = (vcpu->rip + insn->length) & mask;
+        insn->exec(vcpu, insn);
+        vcpu->rip = vcpu->next_rip;
+        vcpu->stats.instructions++;
+    }
+}
+
+/* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
+ * raises. */
+static struct translation *find(struct vcpu *vcpu, struct translate *translate,
+                                const struct block **block)
+{
+    uint64_t rip = vcpu->rip;
+    const struct itlb_entry *entry =
+        &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
+    if (likely(entry->tag == (rip & ~PAGE_MASK))) {
+        uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
+        struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+        if (likely(t != NULL))
+            return t;
+    }
+    *block = block_find(vcpu);
+    if (*block == vcpu->interp->solo)
+        return NULL;
+    struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
+    return t != NULL ? t : translate_block(translate, *block);
+}
+
+static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
+{
+    uint64_t flushes = vcpu->mmu.stats.flushes + vcpu->mmu.stats.page_flushes;
+    if (flushes == translate->flushes_seen)
+        return false;
+    translate->flushes_seen = flushes;
+    return true;
+}
+
+/* Runs generated code from t on. Returns the link it has left by. */
+static struct link *run_translation(struct vcpu *vcpu, struct translate *translate,
+                                    const struct translation *t)
+{
+    enter_fn *enter = (enter_fn *)(uintptr_t)(translate->execute + translate->enter);
+    const uint8_t *code = translate->execute + t->entry_saved;
+    if (!translate->is_lockstep) {
+        struct jump_cache *cache = &translate->jumps[t->privilege];
+        cache->jumps[t->rip & PAGE_MASK] = (struct jump){t->rip, code};
+        cache->is_used = true;
+    }
+    translate->stats.dispatches++;
+    return enter(code);
+}
+
+/* The way that the guest has just left by becomes a jump to where it went. */
+static void chain(struct translate *translate, struct link *link, struct translation *t)
+{
+    const struct translation *from = link->from;
+    if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
+        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT && !translate->is_lockstep)
+        translate_chain(translate, link, t);
+}
+
+enum vcpu_exit translate_loop(struct vcpu *vcpu)
+{
+    struct translate *translate = translate_of(vcpu);
+    struct link *link = NULL;
+    for (;;) {
+        bool step = false;
+        if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
+            enum vcpu_exit exit;
+            if (vcpu_service(vcpu, &exit))
+                return exit;
+            step = atomic_load_explicit(&vcpu->attention, memory_order_relaxed) & ATTENTION_STEP;
+        }
+        if (unlikely(vcpu->halted || vcpu->wait_for_sipi))
+            return VCPU_EXIT_HALTED;
+        vcpu->leave_block = false;
+        uint64_t epoch = translate->epoch;
+        const struct block *block = NULL;
+        struct translation *t = NULL;
+        if (likely(vcpu->mode == MODE_LONG && !step))
+            t = find(vcpu, translate, &block);
+        else
+            block = block_find(vcpu);
+        if (unlikely(t == NULL)) {
+            translate->stats.interpreted++;
+            vcpu->leave_block = false;
+            interpret(vcpu, block, step ? 1 : block->count);
+            link = NULL;
+            continue;
+        }
+        /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
+         * was looked up after that. */
+        vcpu->leave_block = false;
+        if (unlikely(translate->dead != NULL))
+            translate_bury(translate);
+        if (unlikely(mapping_has_changed(vcpu, translate)))
+            translate_clear_jumps(translate);
+        if (link != NULL && epoch == translate->epoch)
+            chain(translate, link, t);
+        link = run_translation(vcpu, translate, t);
+    }
+}
+
+static enum vcpu_exit loop_after_fault(struct vcpu *vcpu)
+{
+    return vcpu_deliver_fault(vcpu) ? translate_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
+}
+
+/* ------------------------------------------------------------------------- the gs base */
+
+/* The kernel says in the auxiliary vector whether programs may use WRGSBASE. */
+static bool has_fsgsbase(void)
+{
+    return getauxval(AT_HWCAP2) & 2;
+}
+
+static uint64_t gs_base_read(void)
+{
+    uint64_t base = 0;
+    if (has_fsgsbase())
+        __asm__ volatile("rdgsbase %0" : "=r"(base));
+    else
+        syscall(SYS_arch_prctl, ARCH_GET_GS, &base);
+    return base;
+}
+
+static void gs_base_write(uint64_t base)
+{
+    if (has_fsgsbase())
+        __asm__ volatile("wrgsbase %0" : : "r"(base));
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+/* ------------------------------------------------------------------------- the engine */
+
+static enum vcpu_exit translate_run(struct vcpu *vcpu)
+{
+    jmp_buf fault_exit;
+    enum vcpu_exit exit;
+    const uint64_t gs_base = gs_base_read();
+
+    gs_base_write((uint64_t)(uintptr_t)vcpu);
+    mmu_unpark(&vcpu->mmu);
+    vcpu->fault_exit = &fault_exit;
+    if (setjmp(fault_exit) == 0)
+        exit = translate_loop(vcpu);
+    else
+        exit = loop_after_fault(vcpu);
+    vcpu->fault_exit = NULL;
+    mmu_park(&vcpu->mmu);
+    gs_base_write(gs_base);
+    return exit;
+}
+
+static void translate_detach(struct vcpu *vcpu)
+{
+    struct translate *translate = translate_of(vcpu);
+    vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_context = NULL;
+    block_cache_destroy(vcpu->interp);
+    vcpu->interp = NULL;
+    translate_destroy(translate);
+}
+
+static enum status translate_attach(struct vcpu *vcpu, struct error *err)
+{
+    struct translate *translate;
+    enum status status = translate_create(&translate, vcpu, err);
+    if (status != STATUS_OK)
+        return status;
+    status = block_cache_create(&vcpu->interp, err);
+    if (status != STATUS_OK) {
+        translate_destroy(translate);
+        return status;
+    }
+    vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_context = translate;
+    return STATUS_OK;
+}
+
+const struct engine_ops translate_engine = {
+    .name = "translate",
+    .attach = translate_attach,
+    .detach = translate_detach,
+    .run = translate_run,
+};

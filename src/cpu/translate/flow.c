@@ -1,0 +1,241 @@
+/*
+ * Near branches, calls and returns: how one translation goes on to the next.
+ *
+ * A direct branch within the page becomes a link. Everything else asks the jump cache: the entry
+ * for RIP's offset in its page, if it is for this very RIP, says where its translation begins. The
+ * jump cache has been filled by the dispatcher, so whatever is found there has been checked:
+ * canonical, mapped, executable. What is not found there goes to the instruction's handler before
+ * anything of it has been done, and to the dispatcher after that.
+ *
+ * Attention (see vcpu.h) is looked at on every way that can be part of a loop: links that go
+ * backward, and all uses of the jump cache.
+ */
+
+#include "cpu/access.h"
+#include "cpu/interp/interp.h"
+#include "cpu/translate/context.h"
+
+static struct emit_rm attention(void)
+{
+    return rm_vcpu(offsetof(struct vcpu, attention));
+}
+
+static bool is_jcc(const struct insn *insn)
+{
+    return insn->exec == jcc_bind(insn);
+}
+
+static uint64_t direct_target(const struct context *c)
+{
+    return c->next_rip + c->insn->immediate;
+}
+
+/* Out of line: leaves for the dispatcher, flags as the link wants them. */
+static void emit_exit(struct context *c, uint64_t target, const struct link *link, bool is_saved)
+{
+    emit_constant(&c->e, T0, target);
+    emit_constant(&c->e, T1, (uint64_t)(uintptr_t)link);
+    emit_jmp_to(&c->e, is_saved ? c->translate->exit_saved : c->translate->exit_host);
+}
+
+/* A direct jump within the page. The exit for want of a translation comes right behind the jump,
+ * which goes there until it is patched. */
+static void edge_linked(struct context *c, uint64_t target)
+{
+    struct emit *e = &c->e;
+    struct link *link = &c->translation->links[c->link_count++];
+    bool is_saved = !c->in_host;
+    uint32_t away = 0;
+    if (target <= c->rip) {
+        if (is_saved) {
+            emit_alu_immediate(e, 7, 4, attention(), 0);
+            away = emit_jcc(e, CONDITION_NE);
+        } else {
+            /* Without touching flags. */
+            emit_mov(e, T1, HOST_RCX);
+            emit_op(e, 0, 0x8b, HOST_RCX, attention());
+            emit_u8(e, 0xe3); /* jrcxz over the next two */
+            emit_u8(e, 3 + 5);
+            emit_mov(e, HOST_RCX, T1);
+            away = emit_jmp(e);
+            emit_mov(e, HOST_RCX, T1);
+        }
+    }
+    *link = (struct link){
+        .at = emit_jmp(e), .target = target, .is_saved = is_saved, .from = c->translation};
+    link->unlinked = emit_offset(e);
+    emit_link(e, link->at, link->unlinked);
+    if (away != 0)
+        emit_link(e, away, link->unlinked);
+    emit_exit(c, target, link, is_saved);
+}
+
+static struct jump *jump_entry(struct context *c, uint64_t rip)
+{
+    return &c->translate->jumps[c->privilege].jumps[rip & PAGE_MASK];
+}
+
+/* A direct jump to another page. */
+static void edge_far(struct context *c, uint64_t target)
+{
+    struct emit *e = &c->e;
+    context_flags_save(c);
+    c->in_host = false;
+    emit_constant(e, T0, target);
+    emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c, target));
+    emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
+    uint32_t miss = emit_jcc(e, CONDITION_NE);
+    emit_alu_immediate(e, 7, 4, attention(), 0);
+    uint32_t away = emit_jcc(e, CONDITION_NE);
+    emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
+    emit_link(e, miss, emit_offset(e));
+    emit_link(e, away, emit_offset(e));
+    emit_exit(c, target, NULL, true);
+}
+
+void flow_edge(struct context *c, uint64_t target)
+{
+    if ((target ^ c->translation->rip) >> PAGE_SHIFT == 0)
+        edge_linked(c, target);
+    else
+        edge_far(c, target);
+}
+
+/* T0 has a RIP: T2 = its entry in the jump cache, or it is the slow path. Spoils T1. */
+static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+{
+    struct emit *e = &c->e;
+    _Static_assert(sizeof(struct jump) == 16, "the shift below");
+    emit_op(e, 0, 0x8b, T1, rm_reg(T0));
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), PAGE_MASK);
+    emit_op(e, 0, 0xc1, 4, rm_reg(T1)); /* shl */
+    emit_u8(e, 4);
+    emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
+    emit_op(e, EMIT_W, 0x03, T2, rm_reg(T1));
+    emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
+    context_slow_jump(c, slow, CONDITION_NE);
+    emit_alu_immediate(e, 7, 4, attention(), 0);
+    context_slow_jump(c, slow, CONDITION_NE);
+}
+
+/* T0 = where an indirect branch goes. Spoils T1, T2. */
+static void emit_indirect_target(struct context *c, struct slow_path *slow)
+{
+    const struct operand *op = &c->insn->op[0];
+    if (op->kind == OPERAND_MEMORY) {
+        context_address(c);
+        context_probe(c, slow, 8, false);
+        emit_load(&c->e, T0, rm_at(T0, 0));
+    } else {
+        emit_mov(&c->e, T0, context_get(c, op->reg, T0));
+    }
+}
+
+static struct slow_path *begin_exiting(struct context *c)
+{
+    struct slow_path *slow = context_slow_begin(c);
+    slow->exits = true;
+    c->in_host = false;
+    return slow;
+}
+
+/* Pushes the return address, moving RSP last. */
+static void emit_push_return(struct context *c, struct slow_path *slow)
+{
+    struct emit *e = &c->e;
+    emit_lea(e, T0, rm_at(HOST_R15, -8));
+    context_probe(c, slow, 8, true);
+    emit_constant(e, T1, c->next_rip);
+    emit_store(e, rm_at(T0, 0), T1);
+    emit_lea(e, HOST_R15, rm_at(HOST_R15, -8));
+}
+
+static void emit_call(struct context *c)
+{
+    struct emit *e = &c->e;
+    struct slow_path *slow = begin_exiting(c);
+    if (c->insn->op[0].kind == OPERAND_IMMEDIATE) {
+        emit_push_return(c, slow);
+        flow_edge(c, direct_target(c));
+        return;
+    }
+    emit_indirect_target(c, slow);
+    emit_jump_lookup(c, slow);
+    emit_load(e, T1, rm_at(T2, offsetof(struct jump, code)));
+    emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), T1);
+    emit_push_return(c, slow);
+    emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET));
+}
+
+static void emit_jump(struct context *c)
+{
+    if (c->insn->op[0].kind == OPERAND_IMMEDIATE) {
+        flow_edge(c, direct_target(c));
+        return;
+    }
+    struct slow_path *slow = begin_exiting(c);
+    emit_indirect_target(c, slow);
+    emit_jump_lookup(c, slow);
+    emit_op(&c->e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
+}
+
+static void emit_return(struct context *c)
+{
+    struct emit *e = &c->e;
+    struct slow_path *slow = begin_exiting(c);
+    unsigned release = c->insn->operand_count != 0 ? c->insn->immediate & 0xffff : 0;
+    emit_mov(e, T0, HOST_R15);
+    context_probe(c, slow, 8, false);
+    emit_load(e, T0, rm_at(T0, 0));
+    emit_jump_lookup(c, slow);
+    emit_lea(e, HOST_R15, rm_at(HOST_R15, (int32_t)(8 + release)));
+    emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
+}
+
+static void emit_condition(struct context *c)
+{
+    struct emit *e = &c->e;
+    context_flags_load(c);
+    uint32_t taken = emit_jcc(e, c->insn->condition);
+    bool in_host = c->in_host, in_slot = c->in_slot;
+    flow_edge(c, c->next_rip);
+    emit_link(e, taken, emit_offset(e));
+    c->in_host = in_host;
+    c->in_slot = in_slot;
+    flow_edge(c, direct_target(c));
+}
+
+/* Operands of 8 bytes: all that 64-bit code has, unless it tries hard. */
+static bool has_indirect_operand(const struct insn *insn)
+{
+    unsigned kind = insn->op[0].kind;
+    return (kind == OPERAND_GPR || kind == OPERAND_MEMORY) && insn->op[0].size == 8;
+}
+
+bool flow_is_inline(const struct insn *insn)
+{
+    if (insn->operand_size != 8)
+        return false;
+    if (insn->exec == exec_jmp || insn->exec == exec_call)
+        return insn->op[0].kind == OPERAND_IMMEDIATE || has_indirect_operand(insn);
+    return insn->exec == exec_ret || is_jcc(insn);
+}
+
+bool flow_emit(struct context *c)
+{
+    const struct insn *insn = c->insn;
+    if (!flow_is_inline(insn))
+        return false;
+    bool direct = insn->op[0].kind == OPERAND_IMMEDIATE && insn->exec != exec_ret;
+    if (direct && (!access_is_canonical(direct_target(c)) || !access_is_canonical(c->next_rip)))
+        return false;
+    if (insn->exec == exec_call)
+        emit_call(c);
+    else if (insn->exec == exec_jmp)
+        emit_jump(c);
+    else if (insn->exec == exec_ret)
+        emit_return(c);
+    else
+        emit_condition(c);
+    return true;
+}

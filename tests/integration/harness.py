@@ -25,7 +25,7 @@ AEROSTAT = os.environ.get("AEROSTAT", os.path.join(ROOT, "build", "bin", "aerost
 GUESTS = os.path.join(ROOT, "guests")
 
 # Crypto self-tests are 60 % of the instructions of a boot of Debian's kernel.
-FAST_BOOT = "console=ttyS0 quiet tsc=reliable no_timer_check cryptomgr.notests"
+FAST_BOOT = "console=ttyS0 quiet pci=off tsc=reliable no_timer_check cryptomgr.notests"
 BOOT_SECONDS = 240
 EXIT_SECONDS = 60
 

@@ -307,7 +307,7 @@ static bool plan_mnemonic(struct plan *p, const struct insn *insn)
     case ZYDIS_MNEMONIC_XCHG:
         if (!plan_binary(p, insn, 0x86, modify | REG_READ | REG_WRITE | ATOMIC))
             return false;
-        p->opcode &= ~2u;
+        p->opcode = wide(0x86, size); /* either way round */
         return true;
     case ZYDIS_MNEMONIC_XADD:
         return plan_binary(p, insn, 0x0fc0, modify | REG_READ | REG_WRITE | FLAGS_WRITE);

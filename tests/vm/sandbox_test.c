@@ -1,0 +1,138 @@
+/* What a process can still do once it is in the sandbox. Each look is taken in a child process,
+ * since there is no way back out. Not built with a sanitizer, where the filter is off. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vm/sandbox.h"
+
+enum { CHILD_REFUSED = 10, CHILD_DID_IT, CHILD_OTHER_ERROR, CHILD_NO_SANDBOX };
+
+/* Runs attempt() in a sandboxed child. It returns 0 or more where the host let it. */
+static int try_in_sandbox(long (*attempt)(void))
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        if (sandbox_enter(NULL) != STATUS_OK)
+            _exit(CHILD_NO_SANDBOX);
+        errno = 0;
+        if (attempt() >= 0)
+            _exit(CHILD_DID_IT);
+        _exit(errno == EPERM ? CHILD_REFUSED : CHILD_OTHER_ERROR);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static long execute(void)
+{
+    char *const nothing[] = {NULL};
+    return execve("/bin/true", nothing, nothing);
+}
+
+static long make_process(void)
+{
+    return fork();
+}
+
+static long trace(void)
+{
+    return ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+}
+
+static long map_code(void)
+{
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return page == MAP_FAILED ? -1 : 0;
+}
+
+static long make_code(void)
+{
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return mprotect(page, 4096, PROT_READ | PROT_EXEC);
+}
+
+static long remove_file(void)
+{
+    return unlink("/nonexistent/file");
+}
+
+static long send_signal(void)
+{
+    return kill(getppid(), 0);
+}
+
+static void test_refused(void **state)
+{
+    assert_int_equal(try_in_sandbox(execute), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(make_process), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(trace), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(map_code), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(make_code), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(remove_file), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(send_signal), CHILD_REFUSED);
+}
+
+static void *return_argument(void *argument)
+{
+    return argument;
+}
+
+/* What a VM needs to go on: threads, memory. */
+static long work(void)
+{
+    pthread_t thread;
+    int token = 0;
+    void *result = NULL;
+    if (pthread_create(&thread, NULL, return_argument, &token) != 0)
+        return -1;
+    if (pthread_join(thread, &result) != 0 || result != &token)
+        return -1;
+    void *memory = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? -1 : munmap(memory, 1 << 20);
+}
+
+static long privileges_are_final(void)
+{
+    /* The filter refuses prctl's other uses, so the kernel's own record is read. */
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    int value = 0;
+    while (status != NULL && fgets(line, sizeof line, status) != NULL) {
+        if (sscanf(line, "NoNewPrivs: %d", &value) == 1)
+            break;
+    }
+    return value == 1 ? 0 : -1;
+}
+
+static void test_allowed(void **state)
+{
+    assert_int_equal(try_in_sandbox(work), CHILD_DID_IT);
+    assert_int_equal(try_in_sandbox(privileges_are_final), CHILD_DID_IT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_allowed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

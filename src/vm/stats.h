@@ -1,7 +1,7 @@
 #ifndef AEROSTAT_VM_STATS_H
 #define AEROSTAT_VM_STATS_H
 
-/* Counters as JSON, for --stats. docs/architecture.md names and explains each. */
+/* Counters as JSON, for --stats. docs/statistics.md explains each. */
 
 #include <jansson.h>
 

@@ -207,7 +207,7 @@ static void fill_block(struct block *block, const struct boot_job *job, uint64_t
 
 enum status multiboot_load(const struct boot_job *job, struct boot_entry *entry, struct error *err)
 {
-    struct image image;
+    struct image image = {0};
     struct block block;
     uint64_t module_base = 0;
     uint16_t gdt_limit;

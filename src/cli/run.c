@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,17 +23,17 @@
 static const char vm_program[] = "aerostat-vm";
 
 /* The path of aerostat-vm in the folder of this very program. False: it cannot be told. */
-static int find_vm_program(char *path, size_t size)
+static bool find_vm_program(char *path, size_t size)
 {
     ssize_t length = readlink("/proc/self/exe", path, size - 1);
     if (length < 0)
-        return 0;
+        return false;
     path[length] = '\0';
     char *slash = strrchr(path, '/');
     if (slash == NULL || (size_t)(slash + 1 - path) + sizeof vm_program > size)
-        return 0;
+        return false;
     strcpy(slash + 1, vm_program);
-    return 1;
+    return true;
 }
 
 static int execute(const char *path, char **argv)
@@ -88,7 +89,9 @@ static int run_on_terminal(const char *path, char **argv, const struct termios *
         _exit(execute(path, argv));
     }
     int status = supervise(child, &watched);
-    tcsetattr(STDIN_FILENO, TCSADRAIN, terminal);
+    /* From the background the VM has left it alone, and we would be stopped for touching it. */
+    if (tcgetpgrp(STDIN_FILENO) == getpgrp())
+        tcsetattr(STDIN_FILENO, TCSADRAIN, terminal);
     return status;
 }
 

@@ -55,12 +55,35 @@ uint64_t access_linear_slow(struct vcpu *vcpu, enum segment_register seg, uint64
     return (uint32_t)(segment->base + offset);
 }
 
-/* #AC (SDM vol. 3 6.15): for explicit accesses at CPL 3 that ask for it. */
-static void check_alignment(struct vcpu *vcpu, uint64_t linear, unsigned size,
+/*
+ * The alignment that #AC asks of an operand (SDM vol. 3 table 6-7). Integers and scalars: their
+ * size. Ten bytes of x87 or BCD: 8. Vectors: none, for those whose alignment matters raise #GP
+ * without being asked, and CPUs do not raise #AC for the others. The x87 environments and images of
+ * 14 and 94, 28 and 108 bytes: words, doublewords.
+ */
+static unsigned required_alignment(unsigned length)
+{
+    if (length == 10)
+        return 8;
+    return length % 16 == 0 ? 1 : length & -length;
+}
+
+/* #AC (SDM vol. 3 6.15): for explicit accesses at CPL 3 that ask for it. It comes before page
+ * faults, as on Intel's CPUs. */
+static void check_alignment(struct vcpu *vcpu, uint64_t linear, unsigned length,
                             enum mmu_privilege privilege)
 {
-    if (unlikely(privilege == MMU_USER_CHECKED && (linear & (size - 1)) != 0))
+    if (unlikely(privilege == MMU_USER_CHECKED &&
+                 (linear & (required_alignment(length) - 1)) != 0))
         vcpu_raise_error(vcpu, VECTOR_AC, 0);
+}
+
+/* Explicit accesses have been checked. A descriptor table or a TSS may begin at a canonical address
+ * and reach beyond them. */
+static void check_canonical(struct vcpu *vcpu, uint64_t linear, unsigned size)
+{
+    if (unlikely(!access_is_canonical(linear) || !access_is_canonical(linear + size - 1)))
+        vcpu_raise_error(vcpu, VECTOR_GP, 0);
 }
 
 /* Data breakpoints (SDM vol. 3 17.2.4). Pages with one never hit the TLB, so each access to them
@@ -196,6 +219,7 @@ uint64_t access_load_slow(struct vcpu *vcpu, uint64_t linear, unsigned size,
                           enum mmu_privilege privilege)
 {
     check_alignment(vcpu, linear, size, privilege);
+    check_canonical(vcpu, linear, size);
     /* Aligned accesses must be single ones: other vCPUs may write meanwhile. */
     if ((linear & (size - 1)) == 0) {
         struct mmu_target target;
@@ -214,6 +238,7 @@ void access_store_slow(struct vcpu *vcpu, uint64_t linear, unsigned size, uint64
                        enum mmu_privilege privilege)
 {
     check_alignment(vcpu, linear, size, privilege);
+    check_canonical(vcpu, linear, size);
     if ((linear & (size - 1)) == 0) {
         struct mmu_target target;
         bool is_device = resolve(vcpu, linear, MMU_WRITE, privilege, &target);
@@ -230,25 +255,31 @@ void access_store_slow(struct vcpu *vcpu, uint64_t linear, unsigned size, uint64
 void access_load_bytes(struct vcpu *vcpu, uint64_t linear, void *buffer, unsigned length)
 {
     const uint8_t *host = mmu_probe_read(&vcpu->mmu, vcpu->privilege, linear, length);
-    if (likely(host != NULL))
+    if (likely(host != NULL)) {
         memcpy(buffer, host, length);
-    else
-        load_bytes(vcpu, linear, buffer, length, vcpu->privilege);
+        return;
+    }
+    check_alignment(vcpu, linear, length, vcpu->privilege);
+    load_bytes(vcpu, linear, buffer, length, vcpu->privilege);
 }
 
 void access_store_bytes(struct vcpu *vcpu, uint64_t linear, const void *buffer, unsigned length)
 {
     uint8_t *host = mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, length);
-    if (likely(host != NULL))
+    if (likely(host != NULL)) {
         memcpy(host, buffer, length);
-    else
-        store_bytes(vcpu, linear, buffer, length, vcpu->privilege);
+        return;
+    }
+    check_alignment(vcpu, linear, length, vcpu->privilege);
+    store_bytes(vcpu, linear, buffer, length, vcpu->privilege);
 }
 
 void access_check_store(struct vcpu *vcpu, uint64_t linear, unsigned length)
 {
-    if (mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, length) == NULL)
-        check_store(vcpu, linear, length, vcpu->privilege);
+    if (mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, length) != NULL)
+        return;
+    check_alignment(vcpu, linear, length, vcpu->privilege);
+    check_store(vcpu, linear, length, vcpu->privilege);
 }
 
 uint8_t *access_rmw(struct vcpu *vcpu, uint64_t linear, unsigned size)
@@ -256,16 +287,18 @@ uint8_t *access_rmw(struct vcpu *vcpu, uint64_t linear, unsigned size)
     uint8_t *host = mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, size);
     if (likely(host != NULL))
         return host;
-    if (size <= 8)
-        check_alignment(vcpu, linear, size, vcpu->privilege);
+    check_alignment(vcpu, linear, size, vcpu->privilege);
     if (first_piece(linear, size) < size) {
         check_store(vcpu, linear, size, vcpu->privilege);
         return NULL;
     }
     struct mmu_target target;
     bool is_device = resolve(vcpu, linear, MMU_WRITE, vcpu->privilege, &target);
-    if (is_device || vcpu->mmu.watched_count != 0)
+    if (is_device)
         return NULL;
+    /* The operand will be written: a breakpoint on it is noted here, so that a locked instruction
+     * stays atomic while a debugger watches. */
+    note_data_breakpoints(vcpu, linear, size, true);
     return target.host;
 }
 

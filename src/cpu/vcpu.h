@@ -151,7 +151,6 @@ struct vcpu_stats {
 struct vcpu_step {
     bool active;      /* the last vcpu_service let one instruction start with stepping on */
     bool trap;        /* it started with TF */
-    bool resume;      /* it started with RF */
     bool shadowed;    /* it ran in the interrupt shadow, which ends with it */
     bool shadow_debug; /* the shadow is of MOV SS or POP SS: it holds back #DB traps as well */
 };
@@ -161,6 +160,7 @@ struct vcpu_event { /* an exception on its way to the guest */
     bool has_error_code;
     bool is_trap; /* saved RIP is the next instruction: #BP, #OF, single step */
     bool is_software; /* INT n, INT3, INTO: the gate's DPL is checked */
+    bool is_breakpoint; /* the #DB fault of an instruction breakpoint: RF is pushed as it is */
     uint32_t error_code;
 };
 
@@ -219,6 +219,7 @@ struct vcpu {
     void *apic_context;
     struct interp *interp;
     struct thunk_set *thunks; /* shared by the vCPUs of a VM */
+    struct code_pool *code_pool; /* the translator's; NULL: it makes its own when attached */
     unsigned cpu_count; /* in this VM, for CPUID topology */
 
     pthread_mutex_t wake_lock;

@@ -178,10 +178,22 @@ static bool alarm_field_matches(const struct rtc *rtc, unsigned reg, unsigned va
     return value == (reg == REG_HOURS_ALARM ? decode_hours(rtc, alarm) : decode(rtc, alarm));
 }
 
+/* Could a time of day ever have this in it? A second 99 could not. */
+static bool alarm_is_possible(const struct rtc *rtc)
+{
+    uint8_t seconds = rtc->bytes[REG_SECONDS_ALARM], minutes = rtc->bytes[REG_MINUTES_ALARM];
+    uint8_t hours = rtc->bytes[REG_HOURS_ALARM];
+    return (seconds >= DONT_CARE || decode(rtc, seconds) < 60) &&
+           (minutes >= DONT_CARE || decode(rtc, minutes) < 60) &&
+           (hours >= DONT_CARE || decode_hours(rtc, hours) < 24);
+}
+
 /* The first second after `after` that the alarm is set for. Skips hours and minutes that do not
  * match as a whole, so that it takes at most some 150 steps. */
 static int64_t next_alarm(const struct rtc *rtc, int64_t after)
 {
+    if (!alarm_is_possible(rtc))
+        return NEVER;
     int64_t at = after + 1;
     while (at <= after + DAY) {
         unsigned second = (unsigned)(at - floor_div(at, DAY) * DAY);

@@ -6,11 +6,7 @@
  *
  * epoll refuses regular files and some devices (/dev/null): those are always ready, and served by
  * the doorbells alone.
- *
- * A descriptor that we were given may be shared with other processes (a terminal with the shell),
- * so its O_NONBLOCK is not ours to change. Pipes and terminals are opened a second time through
- * /proc, which gives an open file of our own; sockets have MSG_DONTWAIT. What can be neither is
- * written in pieces small enough that a descriptor that is ready takes them.
+ * Neither blocks: see util/stream.h.
  *
  * Lock: one for both rings. The loop thread copies out of a ring under it and calls the host
  * without it.
@@ -20,21 +16,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/stream.h"
 
 #define RING_SIZE   8192u /* a power of two */
 #define WRITE_CHUNK 4096u
-#define SMALL_CHUNK 256u
 #define READ_CHUNK  1024u
 
 /* head and tail run freely; bytes are at position modulo RING_SIZE. */
@@ -52,9 +44,7 @@ struct serial_line {
     struct io_event *output_event, *input_event;
     struct io_source *output_source, *input_source; /* NULL: always ready */
 
-    int output_fd; /* ours if output_owned */
-    bool output_owned, output_is_socket;
-    size_t chunk; /* written at once at most */
+    struct stream output_stream, input_stream;
     bool output_dead, input_dead;
 };
 
@@ -82,14 +72,6 @@ static void ring_put(struct ring *ring, uint8_t byte)
     ring->bytes[ring->head++ % RING_SIZE] = byte;
 }
 
-/* -1 with errno as write(2); never raises SIGPIPE on a socket. */
-static ssize_t output_write(struct serial_line *line, const uint8_t *bytes, size_t count)
-{
-    if (line->output_is_socket)
-        return send(line->output_fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
-    return write(line->output_fd, bytes, count);
-}
-
 /* The host's side is gone: everything from now on is dropped. With the lock held. */
 static void output_abandon(struct serial_line *line, int failure)
 {
@@ -103,11 +85,11 @@ static void output_pump(struct serial_line *line)
 {
     uint8_t bytes[WRITE_CHUNK];
     pthread_mutex_lock(&line->lock);
-    size_t count = ring_peek(&line->output, bytes, line->chunk);
+    size_t count = ring_peek(&line->output, bytes, sizeof bytes);
     pthread_mutex_unlock(&line->lock);
 
     /* Only this thread takes bytes off the ring, so they stay there until they are written. */
-    ssize_t written = count == 0 ? 0 : output_write(line, bytes, count);
+    ssize_t written = count == 0 ? 0 : stream_write(&line->output_stream, bytes, count);
     int failure = written < 0 ? errno : 0;
 
     pthread_mutex_lock(&line->lock);
@@ -176,7 +158,8 @@ static void input_pump(struct serial_line *line)
     pthread_mutex_unlock(&line->lock);
     if (room == 0)
         return;
-    ssize_t count = read(line->config.input_fd, bytes, room < sizeof bytes ? room : sizeof bytes);
+    ssize_t count =
+        stream_read(&line->input_stream, bytes, room < sizeof bytes ? room : sizeof bytes);
     if (count < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (count <= 0) {
@@ -249,31 +232,12 @@ void serial_line_flush(struct serial_line *line, uint64_t timeout_ns)
     pthread_mutex_unlock(&line->lock);
 }
 
-/* Chooses how to write without blocking: see the top. */
-static void output_open(struct serial_line *line)
+/* A descriptor that is none, or no longer open, is a dead end from the start. */
+static enum status line_open(struct stream *stream, bool *dead, int fd, int mode, struct error *err)
 {
-    int fd = line->config.output_fd;
-    struct stat stat;
-    line->output_fd = fd;
-    line->chunk = WRITE_CHUNK;
-    if (fd < 0 || fstat(fd, &stat) != 0) {
-        line->output_dead = true;
-        return;
-    }
-    line->output_is_socket = S_ISSOCK(stat.st_mode);
-    if (!S_ISFIFO(stat.st_mode) && !S_ISCHR(stat.st_mode))
-        return;
-    if (fcntl(fd, F_GETFL) & O_NONBLOCK)
-        return;
-    char path[32];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    int own = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (own < 0) {
-        line->chunk = SMALL_CHUNK;
-        return;
-    }
-    line->output_fd = own;
-    line->output_owned = true;
+    *stream = STREAM_NONE;
+    *dead = fd < 0 || fcntl(fd, F_GETFD) < 0;
+    return *dead ? STATUS_OK : stream_open(stream, fd, mode, err);
 }
 
 static enum status watch(struct io_source **source, struct serial_line *line, int fd,
@@ -293,16 +257,18 @@ enum status serial_line_create(struct serial_line **result, const struct serial_
     pthread_mutex_init(&line->lock, NULL);
     pthread_cond_init(&line->drained, NULL);
     line->config = *config;
-    line->input_dead = config->input_fd < 0;
-    output_open(line);
-
-    enum status status = io_event_create(&line->output_event, config->loop, output_rung, line, err);
+    enum status status =
+        line_open(&line->output_stream, &line->output_dead, config->output_fd, O_WRONLY, err);
+    if (status == STATUS_OK)
+        status = line_open(&line->input_stream, &line->input_dead, config->input_fd, O_RDONLY, err);
+    if (status == STATUS_OK)
+        status = io_event_create(&line->output_event, config->loop, output_rung, line, err);
     if (status == STATUS_OK)
         status = io_event_create(&line->input_event, config->loop, input_rung, line, err);
     if (status == STATUS_OK && !line->output_dead)
-        status = watch(&line->output_source, line, line->output_fd, 0, output_ready, err);
+        status = watch(&line->output_source, line, line->output_stream.fd, 0, output_ready, err);
     if (status == STATUS_OK && !line->input_dead)
-        status = watch(&line->input_source, line, config->input_fd, EPOLLIN, input_ready, err);
+        status = watch(&line->input_source, line, line->input_stream.fd, EPOLLIN, input_ready, err);
     if (status != STATUS_OK) {
         serial_line_destroy(line);
         return status;
@@ -321,8 +287,8 @@ void serial_line_destroy(struct serial_line *line)
     io_source_destroy(line->output_source);
     io_event_destroy(line->input_event);
     io_event_destroy(line->output_event);
-    if (line->output_owned)
-        close(line->output_fd);
+    stream_close(&line->output_stream);
+    stream_close(&line->input_stream);
     pthread_cond_destroy(&line->drained);
     pthread_mutex_destroy(&line->lock);
     free(line);

@@ -1,9 +1,9 @@
 /*
  * The aerostat-vm program: one process that is one virtual machine.
  *
- * It opens everything it needs from the host, builds the machine, gives up what it will not need
- * (sandbox.h), and runs; after a guest reset it builds the machine anew. Signals are taken by a
- * small event loop, so that no handler runs anywhere.
+ * It makes what outlives a machine, gives up what it will not need (sandbox.h), builds the machine
+ * and runs it; after a guest reset it builds the machine anew. Signals are taken by a small event
+ * loop, so that no handler runs anywhere.
  */
 
 #include <errno.h>
@@ -210,12 +210,9 @@ static int run_machines(struct program *program)
             log_error("%s", err.text);
             return program->resets == 0 ? startup_exit_status(status) : EXIT_STATUS_FAILURE;
         }
-        if (program->resets == 0) {
+        if (program->resets == 0)
             terminal_open(&program->terminal, on_quit, program);
-            status = sandbox_enter(&err);
-        }
-        if (status == STATUS_OK)
-            status = machine_run(program->machine, &end, &value, &err);
+        status = machine_run(program->machine, &end, &value, &err);
         if (status != STATUS_OK) {
             terminal_close(&program->terminal);
             log_error("%s", err.text);
@@ -229,6 +226,9 @@ static int run_machines(struct program *program)
         }
         drop_machine(program);
         program->resets++;
+        /* Its successors would give the first machine's warnings again at every reset: that is, as
+         * often as the guest likes. */
+        log_set_level(LOG_ERROR);
     }
     if (program->stats_fd >= 0 &&
         stats_write(program->stats_fd, program->options.stats, machine_stats(program->machine),
@@ -251,6 +251,10 @@ static int program_run(struct program *program, bool has_stdout)
     if (status != STATUS_OK) {
         log_error("%s", err.text);
         return startup_exit_status(status);
+    }
+    if (sandbox_enter(&err) != STATUS_OK) {
+        log_error("%s", err.text);
+        return EXIT_STATUS_FAILURE;
     }
     program->host.options = &program->options;
     program->host.terminal = &program->terminal;

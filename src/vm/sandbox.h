@@ -2,10 +2,13 @@
 #define AEROSTAT_VM_SANDBOX_H
 
 /*
- * What the VM's process gives up before the first guest instruction: new privileges (setuid
- * programs and file capabilities no longer count), and every system call that a running VM has no
- * use for. A guest that breaks out into this process finds no exec, no fork, no ptrace, no mount,
- * no namespaces, no new executable memory.
+ * What the VM's process gives up before it looks at a kernel or runs one: new privileges (setuid
+ * programs and file capabilities no longer count), every system call that a VM has no use for, and
+ * descriptors beyond what its devices and a guest's connections may take. Who breaks out into this
+ * process finds no exec, no fork, no ptrace, no mount, no namespaces, no new executable memory, no
+ * new files, no signals to others, no local sockets, no input into the user's terminal.
+ *
+ * What is left: files that this user may open can be opened, to boot again after a reset.
  */
 
 #include "util/status.h"

@@ -3,10 +3,16 @@
 #include <stdio.h>
 #include <unistd.h>
 
+/* Who changes the terminal from the background is stopped for it, or disturbs whom it serves now. */
+static bool is_in_foreground(void)
+{
+    return tcgetpgrp(STDIN_FILENO) == getpgrp();
+}
+
 void terminal_open(struct terminal *terminal, void (*quit)(void *context), void *context)
 {
     *terminal = (struct terminal){.quit = quit, .quit_context = context};
-    if (tcgetattr(STDIN_FILENO, &terminal->saved) != 0 || tcgetpgrp(STDIN_FILENO) != getpgrp())
+    if (tcgetattr(STDIN_FILENO, &terminal->saved) != 0 || !is_in_foreground())
         return;
     fprintf(stderr, "aerostat: Ctrl-] q ends the VM\n");
 
@@ -18,7 +24,7 @@ void terminal_open(struct terminal *terminal, void (*quit)(void *context), void 
 
 void terminal_close(struct terminal *terminal)
 {
-    if (terminal->is_raw)
+    if (terminal->is_raw && is_in_foreground())
         tcsetattr(STDIN_FILENO, TCSADRAIN, &terminal->saved);
     terminal->is_raw = false;
 }

@@ -21,7 +21,7 @@ struct terminal {
 /* Makes standard input raw where it is a terminal of whose foreground group we are, and says on
  * standard error what the escape key is; otherwise does nothing. */
 void terminal_open(struct terminal *terminal, void (*quit)(void *context), void *context);
-/* Puts it back. Idempotent. */
+/* Puts it back, unless we are in the background by now. Idempotent. */
 void terminal_close(struct terminal *terminal);
 
 /* Takes the escape sequences out of `length` bytes of input, in place. Returns how many are left.

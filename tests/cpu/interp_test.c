@@ -509,6 +509,24 @@ static void test_string_restarts(void **state)
     testvm_destroy(&vm);
 }
 
+/* ENTER makes sure of the whole new stack: the frame may be reached before it is. */
+static void test_enter_probes_its_stack(void **state)
+{
+    struct testvm vm;
+    set_up_long(&vm);
+    set_page(&vm, DATA, false);
+    PUT(&vm, CODE, 0xc8, 0x00, 0x10, 0x00, 0xf4); /* enter 0x1000, 0; hlt */
+    vm.vcpu->gpr[GPR_RSP] = DATA + 0x1f00;
+    vm.vcpu->gpr[GPR_RBP] = 0x1234;
+    run(&vm, CODE);
+    assert_exception(&vm, VECTOR_PF);
+    assert_int_equal(vm.vcpu->cr2, DATA + 0xef8);
+    assert_int_equal(vm.vcpu->gpr[GPR_RBP], 0x1234);
+    assert_int_equal(get_u64(&vm, vm.vcpu->gpr[GPR_RSP]), 2);
+    assert_int_equal(get_u64(&vm, vm.vcpu->gpr[GPR_RSP] + 32), DATA + 0x1f00);
+    testvm_destroy(&vm);
+}
+
 /* SCASB keeps the flags from before it until it ends. */
 static void test_string_compare_keeps_flags_on_fault(void **state)
 {
@@ -679,6 +697,7 @@ int main(void)
         cmocka_unit_test(test_rmw_faults_first),
         cmocka_unit_test(test_locked_operations_are_atomic),
         cmocka_unit_test(test_string_restarts),
+        cmocka_unit_test(test_enter_probes_its_stack),
         cmocka_unit_test(test_string_compare_keeps_flags_on_fault),
         cmocka_unit_test(test_string_runs),
         cmocka_unit_test(test_string_over_own_code),

@@ -298,6 +298,7 @@ static void test_alarm(void **state)
     assert_int_equal(alarm_after(&machine, 0xc0, 0xc0, 0xc0), 3600);
     assert_int_equal(alarm_after(&machine, 0x25, 0x00, 0x00), -1);
     assert_int_equal(alarm_after(&machine, 0x10, 0x61, 0x00), -1);
+    assert_int_equal(alarm_after(&machine, 0xff, 0xff, 0x60), -1);
 
     /* 12-hour format. */
     set_time(&machine, 0x20, 0x24, 0x06, 0x15, 0x11, 0x00, 0x00);

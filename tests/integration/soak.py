@@ -15,7 +15,6 @@ import tempfile
 import time
 
 import garbage
-import harness
 
 RUN_SECONDS = 5
 

@@ -6,7 +6,6 @@ import random
 import socket
 import struct
 import subprocess
-import unittest
 
 import harness
 import tiny_kernel

@@ -5,7 +5,6 @@
 """
 
 import sys
-import unittest
 
 import garbage
 import harness

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import time
-import unittest
 
 import harness
 import tiny_kernel
@@ -61,7 +60,8 @@ class Machine(harness.TestCase):
             vm.signal(harness.signal.SIGTERM)
             self.assertEqual(vm.wait(harness.EXIT_SECONDS), 128 + 15, vm.report())
         with open(stats, encoding="utf-8") as stream:
-            self.assertGreaterEqual(json.load(stream)["resets"], 30)
+            # 30 machines have printed; the 30th may not have got to its reset.
+            self.assertGreaterEqual(json.load(stream)["resets"], 29)
 
     def test_halt_waits_without_using_the_cpu(self):
         with Vm(self.tiny(tiny_kernel.serial(b"halting\n") + tiny_kernel.HALT)) as vm:

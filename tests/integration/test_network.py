@@ -9,7 +9,6 @@ import re
 import socket
 import threading
 import time
-import unittest
 import urllib.error
 import urllib.request
 

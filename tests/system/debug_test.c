@@ -1,5 +1,6 @@
 /* Single step, breakpoints, DR6 and DR7. */
 
+#include "cpu/access.h"
 #include "fixture.h"
 
 GUEST(step_64, "64", "pushfq; orq $0x100, (%rsp); popfq; nop; nop; hlt");
@@ -127,6 +128,7 @@ static void general_detect(void **state)
     assert_int_equal(vm.vcpu->dr[6], 0xffff2ff0);
     assert_int_equal(vm.vcpu->dr[7], 0x400); /* the handler may use the registers */
     assert_int_equal(fixture_peek(&vm, vm.vcpu->gpr[GPR_RSP], 8), CODE + 8);
+    assert_int_equal(fixture_peek(&vm, vm.vcpu->gpr[GPR_RSP] + 16, 8), FLAG_FIXED | FLAG_RF);
     testvm_destroy(&vm);
 }
 
@@ -181,6 +183,97 @@ static void int1_has_no_cause_and_no_dpl(void **state)
     testvm_destroy(&vm);
 }
 
+GUEST(repeat_64, "64", "mov $0x30100, %edi; mov $3, %ecx; rep stosb; hlt");
+
+/* The handler goes on with RF, which holds for all iterations, though each may stop the loop. */
+static void breakpoint_on_repeat_hits_once(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    fixture_set_gate(&vm, VECTOR_DB, CODE64, 0x11000, 0x8e, 0);
+    testvm_put(&vm, 0x11000, resume_64, (size_t)(resume_64_end - resume_64));
+    vm.vcpu->dr[0] = CODE + 10;
+    vm.vcpu->dr[7] |= 0x1;
+    atomic_fetch_or(&vm.vcpu->attention, ATTENTION_STEP);
+    fixture_run(&vm, repeat_64);
+    assert_int_equal(fixture_caught(&vm), -1);
+    assert_int_equal(vm.vcpu->gpr[GPR_RCX], 0);
+    assert_int_equal(fixture_peek(&vm, DATA, 8), 1);
+    testvm_destroy(&vm);
+}
+
+/* Keeps RIP and RFLAGS of each frame. */
+GUEST(record_64, "64",
+      "mov 0x30000, %r8; mov (%rsp), %r9; mov %r9, 0x30010(%r8)\n"
+      "mov 16(%rsp), %r9; mov %r9, 0x30018(%r8); addq $16, 0x30000; iretq");
+
+GUEST(step_repeat_64, "64",
+      "mov $0x30100, %edi; mov $2, %ecx; pushfq; orq $0x100, (%rsp); popfq\n"
+      "repne scasb; pushfq; andq $~0x100, (%rsp); popfq; hlt");
+
+/* Traps between iterations find RF set, the one behind the last does not (SDM vol. 3 17.3.1.1). */
+static void stepping_repeat_sets_rf(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    fixture_set_gate(&vm, VECTOR_DB, CODE64, 0x11000, 0x8e, 0);
+    testvm_put(&vm, 0x11000, record_64, (size_t)(record_64_end - record_64));
+    vm.vcpu->gpr[GPR_RAX] = 7;
+    fixture_run(&vm, step_repeat_64);
+    assert_int_equal(fixture_caught(&vm), -1);
+    assert_int_equal(fixture_peek(&vm, DATA + 0x10, 8), CODE + 20);
+    assert_int_equal(fixture_peek(&vm, DATA + 0x18, 8) & FLAG_RF, FLAG_RF);
+    assert_int_equal(fixture_peek(&vm, DATA + 0x20, 8), CODE + 22);
+    assert_int_equal(fixture_peek(&vm, DATA + 0x28, 8) & FLAG_RF, 0);
+    assert_int_equal(vm.vcpu->rflags & FLAG_RF, 0);
+    testvm_destroy(&vm);
+}
+
+GUEST(int_1_64, "64", "int $1; hlt");
+
+/* INT 1 uses the vector, but is no debug exception. */
+static void int_1_leaves_general_detect(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    vm.vcpu->dr[7] |= 1 << 13;
+    fixture_run(&vm, int_1_64);
+    assert_int_equal(fixture_caught(&vm), VECTOR_DB);
+    assert_int_equal(vm.vcpu->dr[7], 0x2400);
+    testvm_destroy(&vm);
+}
+
+static uint8_t *rmw_place;
+
+static void get_rmw_place(struct vcpu *vcpu)
+{
+    rmw_place = access_rmw(vcpu, DATA, 4);
+}
+
+/* Locked operations stay in place, and so atomic, on a page that is watched and beside it; the
+ * breakpoint is noted all the same. */
+static void watched_operands_stay_in_place(void **state)
+{
+    static const struct {
+        uint64_t watched, pending;
+    } cases[] = {{DATA, 1}, {DATA + 8, 0}, {DATA + 0x1000, 0}};
+    for (unsigned i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct testvm vm;
+        fixture_create(&vm, MODE_LONG, 8);
+        uint64_t page = cases[i].watched & ~PAGE_MASK;
+        vm.vcpu->dr[0] = cases[i].watched;
+        vm.vcpu->dr[7] |= 0xd0001; /* L0, write, 4 bytes */
+        mmu_unpark(&vm.vcpu->mmu);
+        mmu_watch(&vm.vcpu->mmu, &page, 1);
+        mmu_park(&vm.vcpu->mmu);
+        rmw_place = NULL;
+        assert_int_equal(fixture_raised(&vm, get_rmw_place), -1);
+        assert_non_null(rmw_place);
+        assert_int_equal(vm.vcpu->pending_debug, cases[i].pending);
+        testvm_destroy(&vm);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -193,6 +286,10 @@ int main(void)
         cmocka_unit_test(general_detect),
         cmocka_unit_test(register_rules),
         cmocka_unit_test(int1_has_no_cause_and_no_dpl),
+        cmocka_unit_test(breakpoint_on_repeat_hits_once),
+        cmocka_unit_test(stepping_repeat_sets_rf),
+        cmocka_unit_test(int_1_leaves_general_detect),
+        cmocka_unit_test(watched_operands_stay_in_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -224,7 +224,7 @@ static void page_fault_on_pushing_page_fault(void **state)
     assert_int_equal(fixture_caught(&vm), VECTOR_DF);
     assert_int_equal(vm.vcpu->gpr[GPR_RSP], IST_STACK - 48);
     assert_int_equal(frame64(&vm, 8).rsp, NO_MEMORY + 0x1000);
-    assert_int_equal(vm.vcpu->cr2, NO_MEMORY + 0x1000 - 48); /* the second one's address */
+    assert_int_equal(vm.vcpu->cr2, NO_MEMORY + 0x1000 - 8); /* the second one's: the first push */
     testvm_destroy(&vm);
 }
 
@@ -412,6 +412,40 @@ static void compatibility_mode(void **state)
     testvm_destroy(&vm);
 }
 
+/* A frame over a page border with the lower page missing: CR2 is that of the push that faults. */
+static void frame_over_page_border(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    /* Two pages below 2 MiB by a page table of their own; the lower one is not there. */
+    for (uint64_t i = 0; i < 512; i++)
+        fixture_poke(&vm, 0x40000 + 8 * i, i == 0x50 ? 0 : i << 12 | 7, 8);
+    fixture_poke(&vm, 0x3000, 0x40000 | 7, 8);
+    fixture_poke(&vm, 0x51000, 0x5555, 8);
+    vm.vcpu->gpr[GPR_RSP] = 0x51010;
+    fixture_set_gate(&vm, VECTOR_PF, CODE64, HANDLERS + 16 * VECTOR_PF, 0x8e, 1);
+    fixture_run(&vm, ud2_64);
+    assert_int_equal(fixture_caught(&vm), VECTOR_PF);
+    assert_int_equal(vm.vcpu->cr2, 0x50ff8);
+    assert_int_equal(fixture_peek(&vm, 0x51000, 8), 0x5555); /* nothing was written */
+    testvm_destroy(&vm);
+}
+
+GUEST(int_resumed_64, "64",
+      "pushq $0x20; pushq $0x1e000; pushq $0x10002; pushq $8; lea 1f(%rip), %rax; push %rax; iretq\n"
+      "1: int $0x80; hlt");
+
+/* RF ends when the instruction begins, so INT n does not push it. */
+static void software_interrupt_pushes_no_rf(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    fixture_run(&vm, int_resumed_64);
+    assert_int_equal(fixture_caught(&vm), 0x80);
+    assert_int_equal(frame64(&vm, 0).rflags, FLAG_FIXED);
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -439,6 +473,8 @@ int main(void)
         cmocka_unit_test(protected_16_gate),
         cmocka_unit_test(protected_bad_inner_stack),
         cmocka_unit_test(compatibility_mode),
+        cmocka_unit_test(frame_over_page_border),
+        cmocka_unit_test(software_interrupt_pushes_no_rf),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -206,6 +206,31 @@ static void bases_by_instruction(void **state)
     testvm_destroy(&vm);
 }
 
+GUEST(stepped_syscall, "64", "pushfq; orq $0x100, (%rsp); popfq; syscall; nop; ud2");
+
+/* TF counts as SYSCALL and SYSRET leave it: the kernel that masks it is not stepped, the program
+ * is, behind its SYSCALL. */
+static void single_step_over_syscall(void **state)
+{
+    struct testvm vm;
+    set_star(&vm, handler_sysret, (size_t)(handler_sysret_end - handler_sysret));
+    vm.vcpu->msr.sfmask = FLAG_TF;
+    fixture_run(&vm, stepped_syscall);
+    assert_int_equal(fixture_caught(&vm), VECTOR_DB);
+    uint64_t frame = vm.vcpu->gpr[GPR_RSP];
+    assert_int_equal(fixture_peek(&vm, frame, 8), CODE + 12);
+    assert_int_equal(fixture_peek(&vm, frame + 8, 2), USER_CODE64 | 3);
+    assert_int_equal(fixture_peek(&vm, frame + 16, 8), FLAG_FIXED | FLAG_TF);
+    assert_int_equal(fixture_peek(&vm, DATA + 0x10, 8), FLAG_FIXED); /* the handler ran */
+    testvm_destroy(&vm);
+
+    set_star(&vm, handler_sysret, (size_t)(handler_sysret_end - handler_sysret));
+    fixture_run(&vm, stepped_syscall); /* not masked: a trap at the kernel's entry */
+    assert_int_equal(fixture_caught(&vm), VECTOR_DB);
+    assert_int_equal(fixture_peek(&vm, vm.vcpu->gpr[GPR_RSP], 8), 0x11000);
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -218,6 +243,7 @@ int main(void)
         cmocka_unit_test(sysenter_needs_cs),
         cmocka_unit_test(swapgs_exchanges),
         cmocka_unit_test(bases_by_instruction),
+        cmocka_unit_test(single_step_over_syscall),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -342,6 +342,49 @@ static void writing_the_tsc_tells_the_apic(void **state)
     testvm_destroy(&vm);
 }
 
+GUEST(sti_repeat, "64", "mov $0x30000, %edi; mov $5, %ecx; sti; rep stosb; hlt");
+
+/* Between two iterations the instruction is not over: RF in the frame, so that a breakpoint on it
+ * does not hit again. */
+static void repeat_is_interrupted_with_rf(void **state)
+{
+    struct testvm vm;
+    struct fake_apic apic;
+    create(&vm, &apic, 0x41);
+    fixture_run(&vm, sti_repeat);
+    assert_int_equal(fixture_caught(&vm), 0x41);
+    uint64_t frame = vm.vcpu->gpr[GPR_RSP];
+    assert_int_equal(fixture_peek(&vm, frame, 8), CODE + 11);
+    assert_int_equal(fixture_peek(&vm, frame + 16, 8), FLAG_FIXED | FLAG_IF | FLAG_RF);
+    assert_int_equal(vm.vcpu->gpr[GPR_RCX], 4);
+    testvm_destroy(&vm);
+}
+
+GUEST(iret_bad_cs, "64", "pushq $0x20; pushq $0x1e000; pushq $2; pushq $0xff8; pushq $0; iretq");
+
+/* SDM vol. 3 6.7.1. */
+static void faulting_iret_unblocks_nmi(void **state)
+{
+    struct testvm vm;
+    struct fake_apic apic;
+    create(&vm, &apic, -1);
+    vm.vcpu->nmi_blocked = true;
+    fixture_run(&vm, iret_bad_cs);
+    assert_int_equal(fixture_caught(&vm), VECTOR_GP);
+    assert_false(vm.vcpu->nmi_blocked);
+    testvm_destroy(&vm);
+}
+
+/* A processor of a test, or of a machine without APICs. */
+static void tsc_without_an_apic(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    fixture_run(&vm, write_tsc);
+    assert_int_equal(fixture_caught(&vm), -1);
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -359,6 +402,9 @@ int main(void)
         cmocka_unit_test(init_and_sipi),
         cmocka_unit_test(writing_the_tsc_tells_the_apic),
         cmocka_unit_test(reset_state),
+        cmocka_unit_test(repeat_is_interrupted_with_rf),
+        cmocka_unit_test(faulting_iret_unblocks_nmi),
+        cmocka_unit_test(tsc_without_an_apic),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* Segment registers, descriptor tables, LAR and its kin. */
 
+#include "cpu/system/descriptor.h"
 #include "fixture.h"
 
 GUEST(mov_ds_32, "32", "mov %eax, %ds; mov %ds, %ebx; hlt");
@@ -402,6 +403,52 @@ static void not_in_real_mode(void **state)
     }
 }
 
+GUEST(fill_read_only_32, "32",
+      "mov $0x50, %eax; mov %eax, %es; mov $0x30000, %edi; mov $4, %ecx; movb $1, 0x30000\n"
+      "rep stosb; hlt");
+
+/* Runs of string instructions obey the type of their segment, also where the TLB has the page. */
+static void strings_obey_segment_types(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_PROTECTED, 4);
+    fixture_set_descriptor(&vm, SPARE, 0x00cf91000000ffff); /* data, read-only */
+    fixture_run(&vm, fill_read_only_32);
+    assert_int_equal(fixture_caught(&vm), VECTOR_GP);
+    assert_int_equal(fixture_peek(&vm, DATA, 1), 1);
+    assert_int_equal(vm.vcpu->gpr[GPR_RCX], 4);
+    testvm_destroy(&vm);
+
+    fixture_create(&vm, MODE_PROTECTED, 4);
+    fixture_set_descriptor(&vm, SPARE, 0x00cf9b000000ffff); /* code, readable */
+    fixture_run(&vm, fill_read_only_32);
+    assert_int_equal(fixture_caught(&vm), VECTOR_GP);
+    testvm_destroy(&vm);
+
+    fixture_create(&vm, MODE_PROTECTED, 4);
+    fixture_set_descriptor(&vm, SPARE, 0x00cf93000000ffff); /* data, writable */
+    fixture_run(&vm, fill_read_only_32);
+    assert_int_equal(fixture_caught(&vm), -1);
+    assert_int_equal(fixture_peek(&vm, DATA, 4), 0x50505050);
+    testvm_destroy(&vm);
+}
+
+static void load_second_descriptor(struct vcpu *vcpu)
+{
+    segment_load(vcpu, SEG_DS, 0x10);
+}
+
+/* A table whose end is not canonical: no such address reaches the MMU. */
+static void table_reaches_beyond_canonical(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    vm.vcpu->gdtr = (struct descriptor_table){0x7ffffffffff8, 0xff};
+    assert_int_equal(fixture_raised(&vm, load_second_descriptor), VECTOR_GP);
+    assert_int_equal(vm.vcpu->fault.error_code, 0);
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -422,6 +469,8 @@ int main(void)
         cmocka_unit_test(questions_about_selectors),
         cmocka_unit_test(adjust_rpl),
         cmocka_unit_test(not_in_real_mode),
+        cmocka_unit_test(strings_obey_segment_types),
+        cmocka_unit_test(table_reaches_beyond_canonical),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,8 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
+#include <sched.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -29,6 +31,7 @@ struct disk {
     char path[64];
     int fd; /* the host's view */
     uint64_t header_gpa, status_gpa, data_gpa;
+    sem_t interrupted;
 };
 
 static int make_image(char *path, size_t path_size, uint64_t size)
@@ -515,6 +518,40 @@ static void test_bad_images(void **state)
     driver_destroy(&driver);
 }
 
+/* Holds the first request's interrupt until somebody waits to reset the device. */
+static void hold_interrupt(void *context, unsigned pin, bool level)
+{
+    struct disk *disk = context;
+
+    if (!level)
+        return;
+    assert_int_equal(sem_post(&disk->interrupted), 0);
+    while (!virtio_device_should_yield(disk->driver.device))
+        sched_yield();
+}
+
+/* The end of a machine waits for the request that is being done, not for all that are queued. */
+static void test_end_with_full_queue(void **state)
+{
+    struct disk disk;
+    uint32_t written;
+    int id;
+
+    disk_create(&disk, MIB, false, false);
+    disk_start(&disk, 0);
+    assert_int_equal(sem_init(&disk.interrupted, 0, 0), 0);
+    disk.driver.device->irq = (struct irq_line){.set = hold_interrupt, .context = &disk};
+    for (unsigned i = 0; i < 16; i++)
+        disk_send(&disk, VIRTIO_BLK_T_OUT, 0, 4096, 1);
+    assert_int_equal(sem_wait(&disk.interrupted), 0);
+    virtio_device_destroy(disk.driver.device);
+    disk.driver.device = NULL;
+    assert_true(driver_take(&disk.driver, 0, &id, &written));
+    assert_false(driver_take(&disk.driver, 0, &id, &written));
+    disk_destroy(&disk);
+    sem_destroy(&disk.interrupted);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -524,7 +561,7 @@ int main(void)
         cmocka_unit_test(test_read_only),      cmocka_unit_test(test_discard),
         cmocka_unit_test(test_no_space),       cmocka_unit_test(test_write_cache),
         cmocka_unit_test(test_malformed),      cmocka_unit_test(test_locking),
-        cmocka_unit_test(test_bad_images),
+        cmocka_unit_test(test_bad_images),     cmocka_unit_test(test_end_with_full_queue),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

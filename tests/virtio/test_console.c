@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <linux/virtio_console.h>
 #include <linux/virtio_mmio.h>
+#include <poll.h>
+#include <pty.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -144,6 +147,34 @@ static void test_output_blocked(void **state)
     free(back);
     free(bytes);
     console_destroy(&console);
+}
+
+/* A terminal whose reader sleeps takes a part of what is written and blocks for the rest. Whoever
+ * ends the machine must not wait for that. */
+static void test_terminal_stalled(void **state)
+{
+    const uint32_t length = 1 * MIB;
+    struct console console = {.host_in = -1};
+    struct termios raw;
+    int master, slave;
+
+    cfmakeraw(memset(&raw, 0, sizeof(raw)));
+    assert_int_equal(openpty(&master, &slave, NULL, &raw, NULL), 0);
+    driver_create(&console.driver);
+    assert_int_equal(io_loop_create(&console.loop, "test", NULL), STATUS_OK);
+    assert_int_equal(io_loop_start(console.loop, NULL), STATUS_OK);
+    attach(&console, -1, slave);
+    console.host_out = master;
+    driver_start(&console.driver, driver_mode(0), 0, 16);
+    /* After one byte, pieces of a page no longer fit as whole ones. */
+    uint64_t gpa = driver_alloc(&console.driver, length, PAGE_SIZE);
+    const struct driver_buffer buffers[] = {{gpa, 1, false}, {gpa, length, false}};
+    driver_add(&console.driver, TRANSMIT, buffers, 2);
+    driver_kick(&console.driver, TRANSMIT);
+    struct pollfd begun = {.fd = master, .events = POLLIN};
+    assert_int_equal(poll(&begun, 1, -1), 1);
+    console_destroy(&console);
+    close(slave);
 }
 
 /* The reader is gone: the guest goes on. */
@@ -304,7 +335,7 @@ int main(void)
         cmocka_unit_test(test_output),        cmocka_unit_test(test_output_blocked),
         cmocka_unit_test(test_output_closed), cmocka_unit_test(test_input),
         cmocka_unit_test(test_files),         cmocka_unit_test(test_size),
-        cmocka_unit_test(test_entropy),
+        cmocka_unit_test(test_entropy),       cmocka_unit_test(test_terminal_stalled),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

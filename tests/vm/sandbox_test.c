@@ -9,12 +9,18 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -79,8 +85,62 @@ static long send_signal(void)
     return kill(getppid(), 0);
 }
 
+static long own_signals(void)
+{
+    return fcntl(STDIN_FILENO, F_SETOWN, getppid());
+}
+
+static long signal_thread(void)
+{
+    return syscall(SYS_tgkill, getppid(), getppid(), 0);
+}
+
+static long make_file(void)
+{
+    return open("/nonexistent/file", O_WRONLY | O_CREAT, 0600);
+}
+
+static long empty_file(void)
+{
+    return open("/nonexistent/file", O_WRONLY | O_TRUNC);
+}
+
+static long make_nameless_file(void)
+{
+    return open("/tmp", O_WRONLY | O_TMPFILE, 0600);
+}
+
+static long connect_locally(void)
+{
+    return socket(AF_UNIX, SOCK_STREAM, 0);
+}
+
+static long talk_to_kernel(void)
+{
+    return socket(AF_NETLINK, SOCK_RAW, 0);
+}
+
+static long type_for_user(void)
+{
+    return ioctl(STDIN_FILENO, TIOCSTI, "x");
+}
+
+static long enter_namespace(void)
+{
+    return syscall(SYS_clone, CLONE_THREAD | CLONE_NEWNET, NULL, NULL, NULL, NULL);
+}
+
 static void test_refused(void **state)
 {
+    assert_int_equal(try_in_sandbox(own_signals), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(signal_thread), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(make_file), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(empty_file), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(make_nameless_file), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(connect_locally), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(talk_to_kernel), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(type_for_user), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(enter_namespace), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(execute), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(make_process), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(trace), CHILD_REFUSED);
@@ -122,8 +182,28 @@ static long privileges_are_final(void)
     return value == 1 ? 0 : -1;
 }
 
+/* A guest opens connections until the host gives no more. */
+static long descriptors_are_few(void)
+{
+    for (unsigned i = 0; i < 2000; i++) {
+        if (socket(AF_INET, SOCK_DGRAM, 0) < 0)
+            return errno == EMFILE ? 0 : -1;
+    }
+    return -1;
+}
+
+static long abort_is_seen(void)
+{
+    return raise(SIGURG); /* ignored unless somebody asks; by the same call as abort */
+}
+
 static void test_allowed(void **state)
 {
+    /* What the limit is in the tests' own environment must not decide. */
+    struct rlimit many = {4000, 4000};
+    if (setrlimit(RLIMIT_NOFILE, &many) == 0)
+        assert_int_equal(try_in_sandbox(descriptors_are_few), CHILD_DID_IT);
+    assert_int_equal(try_in_sandbox(abort_is_seen), CHILD_DID_IT);
     assert_int_equal(try_in_sandbox(work), CHILD_DID_IT);
     assert_int_equal(try_in_sandbox(privileges_are_final), CHILD_DID_IT);
 }

@@ -136,7 +136,10 @@ void exec_enter(struct vcpu *vcpu, const struct insn *insn)
         pointer -= size;
         access_store(vcpu, SEG_SS, stack_truncate(vcpu, pointer), size, frame);
     }
-    stack_set_pointer(vcpu, pointer - (insn->immediate & 0xffff));
+    /* The new stack must be there (SDM vol. 2 ENTER: a write to it must not fault). */
+    pointer = stack_truncate(vcpu, pointer - (insn->immediate & 0xffff));
+    access_check_store(vcpu, access_linear(vcpu, SEG_SS, pointer, size, MMU_WRITE), size);
+    stack_set_pointer(vcpu, pointer);
     insn_gpr_set(vcpu, GPR_RBP, size, frame);
 }
 

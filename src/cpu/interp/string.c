@@ -15,6 +15,7 @@
 
 #include "cpu/access.h"
 #include "cpu/interp/alu.h"
+#include "cpu/system/interrupt_flag.h"
 
 static inline uint64_t string_register(const struct vcpu *vcpu, const struct insn *insn, enum gpr r)
 {
@@ -46,8 +47,7 @@ static inline bool string_suspend(struct vcpu *vcpu)
     if (likely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) == 0 &&
                !vcpu->leave_block))
         return false;
-    vcpu->next_rip = vcpu->rip;
-    vcpu->leave_block = true;
+    vcpu_suspend_repeat(vcpu);
     return true;
 }
 
@@ -58,10 +58,22 @@ struct string_run {
     uint64_t count;  /* elements from there, in the direction of DF, within the page */
 };
 
+/* Protected mode: the segment's type is one that a run may read, or write. */
+static bool string_segment_allows(const struct segment *segment, enum mmu_access access)
+{
+    const uint32_t code = 0x8, expand_down = 0x4, readable_or_writable = 0x2;
+    uint32_t type = segment->attributes & SEG_TYPE;
+    if ((segment->attributes & SEG_UNUSABLE) || (type & (code | expand_down)) == expand_down)
+        return false;
+    if (access == MMU_WRITE)
+        return (type & (code | readable_or_writable)) == readable_or_writable;
+    return !(type & code) || (type & readable_or_writable);
+}
+
 /* How far elements at seg:offset go without leaving the page, the segment or the address size.
  * False where the plain way must find out (and raise, perhaps). */
 static bool string_run_at(struct vcpu *vcpu, const struct insn *insn, enum segment_register seg,
-                          uint64_t offset, struct string_run *run)
+                          uint64_t offset, enum mmu_access access, struct string_run *run)
 {
     unsigned size = insn->operand_size;
     bool backward = string_backward(vcpu);
@@ -73,9 +85,7 @@ static bool string_run_at(struct vcpu *vcpu, const struct insn *insn, enum segme
             linear += vcpu->seg[seg].base;
     } else {
         const struct segment *segment = &vcpu->seg[seg];
-        uint32_t type = segment->attributes & SEG_TYPE;
-        bool expands_down = (type & 0xc) == 0x4;
-        if ((segment->attributes & SEG_UNUSABLE) || expands_down)
+        if (!string_segment_allows(segment, access))
             return false;
         linear = (uint32_t)(segment->base + offset);
         if (segment->limit < last)
@@ -116,8 +126,8 @@ static uint64_t movs_run(struct vcpu *vcpu, const struct insn *insn, uint64_t co
     unsigned size = insn->operand_size;
     struct string_run from, to;
     if (!string_run_at(vcpu, insn, (enum segment_register)insn->seg,
-                       string_register(vcpu, insn, GPR_RSI), &from) ||
-        !string_run_at(vcpu, insn, SEG_ES, string_register(vcpu, insn, GPR_RDI), &to))
+                       string_register(vcpu, insn, GPR_RSI), MMU_READ, &from) ||
+        !string_run_at(vcpu, insn, SEG_ES, string_register(vcpu, insn, GPR_RDI), MMU_WRITE, &to))
         return 0;
     count = minimum(count, minimum(from.count, to.count));
     uint8_t *src = mmu_probe_read(&vcpu->mmu, vcpu->privilege, from.linear, size);
@@ -143,7 +153,7 @@ static uint64_t stos_run(struct vcpu *vcpu, const struct insn *insn, uint64_t co
 {
     unsigned size = insn->operand_size;
     struct string_run to;
-    if (!string_run_at(vcpu, insn, SEG_ES, string_register(vcpu, insn, GPR_RDI), &to))
+    if (!string_run_at(vcpu, insn, SEG_ES, string_register(vcpu, insn, GPR_RDI), MMU_WRITE, &to))
         return 0;
     count = minimum(count, to.count);
     uint8_t *dst = mmu_probe_write(&vcpu->mmu, vcpu->privilege, to.linear, size);
@@ -309,8 +319,10 @@ static ALWAYS_INLINE void string_compare(struct vcpu *vcpu, const struct insn *i
         insn_gpr_set(vcpu, GPR_RCX, insn->address_size, count);
         if (!!(flags & FLAG_ZF) != while_equal)
             break;
-        if (count != 0 && string_suspend(vcpu))
+        if (count != 0 && string_suspend(vcpu)) {
+            flags |= FLAG_RF;
             break;
+        }
     }
     vcpu->rflags = flags;
 }

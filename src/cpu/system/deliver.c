@@ -1,5 +1,6 @@
 #include "cpu/exception.h"
 
+#include "cpu/system/debug.h"
 #include "cpu/system/deliver.h"
 #include "cpu/system/descriptor.h"
 #include "cpu/system/interrupt_flag.h"
@@ -50,7 +51,9 @@ _Noreturn void vcpu_raise_page_fault(struct vcpu *vcpu, const struct mmu_fault *
 _Noreturn void vcpu_raise_debug(struct vcpu *vcpu, uint64_t dr6, bool is_trap)
 {
     vcpu->dr[6] = (vcpu->dr[6] & ~DR6_CAUSES) | dr6;
-    leave(vcpu, (struct vcpu_event){.vector = VECTOR_DB, .is_trap = is_trap});
+    leave(vcpu, (struct vcpu_event){.vector = VECTOR_DB,
+                                    .is_trap = is_trap,
+                                    .is_breakpoint = !is_trap && (dr6 & DR6_BD) == 0});
 }
 
 /* Table 6-5. Interrupts and INT n are benign whatever their vector. */
@@ -97,7 +100,7 @@ static void attempt(struct vcpu *vcpu, const struct delivery *delivery)
 }
 
 /* As pushed: RF is set for faults, so that an instruction breakpoint does not hit again on return;
- * not for #DB, whose handler decides (SDM vol. 3 17.3.1.1). */
+ * not for that breakpoint itself, whose handler decides (SDM vol. 3 17.3.1.1). */
 static struct delivery delivery_of(const struct vcpu *vcpu, const struct vcpu_event *event)
 {
     bool completed = event->is_trap || event->is_software;
@@ -110,7 +113,7 @@ static struct delivery delivery_of(const struct vcpu *vcpu, const struct vcpu_ev
         .return_rip = completed ? vcpu->next_rip : vcpu->rip,
         .flags = vcpu->rflags,
     };
-    if (!completed && event->vector != VECTOR_DB)
+    if (!completed && !event->is_breakpoint)
         delivery.flags |= FLAG_RF;
     return delivery;
 }
@@ -155,7 +158,7 @@ bool vcpu_deliver_fault(struct vcpu *vcpu)
 {
     vcpu_update_mode(vcpu);
     struct vcpu_event event = vcpu->fault;
-    if (event.vector == VECTOR_DB)
+    if (event.vector == VECTOR_DB && !event.is_software)
         vcpu->dr[7] &= ~DR7_GD;
     if (event.vector < 32)
         vcpu->stats.exceptions[event.vector]++;

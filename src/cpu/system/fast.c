@@ -47,6 +47,7 @@ void system_syscall(struct vcpu *vcpu, const struct insn *insn)
     vcpu->next_rip = vcpu->mode == MODE_LONG ? vcpu->msr.lstar : vcpu->msr.cstar;
     uint64_t cs = vcpu->msr.star >> SYSCALL_CS;
     vcpu_set_rflags(vcpu, flags & ~vcpu->msr.sfmask);
+    vcpu_step_by_new_flags(vcpu);
     load_flat(vcpu, cs, cs + 8, 0, SEG_L);
 }
 
@@ -65,6 +66,7 @@ void system_sysret(struct vcpu *vcpu, const struct insn *insn)
     uint64_t base = vcpu->msr.star >> SYSRET_CS;
     load_flat(vcpu, to_64bit ? base + 16 : base, base + 8, 3, to_64bit ? SEG_L : SEG_DB);
     vcpu_set_rflags(vcpu, vcpu->gpr[GPR_R11] & loaded);
+    vcpu_step_by_new_flags(vcpu);
 }
 
 static void require_sysenter(struct vcpu *vcpu)

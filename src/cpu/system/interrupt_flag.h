@@ -25,6 +25,26 @@ static inline void vcpu_attend(struct vcpu *vcpu, uint32_t attention)
     vcpu->leave_block = true;
 }
 
+/* A repeated string instruction stops between two iterations, to be executed again: events that are
+ * taken now find RF set. */
+static inline void vcpu_suspend_repeat(struct vcpu *vcpu)
+{
+    vcpu->next_rip = vcpu->rip;
+    vcpu->rflags |= FLAG_RF;
+    vcpu_attend(vcpu, ATTENTION_STEP);
+}
+
+/* SYSCALL and SYSRET: whether a single-step trap follows is up to TF as they leave it, so that none
+ * comes in a kernel that masks TF, and one comes behind the SYSCALL of a program that is stepped. */
+static inline void vcpu_step_by_new_flags(struct vcpu *vcpu)
+{
+    vcpu->step.trap = (vcpu->rflags & FLAG_TF) != 0;
+    if (!vcpu->step.active) {
+        vcpu->step.shadowed = false;
+        vcpu->step.active = vcpu->step.trap;
+    }
+}
+
 /* Writes RFLAGS whole. The caller has masked what the instruction may not change; VM is never set.
  * When IF goes from 0 to 1 an interrupt may have been waiting; TF and RF want stepping. */
 static inline void vcpu_set_rflags(struct vcpu *vcpu, uint64_t value)

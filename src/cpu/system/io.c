@@ -3,6 +3,7 @@
 #include "cpu/system/debug.h"
 #include "cpu/system/descriptor.h"
 #include "cpu/system/handlers.h"
+#include "cpu/system/interrupt_flag.h"
 
 #include <Zydis/Zydis.h>
 
@@ -109,7 +110,7 @@ static void repeat(struct vcpu *vcpu, const struct insn *insn, unsigned size, po
         insn_gpr_set(vcpu, GPR_RCX, insn->address_size, --count);
         debug_port_access(vcpu, port, size);
         if (count != 0 && atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0) {
-            vcpu->next_rip = vcpu->rip;
+            vcpu_suspend_repeat(vcpu);
             return;
         }
     }

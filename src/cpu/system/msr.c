@@ -138,7 +138,8 @@ static bool write_pat(struct vcpu *vcpu, uint64_t value)
 static void write_tsc(struct vcpu *vcpu, uint64_t value)
 {
     vcpu->tsc_offset = (int64_t)(value - clock_tsc());
-    vcpu->apic->tsc_changed(vcpu->apic_context);
+    if (vcpu->apic != NULL)
+        vcpu->apic->tsc_changed(vcpu->apic_context);
     pvclock_refresh(vcpu);
 }
 

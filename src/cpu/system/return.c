@@ -167,9 +167,9 @@ void system_iret(struct vcpu *vcpu, const struct insn *insn)
     unsigned size = insn->mnemonic == ZYDIS_MNEMONIC_IRETQ   ? 8
                     : insn->mnemonic == ZYDIS_MNEMONIC_IRETD ? 4
                                                              : 2;
+    vcpu->nmi_blocked = false; /* even by an IRET that faults: SDM vol. 3 6.7.1 */
     if (vcpu->mode == MODE_REAL)
         iret_real(vcpu, size);
     else
         iret_protected(vcpu, size);
-    vcpu->nmi_blocked = false;
 }

@@ -9,9 +9,11 @@
  * come.
  *
  * Stepping. While ATTENTION_STEP is set the engine runs one instruction per call of vcpu_service.
- * The call before an instruction notes in vcpu->step what it begins with (TF, RF, an interrupt
- * shadow), and the call after it concludes what follows from that: the single-step trap, RF
- * cleared, the shadow ended. Delivery of any event clears step.active, since the instruction that
+ * The call before an instruction notes in vcpu->step what it begins with (TF, an interrupt shadow),
+ * and the call after it concludes what follows from that: the single-step trap, the shadow ended.
+ * RF is cleared when the instruction begins, after the check for a breakpoint on it; a repeated
+ * string instruction that stops between two iterations sets it, so that whatever event comes then
+ * finds it set, and the breakpoint does not hit again (SDM vol. 3 17.3.1.1). Delivery of any event clears step.active, since the instruction that
  * was begun did not end, or handed over to a handler that must not inherit its trap. The bit stays
  * set as long as the next instruction needs it:
  *
@@ -30,8 +32,6 @@ static void conclude_step(struct vcpu *vcpu)
     step->active = false;
     if (step->trap)
         vcpu->pending_debug |= DR6_BS;
-    if (step->resume)
-        vcpu->rflags &= ~(uint64_t)FLAG_RF;
     if (step->shadowed) {
         vcpu->interrupt_shadow = false;
         step->shadow_debug = false;
@@ -42,10 +42,10 @@ static void begin_step(struct vcpu *vcpu)
 {
     struct vcpu_step *step = &vcpu->step;
     step->trap = (vcpu->rflags & FLAG_TF) != 0;
-    step->resume = (vcpu->rflags & FLAG_RF) != 0;
     step->shadowed = vcpu->interrupt_shadow;
-    step->active = step->trap || step->resume || step->shadowed || vcpu->pending_debug != 0 ||
+    step->active = step->trap || step->shadowed || vcpu->pending_debug != 0 ||
                    debug_has_code_breakpoint(vcpu);
+    vcpu->rflags &= ~(uint64_t)FLAG_RF;
     if (step->active)
         atomic_fetch_or(&vcpu->attention, ATTENTION_STEP);
     else

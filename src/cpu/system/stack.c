@@ -92,6 +92,8 @@ static void push_segmented(struct vcpu *vcpu, struct stack *stack, const uint64_
     stack->pointer = offset;
 }
 
+/* In 64-bit mode. The frame is one store, but what it raises is what pushes one after the other
+ * would: the highest slot that faults gives CR2. */
 static void push_flat(struct vcpu *vcpu, struct stack *stack, const uint64_t *values,
                       unsigned count, unsigned size, uint32_t error_code)
 {
@@ -102,7 +104,15 @@ static void push_flat(struct vcpu *vcpu, struct stack *stack, const uint64_t *va
     uint64_t linear = stack->pointer - length;
     if (!access_is_canonical(linear) || !access_is_canonical(linear + length - 1))
         vcpu_raise_error(vcpu, VECTOR_SS, error_code);
-    access_store_bytes(vcpu, linear, frame, length);
+    uint8_t *host = mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, length);
+    if (likely(host != NULL)) {
+        memcpy(host, frame, length);
+    } else {
+        for (unsigned i = 1; i <= count; i++)
+            access_check_store(vcpu, stack->pointer - (uint64_t)i * size, size);
+        for (unsigned at = 0; at < length; at += size)
+            access_store_bytes(vcpu, linear + at, frame + at, size);
+    }
     stack->pointer = linear;
 }
 

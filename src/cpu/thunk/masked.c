@@ -48,21 +48,49 @@ static uint64_t element_linear(struct vcpu *vcpu, const struct insn *insn, uint6
                          bits_truncate(offset, insn->address_size), size, access);
 }
 
+/* Elements are never checked for alignment: #AC is not raised for any mask (SDM vol. 2, VMASKMOV),
+ * and not by gathers of CPUs there are. */
+static enum mmu_privilege element_privilege(const struct vcpu *vcpu)
+{
+    return vcpu->privilege == MMU_USER_CHECKED ? MMU_USER : vcpu->privilege;
+}
+
+static uint64_t element_load(struct vcpu *vcpu, uint64_t linear, unsigned size)
+{
+    const uint8_t *host = mmu_probe_read(&vcpu->mmu, element_privilege(vcpu), linear, size);
+    if (likely(host != NULL))
+        return access_get(host, size);
+    return access_load_slow(vcpu, linear, size, element_privilege(vcpu));
+}
+
+static void element_store(struct vcpu *vcpu, uint64_t linear, unsigned size, uint64_t value)
+{
+    uint8_t *host = mmu_probe_write(&vcpu->mmu, element_privilege(vcpu), linear, size);
+    if (likely(host != NULL))
+        access_put(host, size, value);
+    else
+        access_store_slow(vcpu, linear, size, value, element_privilege(vcpu));
+}
+
 /* All selected elements of `count`, or none. */
 static void store_selected(struct vcpu *vcpu, const struct insn *insn, uint64_t base,
                            const uint8_t *data, const uint8_t *mask, unsigned count, unsigned size)
 {
-    for (unsigned i = 0; i < count; i++)
-        if (is_selected(mask, i, size))
-            access_check_store(vcpu, element_linear(vcpu, insn, base + i * size, size, MMU_WRITE),
-                               size);
+    /* Byte by byte, so that alignment does not count. */
+    for (unsigned i = 0; i < count; i++) {
+        if (!is_selected(mask, i, size))
+            continue;
+        uint64_t linear = element_linear(vcpu, insn, base + i * size, size, MMU_WRITE);
+        access_check_store(vcpu, linear, 1);
+        access_check_store(vcpu, linear + size - 1, 1);
+    }
     for (unsigned i = 0; i < count; i++) {
         if (!is_selected(mask, i, size))
             continue;
         uint64_t value = 0;
         memcpy(&value, data + i * size, size);
-        access_store_linear(vcpu, element_linear(vcpu, insn, base + i * size, size, MMU_WRITE),
-                            size, value);
+        element_store(vcpu, element_linear(vcpu, insn, base + i * size, size, MMU_WRITE), size,
+                      value);
     }
 }
 
@@ -78,7 +106,7 @@ static void exec_masked_load(struct vcpu *vcpu, const struct insn *insn)
         if (!is_selected(mask.bytes, i, size))
             continue;
         uint64_t linear = element_linear(vcpu, insn, base + i * size, size, MMU_READ);
-        uint64_t value = access_load_linear(vcpu, linear, size);
+        uint64_t value = element_load(vcpu, linear, size);
         memcpy(result.bytes + i * size, &value, size);
     }
     write_vector(vcpu, insn->op[OP_DATA].reg, &result);
@@ -141,7 +169,7 @@ static void exec_gather(struct vcpu *vcpu, const struct insn *insn)
         memcpy(&offset, index.bytes + i * index_size, index_size);
         offset = base + (bits_sign_extend(offset, index_size) << insn->scale);
         uint64_t linear = element_linear(vcpu, insn, offset, size, MMU_READ);
-        uint64_t value = access_load_linear(vcpu, linear, size);
+        uint64_t value = element_load(vcpu, linear, size);
         memcpy(data.bytes + i * size, &value, size);
         memset(mask.bytes + i * size, 0, size);
         /* The next element may fault. */

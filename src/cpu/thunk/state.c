@@ -31,6 +31,9 @@ static uint64_t operand_linear(struct vcpu *vcpu, const struct insn *insn, unsig
 {
     uint64_t linear = access_linear(vcpu, (enum segment_register)insn->seg,
                                     insn_address(vcpu, insn), size, access);
+    /* Which of #AC and #GP it is may vary; this is what Intel's CPUs do. */
+    if (vcpu->privilege == MMU_USER_CHECKED && (linear & 3) != 0)
+        vcpu_raise_error(vcpu, VECTOR_AC, 0);
     if ((linear & (alignment - 1)) != 0)
         vcpu_raise_error(vcpu, VECTOR_GP, 0);
     return linear;

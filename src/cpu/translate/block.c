@@ -48,7 +48,7 @@ static void emit_body(struct context *c, const struct block *block)
         c->next_rip = c->rip + insn->length;
         if (is_last && flow_emit(c))
             return;
-        if (!integer_emit(c)) {
+        if (!integer_emit(c) && !vector_emit(c)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
@@ -91,7 +91,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .rip = vcpu->rip, .gpa = block->gpa, .privilege = (uint8_t)vcpu->privilege};
     enum flags_need need = block_need(block);
     struct context c = {
-        .e = {translate->write, translate->write + translate->code_used},
+        .e = {translate->code.write, translate->code.write + translate->code_used},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,

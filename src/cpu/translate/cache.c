@@ -23,40 +23,22 @@
  * is parked, so there is no lock here.
  */
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "cpu/translate/translate.h"
 
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010U
-#endif
-
-static enum status map_code(struct translate *translate, struct error *err)
+/* From the machine's pool, or from one of our own (which a sandbox may refuse us). */
+static enum status take_code(struct translate *translate, struct error *err)
 {
-    /* Kernels before 6.3 do not know MFD_EXEC, later ones may insist on it. */
-    int fd = memfd_create("aerostat-code", MFD_CLOEXEC | MFD_EXEC);
-    if (fd < 0 && errno == EINVAL)
-        fd = memfd_create("aerostat-code", MFD_CLOEXEC);
-    if (fd < 0)
-        return error_set(err, STATUS_NO_MEMORY, "cannot create code memory: %s", strerror(errno));
-    void *write = MAP_FAILED, *execute = MAP_FAILED;
-    if (ftruncate(fd, (off_t)TRANSLATE_CODE_SIZE) == 0) {
-        write = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        execute = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    enum status status = STATUS_OK;
+    translate->pool = translate->vcpu->code_pool;
+    if (translate->pool == NULL) {
+        status = code_pool_create(&translate->own_pool, 1, err);
+        translate->pool = translate->own_pool;
     }
-    int failure = errno;
-    close(fd);
-    if (write != MAP_FAILED)
-        translate->write = write;
-    if (execute != MAP_FAILED)
-        translate->execute = execute;
-    if (write == MAP_FAILED || execute == MAP_FAILED)
-        return error_set(err, STATUS_NO_MEMORY, "cannot map code memory: %s", strerror(failure));
-    return STATUS_OK;
+    return status == STATUS_OK ? code_pool_take(translate->pool, &translate->code, err) : status;
 }
 
 enum status translate_create(struct translate **out, struct vcpu *vcpu, struct error *err)
@@ -65,7 +47,7 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
     if (translate == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for the translator's tables");
     translate->vcpu = vcpu;
-    enum status status = map_code(translate, err);
+    enum status status = take_code(translate, err);
     if (status == STATUS_OK) {
         void *data = mmap(NULL, TRANSLATE_DATA_SIZE, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -91,10 +73,9 @@ void translate_destroy(struct translate *translate)
 {
     if (translate == NULL)
         return;
-    if (translate->write != NULL)
-        munmap(translate->write, TRANSLATE_CODE_SIZE);
-    if (translate->execute != NULL)
-        munmap((void *)(uintptr_t)translate->execute, TRANSLATE_CODE_SIZE);
+    if (translate->code.write != NULL)
+        code_pool_give(translate->pool, &translate->code);
+    code_pool_destroy(translate->own_pool);
     if (translate->data != NULL)
         munmap(translate->data, TRANSLATE_DATA_SIZE);
     free(translate);
@@ -220,7 +201,7 @@ void translate_clear_jumps(struct translate *translate)
 
 static void patch(struct translate *translate, const struct link *link, uint32_t target)
 {
-    struct emit e = {translate->write, translate->write};
+    struct emit e = {translate->code.write, translate->code.write};
     emit_link(&e, link->at, target);
 }
 

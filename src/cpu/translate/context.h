@@ -15,7 +15,7 @@
 
 #include "cpu/translate/translate.h"
 
-#define SLOW_JUMPS 6
+#define SLOW_JUMPS 8
 
 struct slow_path {
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
@@ -36,6 +36,7 @@ struct context {
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
     bool in_host, in_slot;
+    bool has_sse, has_avx; /* checked earlier in the block (vector.c) */
 
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
@@ -59,6 +60,7 @@ void context_slow_end(struct context *c, struct slow_path *slow);
 void context_slow_emit(struct context *c, const struct slow_path *slow);
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
+void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* Runs the handler in line; leaves the block after it where `exits`. */
@@ -95,6 +97,11 @@ enum flags_need { FLAGS_INDIFFERENT, FLAGS_HOST, FLAGS_SAVED, FLAGS_OVERWRITTEN 
 /* integer.c */
 bool integer_emit(struct context *c);
 enum flags_need integer_need(const struct insn *insn);
+/* Bytes that its memory operand is written, 0: none. Pushes aside. */
+unsigned integer_store_size(const struct insn *insn);
+
+/* vector.c */
+bool vector_emit(struct context *c);
 
 /* flow.c: near branches, calls, returns. */
 bool flow_emit(struct context *c);

@@ -75,19 +75,20 @@ static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
     return true;
 }
 
-/* Runs generated code from t on. Returns the link it has left by. */
-static struct link *run_translation(struct vcpu *vcpu, struct translate *translate,
-                                    const struct translation *t)
+struct link *translate_enter(struct translate *translate, const struct translation *t)
 {
-    enter_fn *enter = (enter_fn *)(uintptr_t)(translate->execute + translate->enter);
-    const uint8_t *code = translate->execute + t->entry_saved;
-    if (!translate->is_lockstep) {
-        struct jump_cache *cache = &translate->jumps[t->privilege];
-        cache->jumps[t->rip & PAGE_MASK] = (struct jump){t->rip, code};
-        cache->is_used = true;
-    }
+    enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    return enter(code);
+    return enter(translate->code.execute + t->entry_saved);
+}
+
+/* So that generated code finds it by RIP the next time. */
+static void remember(struct translate *translate, const struct translation *t)
+{
+    struct jump_cache *cache = &translate->jumps[t->privilege];
+    cache->jumps[t->rip & PAGE_MASK] =
+        (struct jump){t->rip, translate->code.execute + t->entry_saved};
+    cache->is_used = true;
 }
 
 /* The way that the guest has just left by becomes a jump to where it went. */
@@ -95,11 +96,18 @@ static void chain(struct translate *translate, struct link *link, struct transla
 {
     const struct translation *from = link->from;
     if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
-        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT && !translate->is_lockstep)
+        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
         translate_chain(translate, link, t);
 }
 
-enum vcpu_exit translate_loop(struct vcpu *vcpu)
+static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
+                         const struct translation *t)
+{
+    const struct block *block = block_lookup(vcpu->interp, t->gpa, block_key(vcpu));
+    return block != NULL && lockstep_run(vcpu, translate, block, t);
+}
+
+static enum vcpu_exit translate_loop(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
     struct link *link = NULL;
@@ -135,9 +143,15 @@ enum vcpu_exit translate_loop(struct vcpu *vcpu)
             translate_bury(translate);
         if (unlikely(mapping_has_changed(vcpu, translate)))
             translate_clear_jumps(translate);
+        if (unlikely(translate->is_lockstep)) {
+            if (!run_lockstep(vcpu, translate, t))
+                translate_enter(translate, t);
+            continue;
+        }
         if (link != NULL && epoch == translate->epoch)
             chain(translate, link, t);
-        link = run_translation(vcpu, translate, t);
+        remember(translate, t);
+        link = translate_enter(translate, t);
     }
 }
 
@@ -218,6 +232,21 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
     vcpu->mmu.code_context = translate;
     return STATUS_OK;
 }
+
+static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
+{
+    enum status status = translate_attach(vcpu, err);
+    if (status == STATUS_OK)
+        translate_of(vcpu)->is_lockstep = true;
+    return status;
+}
+
+const struct engine_ops translate_lockstep_engine = {
+    .name = "translate-lockstep",
+    .attach = lockstep_attach,
+    .detach = translate_detach,
+    .run = translate_run,
+};
 
 const struct engine_ops translate_engine = {
     .name = "translate",

@@ -423,10 +423,12 @@ static void emit_guest_lea(struct context *c)
     struct insn flat = *insn;
     flat.seg = SEG_DS;
     c->insn = &flat;
-    context_address(c); /* no segment: no flags spoilt */
+    unsigned to = context_place(insn->op[0].reg, T0);
+    bool direct = insn->op[0].size == insn->address_size;
+    context_address_to(c, direct ? to : T0); /* no segment: no flags spoilt */
     c->insn = insn;
-    unsigned to = context_place(insn->op[0].reg, T1);
-    emit_op(&c->e, emit_size(insn->op[0].size), 0x8b, to, rm_reg(T0));
+    if (!direct)
+        emit_op(&c->e, 0, 0x8b, to, rm_reg(T0));
     context_put(c, insn->op[0].reg, to);
 }
 
@@ -612,6 +614,16 @@ enum flags_need integer_need(const struct insn *insn)
     if (plan.effects & FLAGS_READ)
         return FLAGS_HOST;
     return plan.effects & FLAGS_WRITE ? FLAGS_OVERWRITTEN : FLAGS_INDIFFERENT;
+}
+
+unsigned integer_store_size(const struct insn *insn)
+{
+    struct plan plan;
+    unsigned prefix;
+    if (is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
+        is_lea(insn) || !plan_insn(&plan, insn))
+        return 0;
+    return is_memory(insn, plan.rm) && plan.effects & RM_WRITE ? insn->op[plan.rm].size : 0;
 }
 
 bool translate_is_inline(const struct insn *insn)

@@ -102,7 +102,7 @@ void context_call_handler(struct context *c, bool exits)
 
 /* ------------------------------------------------------------------------- addresses */
 
-void context_address(struct context *c)
+void context_address_to(struct context *c, unsigned to)
 {
     const struct insn *insn = c->insn;
     struct emit *e = &c->e;
@@ -111,7 +111,7 @@ void context_address(struct context *c)
         uint64_t address = (uint64_t)insn->displacement;
         if (insn->base == INSN_REG_RIP)
             address += c->next_rip;
-        emit_constant(e, T0, wide ? address : (uint32_t)address);
+        emit_constant(e, to, wide ? address : (uint32_t)address);
     } else {
         struct emit_rm rm = rm_at(HOST_NONE, (int32_t)insn->displacement);
         rm.index = HOST_NONE;
@@ -121,12 +121,17 @@ void context_address(struct context *c)
             rm.index = (uint8_t)context_get(c, insn->index, T1);
             rm.scale = insn->scale;
         }
-        emit_op(e, wide, 0x8d, T0, rm);
+        emit_op(e, wide, 0x8d, to, rm);
     }
     if (insn->seg >= SEG_FS)
-        emit_op(e, EMIT_W, 0x03, T0,
+        emit_op(e, EMIT_W, 0x03, to,
                 rm_vcpu(offsetof(struct vcpu, seg) + insn->seg * sizeof(struct segment) +
                         offsetof(struct segment, base)));
+}
+
+void context_address(struct context *c)
+{
+    context_address_to(c, T0);
 }
 
 /*

@@ -118,7 +118,7 @@ static void emit_exit(struct emit *e)
 
 void translate_emit_stubs(struct translate *translate)
 {
-    struct emit e = {translate->write, translate->write};
+    struct emit e = {translate->code.write, translate->code.write};
     translate->enter = emit_offset(&e);
     emit_enter(&e);
     translate->call_handler = emit_offset(&e);

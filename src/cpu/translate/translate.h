@@ -8,9 +8,10 @@
 #include "cpu/engine.h"
 #include "cpu/insn.h"
 #include "cpu/interp/block.h"
+#include "cpu/translate/code_pool.h"
 #include "cpu/translate/emit.h"
 
-#define TRANSLATE_CODE_SIZE ((size_t)8 << 20)
+#define TRANSLATE_CODE_SIZE CODE_PIECE_SIZE
 #define TRANSLATE_DATA_SIZE ((size_t)8 << 20)
 
 #define TRANSLATE_HASH_SIZE      16384u
@@ -54,8 +55,8 @@ struct jump_cache {
 
 struct translate {
     struct vcpu *vcpu;
-    uint8_t *write;         /* code memory twice: writable, */
-    const uint8_t *execute; /* and executable */
+    struct code_pool *pool, *own_pool; /* where `code` is from; NULL or the same */
+    struct code_piece code;
     size_t code_used, code_start;
     uint8_t *data; /* translations and copies of instructions */
     size_t data_used;
@@ -74,6 +75,7 @@ struct translate {
 
     struct {
         uint64_t translations, evictions, dispatches, interpreted;
+        uint64_t lockstep_blocks, lockstep_differences;
     } stats;
 };
 
@@ -111,10 +113,15 @@ struct translation *translate_block(struct translate *translate, const struct bl
  * aside): what the lock-step mode can check. integer.c */
 bool translate_is_inline(const struct insn *insn);
 
-extern const struct engine_ops translate_engine;
+/* engine.c. The second is the first in lock-step mode: slow, for tests. */
+extern const struct engine_ops translate_engine, translate_lockstep_engine;
+/* Runs generated code from t on. Returns the link it has left by. */
+struct link *translate_enter(struct translate *translate, const struct translation *t);
 
-/* The engine's single step of one block, for run and for tests. */
-enum vcpu_exit translate_loop(struct vcpu *vcpu);
+/* lockstep.c: runs the block, whose translation is t, on both engines. False: it is not one that
+ * can be compared, and has not been run. */
+bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct block *block,
+                  const struct translation *t);
 
 /*
  * Registers. Twelve guest registers live in host registers, eleven of them under their own name; the

@@ -243,6 +243,9 @@ static void blk_destroy(struct virtio_device *device)
 {
     struct virtio_blk *blk = blk_of(device);
 
+    /* The loop gives way to the reset after the request it is at; to its own end it would only
+     * after all that the driver has queued, which may be gigabytes. */
+    virtio_device_reset(device);
     if (blk->own_loop != NULL)
         io_loop_stop(blk->own_loop);
     virtio_device_finish(device);

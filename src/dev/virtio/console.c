@@ -2,17 +2,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <linux/virtio_console.h>
 #include <linux/virtio_ids.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
-#include <unistd.h>
 
 #include "dev/virtio/iov.h"
 #include "util/log.h"
+#include "util/stream.h"
 
 #define CONSOLE_QUEUE_SIZE 64u
 
@@ -23,8 +21,8 @@ enum { QUEUE_RECEIVE, QUEUE_TRANSMIT, QUEUES };
 struct virtio_console {
     struct virtio_device base;
     struct virtio_console_config config;
-    int input_fd; /* own duplicates: one descriptor may be given for both */
-    int output_fd;
+    struct stream input_stream;
+    struct stream output_stream;
     struct io_source *input; /* NULL for a descriptor that epoll does not take: always ready */
     struct io_source *output;
     bool input_ended;
@@ -62,12 +60,11 @@ static bool console_write_some(struct virtio_console *console)
     bool done = true;
 
     while (count > 0 && !console->output_failed) {
-        if (!fd_ready(console->output_fd, POLLOUT)) {
+        if (!fd_ready(console->output_stream.fd, POLLOUT)) {
             done = false;
             break;
         }
-        size_t length = iov->iov_len < PIPE_BUF ? iov->iov_len : PIPE_BUF;
-        ssize_t written = write(console->output_fd, iov->iov_base, length);
+        ssize_t written = stream_write(&console->output_stream, iov->iov_base, iov->iov_len);
         if (written > 0) {
             iov_drop_front(&iov, &count, (uint64_t)written);
             virtio_stats_add(&console->base.stats.bytes_out, (uint64_t)written);
@@ -138,11 +135,11 @@ static bool console_handle_receive(struct virtio_device *device, unsigned queue,
         virtio_device_complete(device, queue, chain, 0);
         return true;
     }
-    if (!fd_ready(console->input_fd, POLLIN)) {
+    if (!fd_ready(console->input_stream.fd, POLLIN)) {
         source_watch(console->input, EPOLLIN);
         return false;
     }
-    ssize_t got = read(console->input_fd, iov->iov_base, iov->iov_len);
+    ssize_t got = stream_read(&console->input_stream, iov->iov_base, iov->iov_len);
     if (got > 0) {
         virtio_stats_add(&device->stats.bytes_in, (uint64_t)got);
         virtio_device_complete(device, queue, chain, (uint32_t)got);
@@ -219,10 +216,8 @@ static void console_free(struct virtio_console *console)
 {
     virtqueue_chain_finish(&console->receive);
     virtqueue_chain_finish(&console->transmit);
-    if (console->input_fd >= 0)
-        close(console->input_fd);
-    if (console->output_fd >= 0)
-        close(console->output_fd);
+    stream_close(&console->input_stream);
+    stream_close(&console->output_stream);
     free(console);
 }
 
@@ -263,15 +258,6 @@ static struct io_source *console_source(struct virtio_console *console, int fd, 
     return source;
 }
 
-static enum status console_open(int fd, int *own, struct error *err)
-{
-    *own = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (fd >= 0 && *own < 0)
-        return error_set(err, STATUS_IO, "cannot use descriptor %d as a console: %s", fd,
-                         strerror(errno));
-    return STATUS_OK;
-}
-
 enum status virtio_console_create(struct virtio_device **device, struct pmap *map,
                                   struct io_loop *loop,
                                   const struct virtio_console_options *options, struct error *err)
@@ -282,10 +268,13 @@ enum status virtio_console_create(struct virtio_device **device, struct pmap *ma
         return error_set(err, STATUS_NO_MEMORY, "no memory for the console");
     console->input_ended = options->input_fd < 0;
     console->output_failed = options->output_fd < 0;
-    console->output_fd = -1;
-    enum status status = console_open(options->input_fd, &console->input_fd, err);
-    if (status == STATUS_OK)
-        status = console_open(options->output_fd, &console->output_fd, err);
+    console->input_stream = STREAM_NONE;
+    console->output_stream = STREAM_NONE;
+    enum status status = STATUS_OK;
+    if (options->input_fd >= 0)
+        status = stream_open(&console->input_stream, options->input_fd, O_RDONLY, err);
+    if (status == STATUS_OK && options->output_fd >= 0)
+        status = stream_open(&console->output_stream, options->output_fd, O_WRONLY, err);
     if (status == STATUS_OK)
         status = virtio_device_init(&console->base, &console_ops, map, loop, &console->config,
                                     sizeof(console->config), err);
@@ -293,8 +282,8 @@ enum status virtio_console_create(struct virtio_device **device, struct pmap *ma
         console_free(console);
         return status;
     }
-    console->input = console_source(console, console->input_fd, console_input_ready);
-    console->output = console_source(console, console->output_fd, console_output_ready);
+    console->input = console_source(console, console->input_stream.fd, console_input_ready);
+    console->output = console_source(console, console->output_stream.fd, console_output_ready);
     *device = &console->base;
     return STATUS_OK;
 }

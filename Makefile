@@ -29,6 +29,7 @@ test: ## Unit tests, guest tests and boots; then what is quick enough under ASan
 bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@scripts/setup bench
 	@bench/run
+	@bench/speed/run --boots $(BUILD)/bench.json
 
 soak: all ## Random bytes as kernels in every mode, for SOAK_SECONDS
 	@scripts/setup test

@@ -73,8 +73,7 @@ static unsigned required_alignment(unsigned length)
 static void check_alignment(struct vcpu *vcpu, uint64_t linear, unsigned length,
                             enum mmu_privilege privilege)
 {
-    if (unlikely(privilege == MMU_USER_CHECKED &&
-                 (linear & (required_alignment(length) - 1)) != 0))
+    if (unlikely(privilege == MMU_USER_CHECKED && (linear & (required_alignment(length) - 1)) != 0))
         vcpu_raise_error(vcpu, VECTOR_AC, 0);
 }
 

@@ -8,7 +8,8 @@
 /* These leave through vcpu->fault_exit. RIP is still that of the current instruction. */
 _Noreturn void vcpu_raise(struct vcpu *vcpu, enum vector vector);
 _Noreturn void vcpu_raise_error(struct vcpu *vcpu, enum vector vector, uint32_t error_code);
-_Noreturn void vcpu_raise_page_fault(struct vcpu *vcpu, const struct mmu_fault *fault); /* sets CR2 */
+_Noreturn void vcpu_raise_page_fault(struct vcpu *vcpu,
+                                     const struct mmu_fault *fault); /* sets CR2 */
 /* #DB as a fault or trap: merges `dr6` bits into DR6 (SDM vol. 3 17.2.3). */
 _Noreturn void vcpu_raise_debug(struct vcpu *vcpu, uint64_t dr6, bool is_trap);
 

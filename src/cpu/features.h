@@ -25,7 +25,7 @@ enum feature_word {
     FEATURE_WORDS
 };
 
-#define FEATURE(word, bit) ((word) * 32 + (bit))
+#define FEATURE(word, bit) ((word)*32 + (bit))
 
 enum feature {
     FEATURE_SSE3 = FEATURE(FEATURE_1_ECX, 0),

@@ -26,7 +26,7 @@ enum operand_kind {
     OPERAND_DEBUG,    /* reg: DR number */
     OPERAND_MEMORY,   /* the instruction's one memory operand */
     OPERAND_IMMEDIATE,
-    OPERAND_VECTOR,   /* XMM/YMM/MMX/x87: reg is the number; only thunks use it */
+    OPERAND_VECTOR, /* XMM/YMM/MMX/x87: reg is the number; only thunks use it */
 };
 
 struct operand {
@@ -42,19 +42,19 @@ enum insn_prefix { INSN_LOCK = 1, INSN_REP = 2, INSN_REPNE = 4 };
 
 struct insn {
     insn_fn *exec;
-    uint64_t immediate; /* sign- or zero-extended as the instruction wants; branches: the
-                           displacement, sign-extended; far pointers: the offset */
+    uint64_t immediate;   /* sign- or zero-extended as the instruction wants; branches: the
+                             displacement, sign-extended; far pointers: the offset */
     int64_t displacement; /* of the memory operand; far pointers: the selector; ENTER: the level */
     const void *extra;    /* the handler's own: a thunk */
     uint16_t mnemonic;    /* ZydisMnemonic */
     uint8_t length;
-    uint8_t operand_size; /* 2, 4 or 8: effective; 1 for byte forms */
-    uint8_t address_size; /* 2, 4 or 8 */
-    uint8_t prefixes;     /* enum insn_prefix */
+    uint8_t operand_size;       /* 2, 4 or 8: effective; 1 for byte forms */
+    uint8_t address_size;       /* 2, 4 or 8 */
+    uint8_t prefixes;           /* enum insn_prefix */
     uint8_t base, index, scale; /* scale: 0-3, a shift */
     uint8_t seg;                /* effective segment of the memory operand */
-    uint8_t condition;    /* Jcc, SETcc, CMOVcc: low four bits of the opcode */
-    uint8_t operand_count; /* explicit ones */
+    uint8_t condition;          /* Jcc, SETcc, CMOVcc: low four bits of the opcode */
+    uint8_t operand_count;      /* explicit ones */
     struct operand op[INSN_MAX_OPERANDS];
 };
 
@@ -116,8 +116,8 @@ uint64_t insn_read(struct vcpu *vcpu, const struct insn *insn, unsigned n);
 void insn_write(struct vcpu *vcpu, const struct insn *insn, unsigned n, uint64_t value);
 
 /*
- * Decodes the instruction at `bytes` (`available` >= 1 of them readable) for the vCPU's current code
- * size and offered features, and chooses its handler. The result is self-contained.
+ * Decodes the instruction at `bytes` (`available` >= 1 of them readable) for the vCPU's current
+ * code size and offered features, and chooses its handler. The result is self-contained.
  *   INSN_DECODED    done
  *   INSN_TRUNCATED  more bytes are needed than available (< 15)
  *   INSN_UNDEFINED  #UD when it is executed; *insn has an exec that raises it

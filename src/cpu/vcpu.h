@@ -10,8 +10,8 @@
  * Safepoints. An engine looks at `attention` at every block entry. If it is not 0 it calls
  * vcpu_service, which serves MMU revocations, interrupts, NMI, INIT, SIPI and requests to leave.
  *
- * Faults. A handler that finds an exception calls vcpu_raise (exception.h), which does not return: it
- * jumps to the engine's run loop, which delivers it. So a handler changes guest state only after
+ * Faults. A handler that finds an exception calls vcpu_raise (exception.h), which does not return:
+ * it jumps to the engine's run loop, which delivers it. So a handler changes guest state only after
  * everything that can fault has been done, and never calls what may raise while holding a lock.
  */
 
@@ -26,8 +26,22 @@
 #include "mmu/mmu.h"
 
 enum gpr {
-    GPR_RAX, GPR_RCX, GPR_RDX, GPR_RBX, GPR_RSP, GPR_RBP, GPR_RSI, GPR_RDI,
-    GPR_R8, GPR_R9, GPR_R10, GPR_R11, GPR_R12, GPR_R13, GPR_R14, GPR_R15,
+    GPR_RAX,
+    GPR_RCX,
+    GPR_RDX,
+    GPR_RBX,
+    GPR_RSP,
+    GPR_RBP,
+    GPR_RSI,
+    GPR_RDI,
+    GPR_R8,
+    GPR_R9,
+    GPR_R10,
+    GPR_R11,
+    GPR_R12,
+    GPR_R13,
+    GPR_R14,
+    GPR_R15,
     GPR_COUNT
 };
 
@@ -65,38 +79,88 @@ enum cpu_mode {
 };
 
 enum rflags {
-    FLAG_CF = 1 << 0, FLAG_FIXED = 1 << 1, FLAG_PF = 1 << 2, FLAG_AF = 1 << 4, FLAG_ZF = 1 << 6,
-    FLAG_SF = 1 << 7, FLAG_TF = 1 << 8, FLAG_IF = 1 << 9, FLAG_DF = 1 << 10, FLAG_OF = 1 << 11,
-    FLAG_IOPL = 3 << 12, FLAG_NT = 1 << 14, FLAG_RF = 1 << 16, FLAG_VM = 1 << 17, FLAG_AC = 1 << 18,
-    FLAG_VIF = 1 << 19, FLAG_VIP = 1 << 20, FLAG_ID = 1 << 21,
+    FLAG_CF = 1 << 0,
+    FLAG_FIXED = 1 << 1,
+    FLAG_PF = 1 << 2,
+    FLAG_AF = 1 << 4,
+    FLAG_ZF = 1 << 6,
+    FLAG_SF = 1 << 7,
+    FLAG_TF = 1 << 8,
+    FLAG_IF = 1 << 9,
+    FLAG_DF = 1 << 10,
+    FLAG_OF = 1 << 11,
+    FLAG_IOPL = 3 << 12,
+    FLAG_NT = 1 << 14,
+    FLAG_RF = 1 << 16,
+    FLAG_VM = 1 << 17,
+    FLAG_AC = 1 << 18,
+    FLAG_VIF = 1 << 19,
+    FLAG_VIP = 1 << 20,
+    FLAG_ID = 1 << 21,
     FLAGS_STATUS = FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF,
 };
 
 enum cr0_bits {
-    CR0_PE = 1u << 0, CR0_MP = 1u << 1, CR0_EM = 1u << 2, CR0_TS = 1u << 3, CR0_ET = 1u << 4,
-    CR0_NE = 1u << 5, CR0_WP = 1u << 16, CR0_AM = 1u << 18, CR0_NW = 1u << 29, CR0_CD = 1u << 30,
+    CR0_PE = 1u << 0,
+    CR0_MP = 1u << 1,
+    CR0_EM = 1u << 2,
+    CR0_TS = 1u << 3,
+    CR0_ET = 1u << 4,
+    CR0_NE = 1u << 5,
+    CR0_WP = 1u << 16,
+    CR0_AM = 1u << 18,
+    CR0_NW = 1u << 29,
+    CR0_CD = 1u << 30,
 };
 #define CR0_PG (1u << 31)
 
 enum cr4_bits {
-    CR4_VME = 1 << 0, CR4_PVI = 1 << 1, CR4_TSD = 1 << 2, CR4_DE = 1 << 3, CR4_PSE = 1 << 4,
-    CR4_PAE = 1 << 5, CR4_MCE = 1 << 6, CR4_PGE = 1 << 7, CR4_PCE = 1 << 8, CR4_OSFXSR = 1 << 9,
-    CR4_OSXMMEXCPT = 1 << 10, CR4_UMIP = 1 << 11, CR4_FSGSBASE = 1 << 16, CR4_PCIDE = 1 << 17,
-    CR4_OSXSAVE = 1 << 18, CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21,
+    CR4_VME = 1 << 0,
+    CR4_PVI = 1 << 1,
+    CR4_TSD = 1 << 2,
+    CR4_DE = 1 << 3,
+    CR4_PSE = 1 << 4,
+    CR4_PAE = 1 << 5,
+    CR4_MCE = 1 << 6,
+    CR4_PGE = 1 << 7,
+    CR4_PCE = 1 << 8,
+    CR4_OSFXSR = 1 << 9,
+    CR4_OSXMMEXCPT = 1 << 10,
+    CR4_UMIP = 1 << 11,
+    CR4_FSGSBASE = 1 << 16,
+    CR4_PCIDE = 1 << 17,
+    CR4_OSXSAVE = 1 << 18,
+    CR4_SMEP = 1 << 20,
+    CR4_SMAP = 1 << 21,
 };
 
 enum efer_bits { EFER_SCE = 1 << 0, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 
 enum vector {
-    VECTOR_DE = 0, VECTOR_DB = 1, VECTOR_NMI = 2, VECTOR_BP = 3, VECTOR_OF = 4, VECTOR_BR = 5,
-    VECTOR_UD = 6, VECTOR_NM = 7, VECTOR_DF = 8, VECTOR_TS = 10, VECTOR_NP = 11, VECTOR_SS = 12,
-    VECTOR_GP = 13, VECTOR_PF = 14, VECTOR_MF = 16, VECTOR_AC = 17, VECTOR_MC = 18, VECTOR_XM = 19,
+    VECTOR_DE = 0,
+    VECTOR_DB = 1,
+    VECTOR_NMI = 2,
+    VECTOR_BP = 3,
+    VECTOR_OF = 4,
+    VECTOR_BR = 5,
+    VECTOR_UD = 6,
+    VECTOR_NM = 7,
+    VECTOR_DF = 8,
+    VECTOR_TS = 10,
+    VECTOR_NP = 11,
+    VECTOR_SS = 12,
+    VECTOR_GP = 13,
+    VECTOR_PF = 14,
+    VECTOR_MF = 16,
+    VECTOR_AC = 17,
+    VECTOR_MC = 18,
+    VECTOR_XM = 19,
 };
 
 /* Bits of vcpu.attention. */
 enum attention {
-    ATTENTION_MMU = 1 << 0,  /* mmu_service wanted */
-    ATTENTION_IRQ = 1 << 1,  /* the APIC may have something deliverable */
+    ATTENTION_MMU = 1 << 0, /* mmu_service wanted */
+    ATTENTION_IRQ = 1 << 1, /* the APIC may have something deliverable */
     ATTENTION_NMI = 1 << 2,
     ATTENTION_INIT = 1 << 3,
     ATTENTION_SIPI = 1 << 4, /* sipi_vector is good */
@@ -149,17 +213,17 @@ struct vcpu_stats {
 
 /* cpu/system/service.c's own: what the instruction now being stepped over began with. */
 struct vcpu_step {
-    bool active;      /* the last vcpu_service let one instruction start with stepping on */
-    bool trap;        /* it started with TF */
-    bool shadowed;    /* it ran in the interrupt shadow, which ends with it */
+    bool active;       /* the last vcpu_service let one instruction start with stepping on */
+    bool trap;         /* it started with TF */
+    bool shadowed;     /* it ran in the interrupt shadow, which ends with it */
     bool shadow_debug; /* the shadow is of MOV SS or POP SS: it holds back #DB traps as well */
 };
 
 struct vcpu_event { /* an exception on its way to the guest */
     uint8_t vector;
     bool has_error_code;
-    bool is_trap; /* saved RIP is the next instruction: #BP, #OF, single step */
-    bool is_software; /* INT n, INT3, INTO: the gate's DPL is checked */
+    bool is_trap;       /* saved RIP is the next instruction: #BP, #OF, single step */
+    bool is_software;   /* INT n, INT3, INTO: the gate's DPL is checked */
     bool is_breakpoint; /* the #DB fault of an instruction breakpoint: RF is pushed as it is */
     uint32_t error_code;
 };
@@ -182,12 +246,12 @@ struct vcpu {
     uint8_t cpl;
     enum mmu_privilege privilege; /* for explicit data accesses now */
 
-    bool leave_block;         /* the block being run must end after this instruction */
-    bool interrupt_shadow;    /* STI, MOV SS, POP SS: none taken before the next instruction ends */
-    bool halted;              /* HLT executed, waiting for an interrupt */
-    bool wait_for_sipi;       /* an application processor after INIT */
-    bool nmi_blocked;         /* until IRET */
-    uint64_t pending_debug;   /* DR6 bits of a #DB trap to be raised after this instruction */
+    bool leave_block;       /* the block being run must end after this instruction */
+    bool interrupt_shadow;  /* STI, MOV SS, POP SS: none taken before the next instruction ends */
+    bool halted;            /* HLT executed, waiting for an interrupt */
+    bool wait_for_sipi;     /* an application processor after INIT */
+    bool nmi_blocked;       /* until IRET */
+    uint64_t pending_debug; /* DR6 bits of a #DB trap to be raised after this instruction */
     struct vcpu_step step;
 
     _Atomic uint32_t attention;
@@ -218,9 +282,9 @@ struct vcpu {
     const struct vcpu_apic_ops *apic;
     void *apic_context;
     struct interp *interp;
-    struct thunk_set *thunks; /* shared by the vCPUs of a VM */
+    struct thunk_set *thunks;    /* shared by the vCPUs of a VM */
     struct code_pool *code_pool; /* the translator's; NULL: it makes its own when attached */
-    unsigned cpu_count; /* in this VM, for CPUID topology */
+    unsigned cpu_count;          /* in this VM, for CPUID topology */
 
     pthread_mutex_t wake_lock;
     pthread_cond_t wake;
@@ -232,7 +296,7 @@ struct vcpu_config {
     unsigned index, cpu_count;
     const struct features *features;
     struct mmu_domain *domain;
-    struct bus *mmio;  /* this vCPU's own bus, with its local APIC */
+    struct bus *mmio; /* this vCPU's own bus, with its local APIC */
     struct bus *ports;
     struct thunk_set *thunks;
     const struct vcpu_apic_ops *apic;
@@ -246,7 +310,8 @@ void vcpu_destroy(struct vcpu *vcpu);
 /* INIT or power-on state (`init`: caches, FPU, MSRs and CR0.CD/NW survive as the SDM says). */
 void vcpu_reset(struct vcpu *vcpu, bool init);
 
-/* Recomputes mode, sizes, CPL and privilege. After any change of CR0, EFER, CS, SS, RFLAGS.AC/VM. */
+/* Recomputes mode, sizes, CPL and privilege. After any change of CR0, EFER, CS, SS, RFLAGS.AC/VM.
+ */
 void vcpu_update_mode(struct vcpu *vcpu);
 
 /* Any thread: sets attention bits and wakes the vCPU if it waits. */

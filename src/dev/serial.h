@@ -29,7 +29,7 @@ struct serial_config {
     struct io_loop *loop; /* outlives the device */
     struct irq_line irq;
     int output_fd; /* -1: output is dropped. Not owned. */
-    int input_fd;  /* -1: no input. Not owned; must stay open as long as the device. */
+    int input_fd;  /* -1: no input. Not owned. */
     /* Looks at input before the guest does: changes `bytes` in place, returns how many are left
      * (at most count). On the loop's thread, without locks. May be NULL. */
     size_t (*filter)(void *context, uint8_t *bytes, size_t count);

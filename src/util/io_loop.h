@@ -34,7 +34,8 @@ typedef void io_timer_fn(void *context);
 /* `name` (at most 15 characters are used) becomes the thread's name. */
 enum status io_loop_create(struct io_loop **loop, const char *name, struct error *err);
 enum status io_loop_start(struct io_loop *loop, struct error *err);
-/* Ends and joins the thread; nothing runs afterwards. Not from the loop's own thread. Idempotent. */
+/* Ends and joins the thread; nothing runs afterwards. Not from the loop's own thread. Idempotent.
+ */
 void io_loop_stop(struct io_loop *loop);
 /* Stops, then frees the loop and everything still registered. NULL is allowed. */
 void io_loop_destroy(struct io_loop *loop);

@@ -1,8 +1,6 @@
 #include "util/size.h"
 
 #include <ctype.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <strings.h>
 
 /* Digits at *text, which moves past them. */
@@ -44,27 +42,6 @@ enum status size_parse(const char *text, uint64_t *bytes)
         return STATUS_INVALID;
     *bytes = value << shift;
     return STATUS_OK;
-}
-
-void size_format(uint64_t bytes, char *buffer, size_t capacity)
-{
-    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-    unsigned unit = 0;
-    while (unit < 4 && bytes >> (10 * (unit + 1)) != 0)
-        unit++;
-    /* A fraction only where one digit says it exactly, else the next smaller unit. */
-    for (;; unit--) {
-        uint64_t scale = (uint64_t)1 << (10 * unit);
-        uint64_t rest = bytes % scale;
-        if (rest == 0) {
-            snprintf(buffer, capacity, "%" PRIu64 " %s", bytes / scale, units[unit]);
-            return;
-        }
-        if (rest == scale / 2) {
-            snprintf(buffer, capacity, "%" PRIu64 ".5 %s", bytes / scale, units[unit]);
-            return;
-        }
-    }
 }
 
 enum status number_parse(const char *text, uint64_t least, uint64_t most, uint64_t *value)

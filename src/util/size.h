@@ -12,9 +12,6 @@
  */
 enum status size_parse(const char *text, uint64_t *bytes);
 
-/* As short as exactness allows: "256 MiB", "1.5 GiB", "4097 bytes". */
-void size_format(uint64_t bytes, char *buffer, size_t capacity);
-
 /* An unsigned decimal number within [least, most], nothing before or after it. */
 enum status number_parse(const char *text, uint64_t least, uint64_t most, uint64_t *value);
 

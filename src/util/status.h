@@ -7,9 +7,9 @@
 
 enum status {
     STATUS_OK = 0,
-    STATUS_INVALID,     /* malformed input or argument: the user's, the file's or the guest's fault */
-    STATUS_NOT_FOUND,   /* a named thing does not exist */
-    STATUS_BUSY,        /* held by somebody else */
+    STATUS_INVALID,   /* malformed input or argument: the user's, the file's or the guest's fault */
+    STATUS_NOT_FOUND, /* a named thing does not exist */
+    STATUS_BUSY,      /* held by somebody else */
     STATUS_UNSUPPORTED, /* understood, and not offered */
     STATUS_NO_MEMORY,   /* the host gave no memory */
     STATUS_NO_SPACE,    /* a table, disk or range is full */

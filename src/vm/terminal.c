@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* Who changes the terminal from the background is stopped for it, or disturbs whom it serves now. */
+/* In the background a process is stopped for changing the terminal. */
 static bool is_in_foreground(void)
 {
     return tcgetpgrp(STDIN_FILENO) == getpgrp();

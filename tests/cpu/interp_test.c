@@ -509,6 +509,27 @@ static void test_string_restarts(void **state)
     testvm_destroy(&vm);
 }
 
+/* The one dividend of more than 64 bits whose quotient by -1 fits: found by a random seed. */
+static void test_idiv_of_two_to_the_63(void **state)
+{
+    struct testvm vm;
+    set_up_long(&vm);
+    PUT(&vm, CODE, 0x48, 0xf7, 0xfe, 0xf4); /* idiv rsi; hlt */
+    vm.vcpu->gpr[GPR_RAX] = (uint64_t)1 << 63;
+    vm.vcpu->gpr[GPR_RDX] = 0;
+    vm.vcpu->gpr[GPR_RSI] = UINT64_MAX;
+    run(&vm, CODE);
+    assert_int_equal(vm.vcpu->rip, CODE + 4);
+    assert_int_equal(vm.vcpu->gpr[GPR_RAX], (uint64_t)1 << 63);
+    assert_int_equal(vm.vcpu->gpr[GPR_RDX], 0);
+
+    vm.vcpu->gpr[GPR_RAX] = ((uint64_t)1 << 63) + 1;
+    vm.vcpu->gpr[GPR_RDX] = 0;
+    run(&vm, CODE);
+    assert_exception(&vm, VECTOR_DE);
+    testvm_destroy(&vm);
+}
+
 /* ENTER makes sure of the whole new stack: the frame may be reached before it is. */
 static void test_enter_probes_its_stack(void **state)
 {
@@ -698,6 +719,7 @@ int main(void)
         cmocka_unit_test(test_locked_operations_are_atomic),
         cmocka_unit_test(test_string_restarts),
         cmocka_unit_test(test_enter_probes_its_stack),
+        cmocka_unit_test(test_idiv_of_two_to_the_63),
         cmocka_unit_test(test_string_compare_keeps_flags_on_fault),
         cmocka_unit_test(test_string_runs),
         cmocka_unit_test(test_string_over_own_code),

@@ -431,9 +431,10 @@ static void frame_over_page_border(void **state)
     testvm_destroy(&vm);
 }
 
-GUEST(int_resumed_64, "64",
-      "pushq $0x20; pushq $0x1e000; pushq $0x10002; pushq $8; lea 1f(%rip), %rax; push %rax; iretq\n"
-      "1: int $0x80; hlt");
+GUEST(
+    int_resumed_64, "64",
+    "pushq $0x20; pushq $0x1e000; pushq $0x10002; pushq $8; lea 1f(%rip), %rax; push %rax; iretq\n"
+    "1: int $0x80; hlt");
 
 /* RF ends when the instruction begins, so INT n does not push it. */
 static void software_interrupt_pushes_no_rf(void **state)

@@ -90,6 +90,23 @@ static void iretq_pops_stack_at_same_level(void **state)
     testvm_destroy(&vm);
 }
 
+GUEST(iretl_same_level, "64",
+      "sub $20, %rsp; movl $0x10100, (%rsp); movl $8, 4(%rsp); movl $0x246, 8(%rsp)\n"
+      "movl $0x1e000, 12(%rsp); movl $0x20, 16(%rsp); iretl");
+
+/* So does IRETD in 64-bit mode (SDM vol. 2 IRET, IA-32e-MODE). */
+static void iretd_pops_stack_in_long_mode(void **state)
+{
+    struct testvm vm;
+    fixture_create(&vm, MODE_LONG, 8);
+    testvm_put(&vm, CODE + 0x100, "\xf4", 1);
+    fixture_run(&vm, iretl_same_level);
+    assert_int_equal(vm.vcpu->rip, CODE + 0x101);
+    assert_int_equal(vm.vcpu->gpr[GPR_RSP], 0x1e000);
+    assert_int_equal(vm.vcpu->rflags, 0x246);
+    testvm_destroy(&vm);
+}
+
 /* Frames that IRETQ refuses: nothing moves, and the error code names the selector. */
 static void iret_refuses(void **state)
 {
@@ -324,6 +341,7 @@ int main(void)
         cmocka_unit_test(tour_of_modes),
         cmocka_unit_test(iret_to_user_and_back),
         cmocka_unit_test(iretq_pops_stack_at_same_level),
+        cmocka_unit_test(iretd_pops_stack_in_long_mode),
         cmocka_unit_test(iret_refuses),
         cmocka_unit_test(iret_nested_task_is_refused),
         cmocka_unit_test(iret_flags_by_privilege),

@@ -135,22 +135,22 @@ static void put_random_insn(struct program *p)
 
 enum vector_form { VECTOR_ANY, VECTOR_REGISTER, VECTOR_GENERAL };
 
-/* Mandatory prefix (0: none), opcode after 0F, whether an immediate follows. GENERAL: the reg or r/m
- * is a general register, 64 bits wide at times. */
+/* Mandatory prefix (0: none), opcode after 0F, whether an immediate follows. GENERAL: the reg or
+ * r/m is a general register, 64 bits wide at times. */
 static const struct {
     uint8_t prefix, opcode, has_immediate, form;
 } vectors[] = {
-    {0, 0x10, 0, 0},       {0, 0x11, 0, 0},       {0, 0x14, 0, 0},       {0, 0x28, 0, 0},
-    {0, 0x29, 0, 0},       {0, 0x2e, 0, 0},       {0, 0x51, 0, 0},       {0, 0x57, 0, 0},
-    {0, 0x58, 0, 0},       {0, 0x5a, 0, 0},       {0, 0x5e, 0, 0},       {0, 0xc6, 1, 0},
-    {0x66, 0x2f, 0, 0},    {0x66, 0x54, 0, 0},    {0x66, 0x58, 0, 0},    {0x66, 0x60, 0, 0},
-    {0x66, 0x6f, 0, 0},    {0x66, 0x70, 1, 0},    {0x66, 0x7f, 0, 0},    {0x66, 0xd6, 0, 0},
-    {0x66, 0xef, 0, 0},    {0x66, 0xfc, 0, 0},    {0x66, 0xd4, 0, 0},    {0x66, 0xd7, 0, 1},
-    {0x66, 0x6e, 0, 2},    {0x66, 0x7e, 0, 2},    {0xf3, 0x10, 0, 0},    {0xf3, 0x11, 0, 0},
-    {0xf3, 0x2a, 0, 2},    {0xf3, 0x2c, 0, 2},    {0xf3, 0x58, 0, 0},    {0xf3, 0x5a, 0, 0},
-    {0xf3, 0x6f, 0, 0},    {0xf3, 0x7e, 0, 0},    {0xf3, 0x7f, 0, 0},    {0xf2, 0x10, 0, 0},
-    {0xf2, 0x11, 0, 0},    {0xf2, 0x2a, 0, 2},    {0xf2, 0x2d, 0, 2},    {0xf2, 0x51, 0, 0},
-    {0xf2, 0x58, 0, 0},    {0xf2, 0x59, 0, 0},    {0xf2, 0x5a, 0, 0},    {0xf2, 0x5d, 0, 0},
+    {0, 0x10, 0, 0},    {0, 0x11, 0, 0},    {0, 0x14, 0, 0},    {0, 0x28, 0, 0},
+    {0, 0x29, 0, 0},    {0, 0x2e, 0, 0},    {0, 0x51, 0, 0},    {0, 0x57, 0, 0},
+    {0, 0x58, 0, 0},    {0, 0x5a, 0, 0},    {0, 0x5e, 0, 0},    {0, 0xc6, 1, 0},
+    {0x66, 0x2f, 0, 0}, {0x66, 0x54, 0, 0}, {0x66, 0x58, 0, 0}, {0x66, 0x60, 0, 0},
+    {0x66, 0x6f, 0, 0}, {0x66, 0x70, 1, 0}, {0x66, 0x7f, 0, 0}, {0x66, 0xd6, 0, 0},
+    {0x66, 0xef, 0, 0}, {0x66, 0xfc, 0, 0}, {0x66, 0xd4, 0, 0}, {0x66, 0xd7, 0, 1},
+    {0x66, 0x6e, 0, 2}, {0x66, 0x7e, 0, 2}, {0xf3, 0x10, 0, 0}, {0xf3, 0x11, 0, 0},
+    {0xf3, 0x2a, 0, 2}, {0xf3, 0x2c, 0, 2}, {0xf3, 0x58, 0, 0}, {0xf3, 0x5a, 0, 0},
+    {0xf3, 0x6f, 0, 0}, {0xf3, 0x7e, 0, 0}, {0xf3, 0x7f, 0, 0}, {0xf2, 0x10, 0, 0},
+    {0xf2, 0x11, 0, 0}, {0xf2, 0x2a, 0, 2}, {0xf2, 0x2d, 0, 2}, {0xf2, 0x51, 0, 0},
+    {0xf2, 0x58, 0, 0}, {0xf2, 0x59, 0, 0}, {0xf2, 0x5a, 0, 0}, {0xf2, 0x5d, 0, 0},
 };
 
 static void put_vector(struct program *p)
@@ -185,8 +185,9 @@ static void put_avx(struct program *p)
         put(p, "\xc5\xf8\x77", 3);
         return;
     }
-    put_constant(p, 3, (HOST_DATA + 0x800 + random_below(random, 0x1000)) &
-                           (random_below(random, 4) ? ~31ull : ~0ull));
+    put_constant(p, 3,
+                 (HOST_DATA + 0x800 + random_below(random, 0x1000)) &
+                     (random_below(random, 4) ? ~31ull : ~0ull));
     put_u8(p, 0xc5);
     put_u8(p, 0xf8 | (unsigned)wide << 2 | pp);
     put_u8(p, store ? 0x7f : 0x6f);
@@ -340,8 +341,7 @@ static bool is_equal(struct testvm *a, struct testvm *b)
         equal = false;
     }
     return memory_is_equal(a, b, HOST_DATA, HOST_DATA_SIZE) && equal &&
-           memory_is_equal(a, b, HOST_STACK, HOST_STACK_SIZE) &&
-           memory_is_equal(a, b, COUNTER, 4);
+           memory_is_equal(a, b, HOST_STACK, HOST_STACK_SIZE) && memory_is_equal(a, b, COUNTER, 4);
 }
 
 static void print_program(const struct program *p)

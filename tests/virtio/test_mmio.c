@@ -246,31 +246,13 @@ static void test_interrupt_line(void **state)
     driver_destroy(&f.driver);
 }
 
-static void test_machine_reset(void **state)
-{
-    struct fixture f;
-
-    fixture_create(&f);
-    driver_start(&f.driver, driver_mode(1), 0, 16);
-    unsigned resets = f.echo->resets;
-    driver_write(&f.driver, VIRTIO_MMIO_QUEUE_SEL, 1);
-    driver_write(&f.driver, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
-    virtio_mmio_reset(f.driver.mmio);
-    assert_int_equal(f.echo->resets, resets + 1);
-    assert_int_equal(driver_read(&f.driver, VIRTIO_MMIO_STATUS), 0);
-    /* The selectors are back at 0: the low features have no VERSION_1. */
-    assert_int_equal(driver_read(&f.driver, VIRTIO_MMIO_DEVICE_FEATURES),
-                     (uint32_t)f.echo->base.features_offered);
-    driver_destroy(&f.driver);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_identity),       cmocka_unit_test(test_bus),
         cmocka_unit_test(test_negotiation),    cmocka_unit_test(test_status),
         cmocka_unit_test(test_queues),         cmocka_unit_test(test_config),
-        cmocka_unit_test(test_interrupt_line), cmocka_unit_test(test_machine_reset),
+        cmocka_unit_test(test_interrupt_line),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,7 +3,7 @@
  * Python with and without SQLite. In the data folder (bench_env) there are
  *
  *     text                       what busybox works on
- *     python/ld.so, lib, bin     a Python with all it loads, see bench/speed/python.py
+ *     python/ld.so, lib, bin     a Python with all it loads, see bench/speed/stage.py
  *     python/work.py             its two jobs
  *
  * The output of each goes to a file in memory and is checked.
@@ -142,9 +142,9 @@ static bool program_run(void *state)
     return program_execute(program, arguments, program->output);
 }
 
-/* What the jobs of work.py print; worked out with another version of Python. */
-static const char python_result[] = "PYTHON_RESULT\n";
-static const char sqlite_result[] = "SQLITE_RESULT\n";
+/* What the jobs of work.py print; the same with Python 3.8 to 3.13. */
+static const char python_result[] = "615dfb97c48b21f3 74929 2989 3939\n";
+static const char sqlite_result[] = "54773ebe715e931f 16 customer 1019189600 customer 1795960074 1265822\n";
 
 static bool program_check(void *state)
 {

@@ -119,8 +119,9 @@ static bool idiv_fits(const struct vcpu *vcpu, unsigned size, int64_t divisor)
         int64_t quotient = small / divisor;
         return quotient >= -limit && quotient < limit;
     }
-    if (divisor == -1) /* more than 64 bits of dividend */
-        return false;
+    /* More than 64 bits of dividend: of these 2^63 alone has a negative that fits. */
+    if (divisor == -1)
+        return dividend == limit;
     __int128 quotient = dividend / divisor;
     return quotient >= -limit && quotient < limit;
 }

@@ -35,7 +35,8 @@ static inline void vcpu_suspend_repeat(struct vcpu *vcpu)
 }
 
 /* SYSCALL and SYSRET: whether a single-step trap follows is up to TF as they leave it, so that none
- * comes in a kernel that masks TF, and one comes behind the SYSCALL of a program that is stepped. */
+ * comes in a kernel that masks TF, and one comes behind the SYSCALL of a program that is stepped.
+ */
 static inline void vcpu_step_by_new_flags(struct vcpu *vcpu)
 {
     vcpu->step.trap = (vcpu->rflags & FLAG_TF) != 0;

@@ -146,8 +146,8 @@ static void iret_protected(struct vcpu *vcpu, unsigned size)
     unsigned cpl = target.cs.selector & SELECTOR_RPL;
     unsigned old_cpl = vcpu->cpl;
     uint64_t flags = return_flags(vcpu, popped, size, old_cpl);
-    /* A 64-bit IRETQ pops the stack whatever the level. */
-    if (cpl != old_cpl || size == 8) {
+    /* In 64-bit mode the stack is popped whatever the level and the operand size. */
+    if (cpl != old_cpl || vcpu->mode == MODE_LONG) {
         uint64_t pointer = stack_peek(vcpu, 3 * size, size);
         uint16_t ss = (uint16_t)stack_peek(vcpu, 4 * size, size);
         struct stack stack = return_stack(vcpu, &target, ss, pointer);

@@ -13,9 +13,9 @@
  * and the call after it concludes what follows from that: the single-step trap, the shadow ended.
  * RF is cleared when the instruction begins, after the check for a breakpoint on it; a repeated
  * string instruction that stops between two iterations sets it, so that whatever event comes then
- * finds it set, and the breakpoint does not hit again (SDM vol. 3 17.3.1.1). Delivery of any event clears step.active, since the instruction that
- * was begun did not end, or handed over to a handler that must not inherit its trap. The bit stays
- * set as long as the next instruction needs it:
+ * finds it set, and the breakpoint does not hit again (SDM vol. 3 17.3.1.1). Delivery of any event
+ * clears step.active, since the instruction that was begun did not end, or handed over to a handler
+ * that must not inherit its trap. The bit stays set as long as the next instruction needs it:
  *
  *     popf            sets TF: attention |= STEP
  *     vcpu_service    active = trap = true
@@ -43,8 +43,8 @@ static void begin_step(struct vcpu *vcpu)
     struct vcpu_step *step = &vcpu->step;
     step->trap = (vcpu->rflags & FLAG_TF) != 0;
     step->shadowed = vcpu->interrupt_shadow;
-    step->active = step->trap || step->shadowed || vcpu->pending_debug != 0 ||
-                   debug_has_code_breakpoint(vcpu);
+    step->active =
+        step->trap || step->shadowed || vcpu->pending_debug != 0 || debug_has_code_breakpoint(vcpu);
     vcpu->rflags &= ~(uint64_t)FLAG_RF;
     if (step->active)
         atomic_fetch_or(&vcpu->attention, ATTENTION_STEP);

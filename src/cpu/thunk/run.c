@@ -223,7 +223,7 @@ static void run_code(struct thunk_set *set, const struct insn *insn, const struc
     struct thunk_key key = {.value = insn->immediate};
     size_t scratch = THUNK_CODE_SIZE - THUNK_CODE_MAX;
     pthread_mutex_lock(&set->lock);
-    thunk_emit(&key, &once, set->write + scratch, set->execute + scratch);
+    thunk_emit(&key, &once, set->code.write + scratch, set->code.execute + scratch);
     serialize();
     frame->out = once.out;
     once.code(frame);

@@ -33,41 +33,10 @@
 
 #include "cpu/thunk/thunk_internal.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "util/log.h"
-
-#ifndef MFD_EXEC
-#define MFD_EXEC 0x0010U
-#endif
-
-static enum status map_code(struct thunk_set *set, struct error *err)
-{
-    enum status status = STATUS_OK;
-    /* Kernels before 6.3 do not know MFD_EXEC, later ones may insist on it. */
-    int fd = memfd_create("aerostat-thunks", MFD_CLOEXEC | MFD_EXEC);
-    if (fd < 0 && errno == EINVAL)
-        fd = memfd_create("aerostat-thunks", MFD_CLOEXEC);
-    if (fd < 0)
-        return error_set(err, STATUS_NO_MEMORY, "cannot create code memory: %s", strerror(errno));
-    void *write = MAP_FAILED, *execute = MAP_FAILED;
-    if (ftruncate(fd, THUNK_CODE_SIZE) == 0) {
-        write = mmap(NULL, THUNK_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        execute = mmap(NULL, THUNK_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    }
-    if (write == MAP_FAILED || execute == MAP_FAILED)
-        status = error_set(err, STATUS_NO_MEMORY, "cannot map code memory: %s", strerror(errno));
-    close(fd);
-    if (write != MAP_FAILED)
-        set->write = write;
-    if (execute != MAP_FAILED)
-        set->execute = execute;
-    return status;
-}
 
 enum status thunk_set_create(struct thunk_set **out, struct error *err)
 {
@@ -76,8 +45,8 @@ enum status thunk_set_create(struct thunk_set **out, struct error *err)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a thunk set");
     ZydisDecoderInit(&set->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     pthread_mutex_init(&set->lock, NULL);
-    enum status status = map_code(set, err);
-    if (status == STATUS_OK && !thunk_fault_register(set->execute, THUNK_CODE_SIZE))
+    enum status status = code_memory_create(&set->code, "aerostat-thunks", THUNK_CODE_SIZE, err);
+    if (status == STATUS_OK && !thunk_fault_register(set->code.execute, THUNK_CODE_SIZE))
         status = error_set(err, STATUS_NO_SPACE, "too many thunk sets in one process");
     if (status != STATUS_OK) {
         thunk_set_destroy(set);
@@ -91,12 +60,9 @@ void thunk_set_destroy(struct thunk_set *set)
 {
     if (set == NULL)
         return;
-    if (set->execute != NULL) {
-        thunk_fault_unregister(set->execute);
-        munmap((void *)(uintptr_t)set->execute, THUNK_CODE_SIZE);
-    }
-    if (set->write != NULL)
-        munmap(set->write, THUNK_CODE_SIZE);
+    if (set->code.execute != NULL)
+        thunk_fault_unregister(set->code.execute);
+    code_memory_destroy(&set->code);
     pthread_mutex_destroy(&set->lock);
     free(set);
 }
@@ -143,8 +109,8 @@ static const struct thunk *find_or_build(struct thunk_set *set, const struct thu
         *full = true;
         goto out;
     }
-    size_t size =
-        thunk_emit(key, &thunk, set->write + set->code_used, set->execute + set->code_used);
+    size_t size = thunk_emit(key, &thunk, set->code.write + set->code_used,
+                             set->code.execute + set->code_used);
     set->code_used += align_up(size, 16);
     set->keys[set->count] = key->value;
     set->thunks[set->count] = thunk;

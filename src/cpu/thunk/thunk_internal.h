@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "cpu/code_memory.h"
 #include "cpu/thunk/thunk.h"
 #include "cpu/thunk/xstate.h"
 
@@ -91,11 +92,10 @@ struct thunk {
 #define THUNK_BUCKETS   8192u /* power of two, over THUNK_MAX */
 
 struct thunk_set {
-    ZydisDecoder decoder;   /* 64-bit mode; constant */
-    uint8_t *write;         /* the same pages twice: writable here, */
-    const uint8_t *execute; /* executable here */
-    pthread_mutex_t lock;   /* leaf; guards all below */
-    size_t code_used;       /* below THUNK_CODE_SIZE - THUNK_CODE_MAX, which is the scratch place */
+    ZydisDecoder decoder; /* 64-bit mode; constant */
+    struct code_memory code;
+    pthread_mutex_t lock; /* leaf; guards all below */
+    size_t code_used;     /* below THUNK_CODE_SIZE - THUNK_CODE_MAX, which is the scratch place */
     unsigned count;
     uint16_t buckets[THUNK_BUCKETS]; /* index + 1 into thunks and keys */
     uint64_t keys[THUNK_MAX];

@@ -20,15 +20,29 @@ struct emit {
 };
 
 enum host_register {
-    HOST_RAX, HOST_RCX, HOST_RDX, HOST_RBX, HOST_RSP, HOST_RBP, HOST_RSI, HOST_RDI,
-    HOST_R8, HOST_R9, HOST_R10, HOST_R11, HOST_R12, HOST_R13, HOST_R14, HOST_R15,
+    HOST_RAX,
+    HOST_RCX,
+    HOST_RDX,
+    HOST_RBX,
+    HOST_RSP,
+    HOST_RBP,
+    HOST_RSI,
+    HOST_RDI,
+    HOST_R8,
+    HOST_R9,
+    HOST_R10,
+    HOST_R11,
+    HOST_R12,
+    HOST_R13,
+    HOST_R14,
+    HOST_R15,
     HOST_NONE,
 };
 
 enum emit_flags {
-    EMIT_W = 1 << 0,    /* 64-bit operand */
-    EMIT_66 = 1 << 1,   /* 16-bit operand */
-    EMIT_F3 = 1 << 2,   /* mandatory prefix */
+    EMIT_W = 1 << 0,  /* 64-bit operand */
+    EMIT_66 = 1 << 1, /* 16-bit operand */
+    EMIT_F3 = 1 << 2, /* mandatory prefix */
     EMIT_LOCK = 1 << 3,
     EMIT_BYTE_REG = 1 << 4, /* the reg field is a byte register: SPL and friends need a REX */
     EMIT_BYTE_RM = 1 << 5,  /* the same for rm */
@@ -199,7 +213,8 @@ static inline uint32_t emit_offset(const struct emit *e)
     return (uint32_t)(e->at - e->base);
 }
 
-/* Branches with a 32-bit displacement. They return the offset of the displacement, for emit_link. */
+/* Branches with a 32-bit displacement. They return the offset of the displacement, for emit_link.
+ */
 static inline uint32_t emit_jcc(struct emit *e, unsigned condition)
 {
     emit_u8(e, 0x0f);
@@ -233,6 +248,16 @@ static inline void emit_call_to(struct emit *e, uint32_t target)
     emit_u8(e, 0xe8);
     emit_u32(e, 0);
     emit_link(e, emit_offset(e) - 4, target);
+}
+
+static inline void emit_ldmxcsr(struct emit *e, struct emit_rm from)
+{
+    emit_op(e, 0, 0x0fae, 2, from);
+}
+
+static inline void emit_stmxcsr(struct emit *e, struct emit_rm to)
+{
+    emit_op(e, 0, 0x0fae, 3, to);
 }
 
 #define CONDITION_E  4u

@@ -155,8 +155,9 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
     }
 }
 
-static enum vcpu_exit loop_after_fault(struct vcpu *vcpu)
+static enum vcpu_exit loop_after_fault(struct vcpu *vcpu, unsigned host_mxcsr)
 {
+    __builtin_ia32_ldmxcsr(host_mxcsr); /* generated code may have had the guest's */
     return vcpu_deliver_fault(vcpu) ? translate_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
 }
 
@@ -193,6 +194,7 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
     jmp_buf fault_exit;
     enum vcpu_exit exit;
     const uint64_t gs_base = gs_base_read();
+    const unsigned host_mxcsr = __builtin_ia32_stmxcsr();
 
     gs_base_write((uint64_t)(uintptr_t)vcpu);
     mmu_unpark(&vcpu->mmu);
@@ -200,7 +202,7 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
     if (setjmp(fault_exit) == 0)
         exit = translate_loop(vcpu);
     else
-        exit = loop_after_fault(vcpu);
+        exit = loop_after_fault(vcpu, host_mxcsr);
     vcpu->fault_exit = NULL;
     mmu_park(&vcpu->mmu);
     gs_base_write(gs_base);

@@ -27,9 +27,9 @@ enum plan_effect {
 
 struct plan {
     uint32_t opcode;
-    unsigned flags;   /* enum emit_flags */
-    unsigned effects; /* enum plan_effect */
-    uint8_t rm, reg;  /* operand numbers, or NO_OPERAND */
+    unsigned flags;    /* enum emit_flags */
+    unsigned effects;  /* enum plan_effect */
+    uint8_t rm, reg;   /* operand numbers, or NO_OPERAND */
     uint8_t extension; /* in the reg field where reg is NO_OPERAND */
     uint8_t immediate_size;
 };
@@ -603,8 +603,8 @@ enum flags_need integer_need(const struct insn *insn)
 {
     struct plan plan;
     unsigned prefix;
-    if (is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
-        is_lea(insn) || is_bswap(insn))
+    if (is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) || is_lea(insn) ||
+        is_bswap(insn))
         return FLAGS_INDIFFERENT;
     if (is_carry_op(insn))
         return FLAGS_HOST;
@@ -620,8 +620,8 @@ unsigned integer_store_size(const struct insn *insn)
 {
     struct plan plan;
     unsigned prefix;
-    if (is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
-        is_lea(insn) || !plan_insn(&plan, insn))
+    if (is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) || is_lea(insn) ||
+        !plan_insn(&plan, insn))
         return 0;
     return is_memory(insn, plan.rm) && plan.effects & RM_WRITE ? insn->op[plan.rm].size : 0;
 }

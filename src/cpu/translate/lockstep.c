@@ -134,11 +134,11 @@ static void report(const struct block *block, const struct registers *want,
         at += (size_t)snprintf(text + at, sizeof(text) - at, " %s",
                                ZydisMnemonicGetString(block->insns[i].mnemonic));
     log_warning("lock-step: block at %#lx differs: rip %#lx, translated %#lx; rflags %#lx, %#lx:%s",
-             got->rip, want->rip, got->rip, want->rflags, got->rflags, text);
+                got->rip, want->rip, got->rip, want->rflags, got->rflags, text);
     for (unsigned i = 0; i < GPR_COUNT; i++) {
         if (want->gpr[i] != got->gpr[i])
             log_warning("lock-step: register %u: %#lx, translated %#lx", i, want->gpr[i],
-                     got->gpr[i]);
+                        got->gpr[i]);
     }
 }
 

@@ -107,7 +107,8 @@ void context_address_to(struct context *c, unsigned to)
     const struct insn *insn = c->insn;
     struct emit *e = &c->e;
     unsigned wide = insn->address_size == 8 ? EMIT_W : 0;
-    if (insn->base == INSN_REG_RIP || (insn->base == INSN_REG_NONE && insn->index == INSN_REG_NONE)) {
+    if (insn->base == INSN_REG_RIP ||
+        (insn->base == INSN_REG_NONE && insn->index == INSN_REG_NONE)) {
         uint64_t address = (uint64_t)insn->displacement;
         if (insn->base == INSN_REG_RIP)
             address += c->next_rip;
@@ -148,7 +149,8 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
-    size_t table = offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(c->translate->vcpu->mmu.tlb[0]);
+    size_t table =
+        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(c->translate->vcpu->mmu.tlb[0]);
     struct emit_rm tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
                                                 : offsetof(struct tlb_entry, read_tag)));
     struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));

@@ -51,6 +51,13 @@ static void emit_store_flags(struct emit *e, int32_t slot)
 /* RAX is the result of enter. */
 static void emit_leave(struct emit *e)
 {
+    /* Vector code has left the guest's MXCSR in the CPU. */
+    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_MXCSR));
+    emit_op(e, 0, 0x8b, HOST_RCX, rm_at(HOST_RSP, FRAME_MXCSR));
+    emit_op(e, 0, 0x3b, HOST_RCX, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
+    uint32_t same = emit_jcc(e, CONDITION_E);
+    emit_ldmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
+    emit_link(e, same, emit_offset(e));
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, FRAME_SIZE));
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         if (callee_saved[i] & 8)
@@ -68,6 +75,7 @@ static void emit_enter(struct emit *e)
         emit_u8(e, 0x50 | (callee_saved[i] & 7));
     }
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
+    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
     emit_mov(e, T0, HOST_RDI);
     emit_load(e, T1, OFFSET(rflags));
     emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);

@@ -124,9 +124,10 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
                   const struct translation *t);
 
 /*
- * Registers. Twelve guest registers live in host registers, eleven of them under their own name; the
- * guest's RSP is in R15. Four live in struct vcpu: compilers use R9, R10 and R11 least, and R15's
- * place is taken. R9-R11 are the scratch registers, RSP is the host's stack, gs is struct vcpu.
+ * Registers. Twelve guest registers live in host registers, eleven of them under their own name;
+ * the guest's RSP is in R15. Four live in struct vcpu: compilers use R9, R10 and R11 least, and
+ * R15's place is taken. R9-R11 are the scratch registers, RSP is the host's stack, gs is struct
+ * vcpu.
  */
 #define T0 HOST_R9
 #define T1 HOST_R10
@@ -148,8 +149,12 @@ static inline struct emit_rm rm_gpr(unsigned gpr)
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
  * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
-#define FRAME_SIZE   40
-#define FRAME_TARGET 0 /* the code that an indirect call goes to */
-#define FLAGS_SLOT   (-8)
+#define FRAME_SIZE       40
+#define FRAME_TARGET     0  /* the code that an indirect call goes to */
+#define FRAME_HOST_MXCSR 8  /* the caller's MXCSR, 4 bytes, */
+#define FRAME_MXCSR      12 /* and what is there now, to look at */
+#define FRAME_RSI        16 /* saved while the host's register holds something else */
+#define FRAME_R8         24
+#define FLAGS_SLOT       (-8)
 
 #endif

@@ -161,15 +161,6 @@ static void emit_move(struct context *c, enum move_kind kind)
 
 /* ------------------------------------------------------------------------- thunks */
 
-#define HOST_MXCSR 1 /* offsets in the frame, in units of 8 bytes */
-#define SAVED_RSI  2
-#define SAVED_R8   3
-
-static struct emit_rm rm_frame(unsigned place)
-{
-    return rm_at(HOST_RSP, 8 * (int32_t)place);
-}
-
 /* At most one general register, and not with memory: its place is one of the scratch registers. */
 static bool thunk_is_inline(const struct insn *insn)
 {
@@ -203,6 +194,21 @@ static void emit_vectors(struct context *c, unsigned vectors, uint32_t opcode)
     }
 }
 
+/*
+ * The guest's MXCSR in the CPU. LDMXCSR is slow, so once there it stays until generated code is
+ * left (stubs.c), or until the guest has changed it: the comparison is with all of it, so that the
+ * exception flags afterwards are the guest's alone.
+ */
+static void emit_guest_mxcsr(struct emit *e)
+{
+    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_MXCSR));
+    emit_op(e, 0, 0x8b, T1, rm_at(HOST_RSP, FRAME_MXCSR));
+    emit_op(e, 0, 0x3b, T1, rm_vcpu(XSTATE(mxcsr)));
+    uint32_t same = emit_jcc(e, CONDITION_E);
+    emit_ldmxcsr(e, rm_vcpu(XSTATE(mxcsr)));
+    emit_link(e, same, emit_offset(e));
+}
+
 static void emit_thunk(struct context *c)
 {
     struct emit *e = &c->e;
@@ -215,38 +221,34 @@ static void emit_thunk(struct context *c)
 
     c->in_host = false;
     require_sse(c, slow);
-    if (mxcsr)
+    if (mxcsr) {
         require_masked(c, slow);
+        emit_guest_mxcsr(e);
+    }
     if (memory) {
         context_address(c);
         require_aligned(c, slow, thunk->alignment_mask);
         context_probe(c, slow, thunk->memory_size, thunk->flags & THUNK_STORES);
-        emit_store(e, rm_frame(SAVED_RSI), HOST_RSI);
+        emit_store(e, rm_at(HOST_RSP, FRAME_RSI), HOST_RSI);
         emit_mov(e, HOST_RSI, T0);
     }
     emit_in_use(c, thunk->components);
     emit_vectors(c, thunk->vectors, OPCODE_LOAD);
     if (thunk->gprs != 0) {
-        emit_store(e, rm_frame(SAVED_R8), HOST_R8);
+        emit_store(e, rm_at(HOST_RSP, FRAME_R8), HOST_R8);
         emit_mov(e, gpr_host, context_get(c, insn->op[gpr_slot].reg, gpr_host));
-    }
-    if (mxcsr) {
-        emit_op(e, 0, 0x0fae, 3, rm_frame(HOST_MXCSR));         /* stmxcsr */
-        emit_op(e, 0, 0x0fae, 2, rm_vcpu(XSTATE(mxcsr))); /* ldmxcsr */
     }
 
     uint64_t canonical = insn->immediate;
     memcpy(e->at, &canonical, thunk->length);
     e->at += thunk->length;
 
-    if (mxcsr) {
-        emit_op(e, 0, 0x0fae, 3, rm_vcpu(XSTATE(mxcsr)));
-        emit_op(e, 0, 0x0fae, 2, rm_frame(HOST_MXCSR));
-    }
+    if (mxcsr)
+        emit_stmxcsr(e, rm_vcpu(XSTATE(mxcsr)));
     emit_vectors(c, thunk->vectors_out, OPCODE_STORE);
     if (thunk->gprs != 0) {
         emit_mov(e, T2, gpr_host);
-        emit_load(e, HOST_R8, rm_frame(SAVED_R8));
+        emit_load(e, HOST_R8, rm_at(HOST_RSP, FRAME_R8));
         if (thunk->gprs_out != 0) {
             unsigned to = insn->op[gpr_slot].reg;
             if (host_of(to) != HOST_NONE)
@@ -255,7 +257,7 @@ static void emit_thunk(struct context *c)
         }
     }
     if (memory)
-        emit_load(e, HOST_RSI, rm_frame(SAVED_RSI));
+        emit_load(e, HOST_RSI, rm_at(HOST_RSP, FRAME_RSI));
     if (thunk->flags & THUNK_WRITES_FLAGS)
         context_flags_written(c);
     context_slow_end(c, slow);

@@ -186,7 +186,7 @@ void virtio_device_config_write(struct virtio_device *device, uint64_t offset, u
                                 uint64_t value);
 void virtio_device_acknowledge(struct virtio_device *device, uint32_t causes);
 
-/* The machine was reset: what writing 0 to the status does. Any thread but the loop's. */
+/* What writing 0 to the status does; a device begins its end with it. Any thread but the loop's. */
 void virtio_device_reset(struct virtio_device *device);
 
 /* Does on the calling thread what the loop would do now. For devices without a loop. */

@@ -52,14 +52,6 @@ void virtio_mmio_destroy(struct virtio_mmio *mmio)
     free(mmio);
 }
 
-void virtio_mmio_reset(struct virtio_mmio *mmio)
-{
-    virtio_device_reset(mmio->device);
-    mmio->device_features_select = 0;
-    mmio->driver_features_select = 0;
-    mmio->queue_select = 0;
-}
-
 /* The queue that the driver selected, or NULL: there are fewer. */
 static struct virtqueue *selected_queue(const struct virtio_mmio *mmio)
 {

@@ -18,9 +18,6 @@ enum status virtio_mmio_create(struct virtio_mmio **mmio, struct virtio_device *
 /* After the last access, before or after the device's end. NULL is allowed. */
 void virtio_mmio_destroy(struct virtio_mmio *mmio);
 
-/* The machine was reset: resets the device and the transport's selectors. */
-void virtio_mmio_reset(struct virtio_mmio *mmio);
-
 /* The bus operations (mem/bus.h). */
 uint64_t virtio_mmio_read(void *mmio, uint64_t offset, unsigned size);
 void virtio_mmio_write(void *mmio, uint64_t offset, unsigned size, uint64_t value);

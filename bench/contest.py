@@ -73,12 +73,12 @@ def engines():
 
 
 def memory_mib(pid):
-    """MiB (of the VMM without its code cache, of its code cache, of guest RAM).
+    """MiB (of the VMM with its code cache, of the code cache, of guest RAM).
 
     Proportional set sizes by mapping: ours by their names; QEMU's RAM is the one mapping of just
-    that size, and its code cache has no name.
+    that size. The code cache is None where there is no mapping with its name, as in QEMU.
     """
-    sizes = {"vmm": 0, "code": 0, "ram": 0}
+    sizes = {"vmm": 0, "code": None, "ram": 0}
     kind = "vmm"
     with open(f"/proc/{pid}/smaps", encoding="utf-8") as stream:
         for line in stream:
@@ -90,8 +90,8 @@ def memory_mib(pid):
                 else:
                     kind = "code" if "/memfd:aerostat-code" in line else "vmm"
             elif line.startswith("Pss:"):
-                sizes[kind] += int(line.split()[1])
-    return tuple(sizes[kind] / 1024 for kind in ("vmm", "code", "ram"))
+                sizes[kind] = (sizes[kind] or 0) + int(line.split()[1]) / 1024
+    return sizes["vmm"] + (sizes["code"] or 0), sizes["code"], sizes["ram"]
 
 
 class Guest:
@@ -199,7 +199,10 @@ def qemu_version():
 
 
 def with_spread(values, form):
-    """"median (least-most)", or the median alone where the others look the same."""
+    """"median (least-most)", the median alone where the others look the same, "-" for no value."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "-"
     low, middle, high = (form(value)
                          for value in (min(values), statistics.median(values), max(values)))
     return middle if low == high else f"{middle} ({low}-{high})"

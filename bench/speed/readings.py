@@ -15,6 +15,7 @@ class Readings:
         self.who = who
         self.values = {}
         self.complaints = []
+        self.memory = None  # (MiB of the VMM, MiB of its code cache or None) at the end
         self._refused = set()  # rows without a value, complained of already
         self._clocks = []  # (of the guest, of the host)
 

@@ -29,10 +29,6 @@ def in_times(ratio):
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
 
 
-def cell(values, form):
-    return contest.with_spread(values, form) if values else "-"
-
-
 def faster_tcg(readings, qemus, row):
     """The runs of the TCG whose median is the less; None without any."""
     medians = {}
@@ -68,41 +64,69 @@ def print_rows(readings, ours, qemus, rows):
     for row in rows:
         text, judged[row] = judge(readings, ours, qemus, row)
         native = [run.values[row] for run in readings[NATIVE] if row in run.values]
-        table.append([row, cell(native, in_seconds),
-                      *(cell(ratios(readings[other.name], readings[NATIVE], row), in_times)
-                        for other in others), text, say(judged[row])])
+        table.append([row, contest.with_spread(native, in_seconds),
+                      *(contest.with_spread(ratios(readings[other.name], readings[NATIVE], row),
+                                            in_times) for other in others),
+                      text, say(judged[row])])
     contest.print_table(table)
     return judged
 
 
-def print_boots(path, ours, qemus):
-    """The same for what bench/run has measured in this run of `make bench`: boot and memory."""
-    with open(path, encoding="utf-8") as stream:
-        results = json.load(stream)["results"]
-    names = [contestant.name for contestant in (*qemus, ours) if contestant.name in results]
-    if ours.name not in names:
-        print(f"{path} has nothing about {ours.name}")
-        return {"boot": None, "vmm-memory": None, "vmm-memory-without-code": None}
+def memory_rows(title, memory, ours, others):
+    """Table rows and judgements: of the whole VMM, and of it without translated code.
 
-    def medians(key):
-        return {name: statistics.median(run[key] for run in results[name]) for name in names}
+    `memory` has (MiB, MiB of code cache or None) by contestant, a pair for each round.
+    """
+    rest = [vmm - (code or 0) for vmm, code in memory[ours.name]]
+    totals = {name: [vmm for vmm, _ in pairs] for name, pairs in memory.items()}
+    limits_of = ((totals[ours.name], limits.VMM_MIB), (rest, limits.VMM_MIB_WITHOUT_CODE))
+    holds = [statistics.median(values) <= limit if values else None for values, limit in limits_of]
+    form = "{:.1f}".format
+    rows = [[f"VMM memory {title}, MiB",
+             *(contest.with_spread(totals[other.name], form) for other in others),
+             str(limits.VMM_MIB), say(holds[0])],
+            ["without code cache, MiB",
+             *(contest.with_spread(rest, form) if other is ours else "-" for other in others),
+             str(limits.VMM_MIB_WITHOUT_CODE), say(holds[1])]]
+    return rows, holds
 
-    boots, vmm = medians("boot_seconds"), medians("vmm_mib")
-    rest = statistics.median(run["vmm_mib"] - run["code_cache_mib"] for run in results[ours.name])
-    tcg = [boots[qemu.name] for qemu in qemus if qemu.name in names]
-    boot_limit = min(tcg) * limits.BOOT.factor if tcg else None
-    judged = {
-        "boot": boots[ours.name] <= boot_limit if tcg else None,
-        "vmm-memory": vmm[ours.name] <= limits.VMM_MIB,
-        "vmm-memory-without-code": rest <= limits.VMM_MIB_WITHOUT_CODE,
-    }
-    contest.print_table([
-        ["", *names, "at most", "holds"],
-        ["boot to init, s", *(f"{boots[name]:.2f}" for name in names),
-         f"TCG = {boot_limit:.2f}" if tcg else "TCG", say(judged["boot"])],
-        ["VMM memory, MiB", *(f"{vmm[name]:.1f}" for name in names), str(limits.VMM_MIB),
-         say(judged["vmm-memory"])],
-        ["without code cache, MiB", *("-" if name != ours.name else f"{rest:.1f}"
-                                      for name in names),
-         str(limits.VMM_MIB_WITHOUT_CODE), say(judged["vmm-memory-without-code"])]])
+
+def boot_rows(results, ours, qemus, others):
+    """The table row of bench/run's boot times, and whether ours is within the faster TCG's."""
+    boots = {other.name: [run["boot_seconds"] for run in results[other.name]] for other in others}
+    tcg = [statistics.median(boots[qemu.name]) for qemu in qemus]
+    limit = min(tcg) * limits.BOOT.factor if tcg else None
+    holds = statistics.median(boots[ours.name]) <= limit if tcg else None
+    form = "{:.2f}".format
+    return ["boot to init, s", *(contest.with_spread(boots[other.name], form) for other in others),
+            f"TCG = {limit:.2f}" if tcg else "TCG", say(holds)], holds
+
+
+def print_machine(readings, ours, qemus, boots):
+    """Prints and judges what concerns the machine as a whole.
+
+    That is the VMM's memory after all rows have run, when a code cache is as full as it gets; and,
+    if `boots` is the JSON of bench/run, its boots, and memory after a boot.
+    """
+    others = [*qemus, ours]
+    judged = {}
+    table = [["", *(other.name for other in others), "at most", "holds"]]
+    if boots:
+        with open(boots, encoding="utf-8") as stream:
+            results = json.load(stream)["results"]
+        if missing := [other.name for other in others if other.name not in results]:
+            raise SystemExit(f"speed: {boots} has nothing about {', '.join(missing)}")
+        row, judged["boot"] = boot_rows(results, ours, qemus, others)
+        table.append(row)
+        memory = {other.name: [(run["vmm_mib"], run["code_cache_mib"])
+                               for run in results[other.name]] for other in others}
+        rows, holds = memory_rows("after boot", memory, ours, others)
+        table += rows
+        judged["memory-after-boot"], judged["memory-after-boot-without-code"] = holds
+    memory = {other.name: [run.memory for run in readings[other.name] if run.memory]
+              for other in others}
+    rows, holds = memory_rows("at the end", memory, ours, others)
+    table += rows
+    judged["memory-at-end"], judged["memory-at-end-without-code"] = holds
+    contest.print_table(table)
     return judged

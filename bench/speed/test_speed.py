@@ -106,17 +106,34 @@ class Limits(unittest.TestCase):
         readings = readings_of("getpid", [10], [10], [10], [])
         self.assertEqual(report.judge(readings, OURS, QEMUS, "getpid"), ("2", None))
 
-    def test_boot_and_memory(self):
+    def machine(self, boots, *memory):
+        readings = {name: [Readings(name)] for name in (report.NATIVE, QEMUS[0].name,
+                                                        QEMUS[1].name, OURS.name)}
+        for readings_of_one, pair in zip(list(readings.values())[1:], memory):
+            readings_of_one[0].memory = pair
+        with contextlib.redirect_stdout(io.StringIO()):
+            return report.print_machine(readings, OURS, QEMUS, boots)
+
+    def test_memory_at_the_end(self):
+        self.assertEqual(self.machine(None, (99, None), (97, None), (43, 30)),
+                         {"memory-at-end": True, "memory-at-end-without-code": False})
+        self.assertEqual(self.machine(None, (99, None), (97, None), (45, 34)),
+                         {"memory-at-end": False, "memory-at-end-without-code": True})
+        self.assertEqual(self.machine(None, (99, None), (97, None)),
+                         {"memory-at-end": None, "memory-at-end-without-code": None})
+
+    def test_boot_and_memory_after_it(self):
         def runs(boot, vmm, code):
             return [{"boot_seconds": boot, "vmm_mib": vmm, "code_cache_mib": code}]
         with tempfile.NamedTemporaryFile("w", suffix=".json") as stream:
-            json.dump({"results": {QEMUS[0].name: runs(2.0, 99, 0), QEMUS[1].name: runs(1.6, 97, 0),
-                                   OURS.name: runs(1.7, 43, 30)}}, stream)
+            json.dump({"results": {QEMUS[0].name: runs(2.0, 99, None),
+                                   QEMUS[1].name: runs(1.6, 97, None),
+                                   OURS.name: runs(1.7, 12.5, None)}}, stream)
             stream.flush()
-            with contextlib.redirect_stdout(io.StringIO()):
-                judged = report.print_boots(stream.name, OURS, QEMUS)
-        self.assertEqual(judged, {"boot": False, "vmm-memory": True,
-                                  "vmm-memory-without-code": False})
+            judged = self.machine(stream.name, (99, None), (97, None), (12, None))
+        self.assertEqual(judged, {
+            "boot": False, "memory-after-boot": True, "memory-after-boot-without-code": False,
+            "memory-at-end": True, "memory-at-end-without-code": True})
 
 
 class Cells(unittest.TestCase):

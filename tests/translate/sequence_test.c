@@ -401,6 +401,8 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
             inputs.data[at] = (uint8_t)random_next(&random);
         memset(inputs.stack, 0x11, sizeof(inputs.stack));
 
+        if (i % 16 == 15)
+            translate_evict_all(translate_of(translated.vcpu));
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);

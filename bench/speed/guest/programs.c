@@ -144,7 +144,8 @@ static bool program_run(void *state)
 
 /* What the jobs of work.py print; the same with Python 3.8 to 3.13. */
 static const char python_result[] = "615dfb97c48b21f3 74929 2989 3939\n";
-static const char sqlite_result[] = "54773ebe715e931f 16 customer 1019189600 customer 1795960074 1265822\n";
+static const char sqlite_result[] =
+    "54773ebe715e931f 16 customer 1019189600 customer 1795960074 1265822\n";
 
 static bool program_check(void *state)
 {

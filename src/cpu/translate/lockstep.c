@@ -125,7 +125,7 @@ static uint64_t undefined_flags(const struct block *block)
     return 0;
 }
 
-static void report(const struct block *block, const struct registers *want,
+static void report(const struct block *block, uint64_t rip, const struct registers *want,
                    const struct registers *got)
 {
     char text[256];
@@ -134,7 +134,7 @@ static void report(const struct block *block, const struct registers *want,
         at += (size_t)snprintf(text + at, sizeof(text) - at, " %s",
                                ZydisMnemonicGetString(block->insns[i].mnemonic));
     log_warning("lock-step: block at %#lx differs: rip %#lx, translated %#lx; rflags %#lx, %#lx:%s",
-                got->rip, want->rip, got->rip, want->rflags, got->rflags, text);
+                rip, want->rip, got->rip, want->rflags, got->rflags, text);
     for (unsigned i = 0; i < GPR_COUNT; i++) {
         if (want->gpr[i] != got->gpr[i])
             log_warning("lock-step: register %u: %#lx, translated %#lx", i, want->gpr[i],
@@ -170,6 +170,6 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
                  (want.rflags & mask) == (got.rflags & mask) && stores_are_equal(&log);
     translate->stats.lockstep_blocks++;
     if (!equal && translate->stats.lockstep_differences++ < REPORTS_MAX)
-        report(block, &want, &got);
+        report(block, start.rip, &want, &got);
     return true;
 }

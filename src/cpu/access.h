@@ -124,9 +124,10 @@ void access_check_store(struct vcpu *vcpu, uint64_t linear, unsigned length);
 
 /*
  * A read-modify-write operand: the host address where the operand (1 to 16 bytes) may be read and
- * written in place, atomically if the caller uses atomic instructions (its data breakpoints have been
- * noted); or NULL where it is a device register or crosses a page: then the store has been checked already, and the caller
- * loads, computes and stores with the functions above. Raises as a write does.
+ * written in place, atomically if the caller uses atomic instructions (its data breakpoints have
+ * been noted); or NULL where it is a device register or crosses a page: then the store has been
+ * checked already, and the caller loads, computes and stores with the functions above. Raises as a
+ * write does.
  */
 uint8_t *access_rmw(struct vcpu *vcpu, uint64_t linear, unsigned size);
 

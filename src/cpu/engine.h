@@ -1,7 +1,7 @@
 #ifndef AEROSTAT_CPU_ENGINE_H
 #define AEROSTAT_CPU_ENGINE_H
 
-/* What every CPU engine offers. interp/run.c is the first; the translator will be the second. */
+/* What every CPU engine offers. interp/run.c is the first, translate/engine.c the second. */
 
 #include "cpu/vcpu.h"
 
@@ -14,6 +14,6 @@ struct engine_ops {
     enum vcpu_exit (*run)(struct vcpu *vcpu);
 };
 
-extern const struct engine_ops interp_engine;
+extern const struct engine_ops interp_engine, translate_engine;
 
 #endif

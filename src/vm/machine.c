@@ -30,12 +30,6 @@
 #include "vm/stats.h"
 #include "vm/virtio_set.h"
 
-/* The engine that runs the vCPUs; a build may name another to try it. */
-#ifndef AEROSTAT_ENGINE
-#define AEROSTAT_ENGINE interp_engine
-#endif
-extern const struct engine_ops AEROSTAT_ENGINE;
-
 #define REPORT_SIZE      4096u
 #define SERIAL_FLUSH_NS  (2 * NS_PER_SECOND)
 #define VCPU_STACK_BYTES (256 * KIB)
@@ -207,6 +201,7 @@ static enum status create_cpu(struct machine *machine, unsigned index,
     if (status != STATUS_OK)
         return status;
     cpu->vcpu->wait_for_sipi = index != 0;
+    cpu->vcpu->code_pool = machine->host->code_pool;
     status = machine->engine->attach(cpu->vcpu, err);
     cpu->is_attached = status == STATUS_OK;
     return status;
@@ -318,7 +313,7 @@ enum status machine_create(struct machine **out, const struct machine_host *host
     if (machine == NULL)
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
     machine->host = host;
-    machine->engine = &AEROSTAT_ENGINE;
+    machine->engine = host->options->engine;
     pthread_mutex_init(&machine->lock, NULL);
     pthread_cond_init(&machine->ended, NULL);
 

@@ -33,6 +33,7 @@ struct machine_host {
     const struct vm_options *options;
     struct features features;
     struct thunk_set *thunks;
+    struct code_pool *code_pool; /* the translator's, else NULL */
     struct terminal *terminal;
     int console_out; /* descriptor of the serial port's output */
     int console_in;  /* and input, -1 for none */

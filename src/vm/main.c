@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "cpu/thunk/thunk.h"
+#include "cpu/translate/code_pool.h"
 #include "util/clock.h"
 #include "util/io_loop.h"
 #include "util/log.h"
@@ -246,6 +247,8 @@ static int program_run(struct program *program, bool has_stdout)
         status = features_detect(&program->host.features, &err);
     if (status == STATUS_OK)
         status = thunk_set_create(&program->host.thunks, &err);
+    if (status == STATUS_OK && program->options.engine == &translate_engine)
+        status = code_pool_create(&program->host.code_pool, program->options.cpus, &err);
     if (status == STATUS_OK)
         status = watch_signals(program, &err);
     if (status != STATUS_OK) {
@@ -268,6 +271,7 @@ static void program_close(struct program *program)
         io_loop_destroy(program->loop);
     if (program->host.thunks != NULL)
         thunk_set_destroy(program->host.thunks);
+    code_pool_destroy(program->host.code_pool);
     if (program->signal_fd >= 0)
         close(program->signal_fd);
     if (program->stats_fd >= 0)

@@ -28,7 +28,7 @@ const char options_help[] =
     "                     user-mode network; forwards port HOST of this machine to port GUEST\n"
     "                     of the VM: hostfwd=tcp:127.0.0.1:2222-:22 or hostfwd=tcp:2222-22\n"
     "  --name NAME        name of the VM: letters, digits, '-', '_' and '.'; default \"vm\"\n"
-    "  --engine ENGINE    interp (default)\n"
+    "  --engine ENGINE    interp (default), or translate: faster, and still experimental\n"
     "  --mmu MMU          nested (default)\n"
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
@@ -160,18 +160,29 @@ static enum status name_check(const char *name, struct error *err)
     return STATUS_OK;
 }
 
-/* One of the values an option knows, of which only `built` can be had in this version. */
-static enum status choice_check(const char *option, const char *value, const char *built,
-                                const char *planned1, const char *planned2, struct error *err)
+static enum status engine_parse(const char *value, const struct engine_ops **engine,
+                                struct error *err)
 {
-    if (strcmp(value, built) == 0)
+    static const struct engine_ops *const engines[] = {&interp_engine, &translate_engine};
+    for (size_t i = 0; i < ARRAY_LENGTH(engines); i++) {
+        if (strcmp(value, engines[i]->name) == 0) {
+            *engine = engines[i];
+            return STATUS_OK;
+        }
+    }
+    return error_set(err, STATUS_INVALID, "--engine %s is not known; give interp or translate",
+                     value);
+}
+
+/* Only one of the MMUs that the option names is built yet. */
+static enum status mmu_check(const char *value, struct error *err)
+{
+    if (strcmp(value, "nested") == 0)
         return STATUS_OK;
-    if (strcmp(value, planned1) == 0 || (planned2 != NULL && strcmp(value, planned2) == 0))
+    if (strcmp(value, "shadow") == 0 || strcmp(value, "auto") == 0)
         return error_set(err, STATUS_UNSUPPORTED,
-                         "%s %s is not available in this version; use %s %s", option, value, option,
-                         built);
-    return error_set(err, STATUS_INVALID, "%s %s is not known; use %s %s", option, value, option,
-                     built);
+                         "--mmu %s is not available in this version; use --mmu nested", value);
+    return error_set(err, STATUS_INVALID, "--mmu %s is not known; use --mmu nested", value);
 }
 
 static enum status path_check(const char *option, const char *value, struct error *err)
@@ -211,9 +222,9 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         options->name = value;
         return name_check(value, err);
     case OPTION_ENGINE:
-        return choice_check("--engine", value, "interp", "translate", NULL, err);
+        return engine_parse(value, &options->engine, err);
     case OPTION_MMU:
-        return choice_check("--mmu", value, "nested", "shadow", "auto", err);
+        return mmu_check(value, err);
     case OPTION_CONSOLE:
         options->console = strcmp(value, "stdio") == 0 ? NULL : value;
         return path_check("--console", value, err);
@@ -237,6 +248,7 @@ enum status options_parse(int argc, char *const *argv, struct vm_options *option
                           struct error *err)
 {
     *options = (struct vm_options){
+        .engine = &interp_engine,
         .append = "",
         .name = "vm",
         .memory = MEMORY_DEFAULT,

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cpu/engine.h"
 #include "dev/virtio/forward.h"
 #include "util/status.h"
 
@@ -25,6 +26,7 @@ struct net_options { /* a user-mode network */
 };
 
 struct vm_options {
+    const struct engine_ops *engine;
     const char *kernel, *initrd, *append, *name;
     uint64_t memory; /* bytes, a multiple of the page size */
     unsigned cpus;

@@ -1,5 +1,6 @@
 #include "vm/sandbox.h"
 
+#include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -105,6 +106,9 @@ static const struct judged_call {
          CLONE_NEWUTS | CLONE_NEWCGROUP,
      CLONE_THREAD},
     {SCMP_SYS(prctl), 0, WHOLE_INT, PR_SET_NAME},
+    /* The translator, where the CPU has no FSGSBASE. */
+    {SCMP_SYS(arch_prctl), 0, WHOLE_INT, ARCH_SET_GS},
+    {SCMP_SYS(arch_prctl), 0, WHOLE_INT, ARCH_GET_GS},
     /* Internet sockets: local ones reach daemons that trust this user. */
     {SCMP_SYS(socket), 0, WHOLE_INT, AF_INET},
     {SCMP_SYS(socket), 0, WHOLE_INT, AF_INET6},

@@ -81,7 +81,7 @@ class Options(harness.TestCase):
             "", "a b", "a/b", "a\nb", "x" * 300, "\u00e4")])
 
     def test_what_is_named_but_not_there_yet(self):
-        self.check_each([(["--engine", "translate"], "translate"), (["--mmu", "shadow"], "shadow"),
+        self.check_each([(["--mmu", "shadow"], "shadow"),
                          (["--mmu", "auto"], "auto"), (["--engine", "kvm"], "kvm"),
                          (["--mmu", "none"], "none"), (["--engine", ""], "--engine")])
 

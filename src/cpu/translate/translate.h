@@ -113,8 +113,8 @@ struct translation *translate_block(struct translate *translate, const struct bl
  * aside): what the lock-step mode can check. integer.c */
 bool translate_is_inline(const struct insn *insn);
 
-/* engine.c. The second is the first in lock-step mode: slow, for tests. */
-extern const struct engine_ops translate_engine, translate_lockstep_engine;
+/* engine.c. translate_engine (cpu/engine.h) in lock-step mode: slow, for tests. */
+extern const struct engine_ops translate_lockstep_engine;
 /* Runs generated code from t on. Returns the link it has left by. */
 struct link *translate_enter(struct translate *translate, const struct translation *t);
 

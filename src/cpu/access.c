@@ -143,6 +143,17 @@ static void load_piece(struct vcpu *vcpu, uint64_t linear, uint8_t *buffer, unsi
     }
 }
 
+/* An aligned store of 1, 2, 4 or 8 bytes reaches the device as one access. */
+static void store_device(struct vcpu *vcpu, uint64_t gpa, const uint8_t *buffer, unsigned length)
+{
+    for (unsigned done = 0, size; done < length; done += size) {
+        size = device_piece(gpa + done, length - done);
+        uint64_t value = 0;
+        memcpy(&value, buffer + done, size);
+        mmu_device_write(&vcpu->mmu, gpa + done, size, value);
+    }
+}
+
 static void store_piece(struct vcpu *vcpu, uint64_t linear, const uint8_t *buffer, unsigned length,
                         enum mmu_privilege privilege)
 {
@@ -152,12 +163,7 @@ static void store_piece(struct vcpu *vcpu, uint64_t linear, const uint8_t *buffe
         memcpy(target.host, buffer, length);
         return;
     }
-    for (unsigned done = 0, size; done < length; done += size) {
-        size = device_piece(target.gpa + done, length - done);
-        uint64_t value = 0;
-        memcpy(&value, buffer + done, size);
-        mmu_device_write(&vcpu->mmu, target.gpa + done, size, value);
-    }
+    store_device(vcpu, target.gpa, buffer, length);
 }
 
 /* Bytes of [linear, linear + length) on its first page. */
@@ -242,7 +248,7 @@ void access_store_slow(struct vcpu *vcpu, uint64_t linear, unsigned size, uint64
         struct mmu_target target;
         bool is_device = resolve(vcpu, linear, MMU_WRITE, privilege, &target);
         if (is_device)
-            mmu_device_write(&vcpu->mmu, target.gpa, size, bits_truncate(value, size));
+            store_device(vcpu, target.gpa, (const uint8_t *)&value, size);
         else
             access_put(target.host, size, value);
         note_data_breakpoints(vcpu, linear, size, true);

@@ -13,7 +13,7 @@ struct random {
 uint64_t random_next(struct random *random);
 static inline uint64_t random_below(struct random *random, uint64_t limit)
 {
-    return random_next(random) % limit;
+    return limit == 0 ? 0 : random_next(random) % limit;
 }
 /* Corner values as often as others. */
 uint64_t random_value(struct random *random);

@@ -425,6 +425,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
         assert_true(translate->stats.lockstep_blocks > programs);
     }
     assert_int_equal(translate->stats.lockstep_differences, 0);
+    program.random = NULL;
     testvm_destroy(&translated);
     testvm_destroy(&interpreted);
 }

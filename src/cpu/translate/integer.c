@@ -388,7 +388,7 @@ static void generic_emit(struct context *c, const struct plan *p)
         emit_immediate(e, insn->immediate, p->immediate_size);
 
     /* XADD of a register with itself leaves the sum: the r/m is written last. */
-    if (p->effects & REG_WRITE)
+    if (reg_op != NULL && p->effects & REG_WRITE)
         context_put(c, reg_op->reg, T2);
     if (!memory && p->effects & RM_WRITE)
         context_put(c, rm_op->reg, T1);

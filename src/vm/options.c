@@ -28,7 +28,7 @@ const char options_help[] =
     "                     user-mode network; forwards port HOST of this machine to port GUEST\n"
     "                     of the VM: hostfwd=tcp:127.0.0.1:2222-:22 or hostfwd=tcp:2222-22\n"
     "  --name NAME        name of the VM: letters, digits, '-', '_' and '.'; default \"vm\"\n"
-    "  --engine ENGINE    interp (default), or translate: faster, and still experimental\n"
+    "  --engine ENGINE    interp (default) or translate (faster, still experimental)\n"
     "  --mmu MMU          nested (default)\n"
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"

@@ -13,6 +13,7 @@
  *   stubs.c     entering and leaving generated code, calls of handlers
  *   block.c     a block
  *   flow.c      branches
+ *   jump.c      the jump cache
  *   integer.c   integer instructions
  *   memory.c    flags, TLB probes, slow paths
  *   emit.h      encoding
@@ -82,15 +83,6 @@ struct link *translate_enter(struct translate *translate, const struct translati
     return enter(translate->code.execute + t->entry_saved);
 }
 
-/* So that generated code finds it by RIP the next time. */
-static void remember(struct translate *translate, const struct translation *t)
-{
-    struct jump_cache *cache = &translate->jumps[t->privilege];
-    cache->jumps[t->rip & PAGE_MASK] =
-        (struct jump){t->rip, translate->code.execute + t->entry_saved};
-    cache->is_used = true;
-}
-
 /* The way that the guest has just left by becomes a jump to where it went. */
 static void chain(struct translate *translate, struct link *link, struct translation *t)
 {
@@ -142,7 +134,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         if (unlikely(translate->dead != NULL))
             translate_bury(translate);
         if (unlikely(mapping_has_changed(vcpu, translate)))
-            translate_clear_jumps(translate);
+            jump_clear(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
@@ -150,7 +142,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         }
         if (link != NULL && epoch == translate->epoch)
             chain(translate, link, t);
-        remember(translate, t);
+        jump_remember(translate, t);
         link = translate_enter(translate, t);
     }
 }

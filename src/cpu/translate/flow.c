@@ -70,11 +70,6 @@ static void edge_linked(struct context *c, uint64_t target)
     emit_exit(c, target, link, is_saved);
 }
 
-static struct jump *jump_entry(struct context *c, uint64_t rip)
-{
-    return &c->translate->jumps[c->privilege].jumps[rip & PAGE_MASK];
-}
-
 /* A direct jump to another page. */
 static void edge_far(struct context *c, uint64_t target)
 {
@@ -82,7 +77,7 @@ static void edge_far(struct context *c, uint64_t target)
     context_flags_save(c);
     c->in_host = false;
     emit_constant(e, T0, target);
-    emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c, target));
+    emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c->translate, c->privilege, target));
     emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
     uint32_t miss = emit_jcc(e, CONDITION_NE);
     emit_alu_immediate(e, 7, 4, attention(), 0);

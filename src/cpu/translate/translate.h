@@ -92,7 +92,6 @@ void translate_drop(void *context, uint64_t ppn);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
 void translate_bury(struct translate *translate);
 void translate_evict_all(struct translate *translate);
-void translate_clear_jumps(struct translate *translate);
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege);
 void translate_insert(struct translate *translate, struct translation *translation);
@@ -102,6 +101,14 @@ void translate_chain(struct translate *translate, struct link *link, struct tran
 void *translate_allocate(struct translate *translate, size_t size);
 /* After code was written, before it is run. */
 void translate_serialize(void);
+
+/* jump.c: the jump cache. */
+void jump_init(struct translate *translate);
+struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip);
+/* So that generated code finds it by RIP from now on. */
+void jump_remember(struct translate *translate, const struct translation *t);
+void jump_forget(struct translate *translate, const struct translation *t);
+void jump_clear(struct translate *translate);
 
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);

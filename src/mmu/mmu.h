@@ -85,6 +85,11 @@ struct mmu_stats {
     uint64_t mmio;            /* accesses that went to a device */
 };
 
+/* A set of numbers that may hold more than was put in: a bit for each value of a hash. */
+struct tlb_filter {
+    uint64_t bits[16];
+};
+
 struct mmu_domain;
 
 /*
@@ -104,7 +109,7 @@ struct mmu {
     uint64_t cr0, cr3, cr4, efer;
     uint64_t pdpte[4]; /* PAE without long mode: loaded by mmu_load_pdptes */
 
-    /* Linear pages with a data breakpoint: never in the TLB, so that every access resolves. */
+    /* Linear pages with a data breakpoint: never in a data TLB, so that every access resolves. */
     uint64_t watched[4];
     unsigned watched_count;
 
@@ -126,15 +131,24 @@ struct mmu {
     struct mmu_stats stats;
 
     /* Which entries of a table hold something, and which of those are global, a bit each: flushes
-     * touch nothing else. large_regions: a bit for (a hash of) each GiB of linear addresses that
-     * pieces of large pages may be in, so flushing a small page seldom looks for them. */
+     * touch nothing else. */
     struct {
         uint64_t filled[TLB_ENTRIES / 64], global[TLB_ENTRIES / 64];
     } tlb_use[MMU_PRIVILEGES];
     struct {
         uint64_t filled[ITLB_ENTRIES / 64], global[ITLB_ENTRIES / 64];
     } itlb_use[2];
-    uint64_t large_regions;
+    /* Where pieces of large pages may be, so that flushing a small page seldom looks for them. */
+    struct tlb_filter large_regions, huge_regions; /* of 4 MiB and 1 GiB */
+
+    /* For those who remember what code an instruction address led to: code_epoch moves when that
+     * may have changed for an address of this ITLB (MMU_USER or MMU_SUPERVISOR), by a flush. It
+     * stays where a flush is of pages that no instruction was fetched from since it last moved. */
+    uint64_t code_epoch[2];
+    struct {
+        bool any_local, any_global; /* fetched from such pages */
+        struct tlb_filter pages;
+    } code_use[2];
 };
 
 /* What an address resolved to. */

@@ -121,7 +121,7 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
             page_open(mmu, ppn);
             continue;
         }
-        if (likely(mmu->watched_count == 0) || !is_watched(mmu, page))
+        if (access == MMU_EXECUTE || likely(mmu->watched_count == 0) || !is_watched(mmu, page))
             fill(mmu, page, access, privilege, &walk, host, writable);
         target->host = (uint8_t *)(uintptr_t)host + offset;
         return MMU_OK;

@@ -6,8 +6,12 @@
  * and one that keeps global pages does not even look at them.
  *
  * Large guest pages are kept in pieces of 4 KiB. INVLPG must drop all pieces of the page it names,
- * which takes a scan; large_regions tells most small pages apart that cannot be part of a large
- * one.
+ * which takes a scan; large_regions and huge_regions tell most small pages apart that cannot be
+ * part of a large one.
+ *
+ * code_epoch serves caches by RIP, which outlive entries that other pages have displaced. So it
+ * does not go by the entries, but by a filter of all pages that were filled since the last flush.
+ * That keeps the flushes of data pages, nearly all there are, from costing such a cache anything.
  */
 
 #include "mmu/tlb.h"
@@ -29,7 +33,8 @@ void tlb_init(struct mmu *mmu)
     }
     memset(mmu->tlb_use, 0, sizeof(mmu->tlb_use));
     memset(mmu->itlb_use, 0, sizeof(mmu->itlb_use));
-    mmu->large_regions = 0;
+    mmu->large_regions = mmu->huge_regions = (struct tlb_filter){0};
+    memset(mmu->code_use, 0, sizeof(mmu->code_use));
 }
 
 static inline unsigned data_slot(uint64_t linear)
@@ -42,11 +47,44 @@ static inline unsigned code_slot(uint64_t linear)
     return (unsigned)(linear >> PAGE_SHIFT) & (ITLB_ENTRIES - 1);
 }
 
-/* The GiB of a linear address, folded to one of 64 bits. */
-static inline uint64_t region_bit(uint64_t linear)
+/* ------------------------------------------------------------------------- filters */
+
+#define LARGE_REGION_SHIFT 22
+#define HUGE_REGION_SHIFT  30
+
+/* One of the 1024 bits. */
+static inline unsigned filter_hash(uint64_t number)
 {
-    return bit((unsigned)((linear >> 30) * 0x9e3779b97f4a7c15u >> 58));
+    return (unsigned)(number * 0x9e3779b97f4a7c15u >> 54);
 }
+
+static inline void filter_add(struct tlb_filter *filter, uint64_t number)
+{
+    unsigned hash = filter_hash(number);
+    filter->bits[hash / 64] |= bit(hash % 64);
+}
+
+static inline bool filter_may_have(const struct tlb_filter *filter, uint64_t number)
+{
+    unsigned hash = filter_hash(number);
+    return filter->bits[hash / 64] >> hash % 64 & 1;
+}
+
+static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
+{
+    if (info & TLB_LARGE)
+        filter_add(&mmu->large_regions, linear >> LARGE_REGION_SHIFT);
+    if (info & TLB_HUGE)
+        filter_add(&mmu->huge_regions, linear >> HUGE_REGION_SHIFT);
+}
+
+static inline bool may_be_large(const struct mmu *mmu, uint64_t linear)
+{
+    return filter_may_have(&mmu->large_regions, linear >> LARGE_REGION_SHIFT) ||
+           filter_may_have(&mmu->huge_regions, linear >> HUGE_REGION_SHIFT);
+}
+
+/* ------------------------------------------------------------------------- fills */
 
 static inline void use_set(uint64_t *filled, uint64_t *global, unsigned slot, unsigned info)
 {
@@ -76,8 +114,7 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         .info = page->ppn << INFO_PPN_SHIFT | page->info,
     };
     use_set(mmu->tlb_use[privilege].filled, mmu->tlb_use[privilege].global, slot, page->info);
-    if (page->info & (TLB_LARGE | TLB_HUGE))
-        mmu->large_regions |= region_bit(linear);
+    note_large(mmu, linear, page->info);
 }
 
 void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
@@ -90,9 +127,15 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         .info = page->ppn << INFO_PPN_SHIFT | page->info,
     };
     use_set(mmu->itlb_use[table].filled, mmu->itlb_use[table].global, slot, page->info);
-    if (page->info & (TLB_LARGE | TLB_HUGE))
-        mmu->large_regions |= region_bit(linear);
+    note_large(mmu, linear, page->info);
+    if (page->info & TLB_GLOBAL)
+        mmu->code_use[table].any_global = true;
+    else
+        mmu->code_use[table].any_local = true;
+    filter_add(&mmu->code_use[table].pages, linear >> PAGE_SHIFT);
 }
+
+/* ------------------------------------------------------------------------- flushes */
 
 static inline void data_clear(struct tlb_entry *entry)
 {
@@ -104,6 +147,20 @@ static inline void data_clear(struct tlb_entry *entry)
 static inline unsigned slot_of(unsigned word, uint64_t rest)
 {
     return word * 64 + (unsigned)__builtin_ctzll(rest);
+}
+
+static void flush_code_use(struct mmu *mmu, bool keep_global)
+{
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
+        bool any_global = mmu->code_use[table].any_global;
+        if (mmu->code_use[table].any_local || (any_global && !keep_global))
+            mmu->code_epoch[table]++;
+        mmu->code_use[table].any_local = false;
+        if (!any_global || !keep_global) {
+            mmu->code_use[table].any_global = false;
+            mmu->code_use[table].pages = (struct tlb_filter){0};
+        }
+    }
 }
 
 void tlb_flush(struct mmu *mmu, bool keep_global)
@@ -129,8 +186,9 @@ void tlb_flush(struct mmu *mmu, bool keep_global)
             filled[word] = global[word];
         }
     }
+    flush_code_use(mmu, keep_global);
     if (!keep_global)
-        mmu->large_regions = 0;
+        mmu->large_regions = mmu->huge_regions = (struct tlb_filter){0};
 }
 
 /* True for a piece of a large page that may hold linear. 2 MiB pages are taken for 4 MiB ones: a
@@ -138,8 +196,8 @@ void tlb_flush(struct mmu *mmu, bool keep_global)
 static inline bool piece_of_same_page(uint64_t tag, uint64_t info, uint64_t linear)
 {
     if (info & TLB_HUGE)
-        return (tag ^ linear) >> 30 == 0;
-    return info & TLB_LARGE && (tag ^ linear) >> 22 == 0;
+        return (tag ^ linear) >> HUGE_REGION_SHIFT == 0;
+    return info & TLB_LARGE && (tag ^ linear) >> LARGE_REGION_SHIFT == 0;
 }
 
 static void flush_large(struct mmu *mmu, uint64_t linear)
@@ -184,14 +242,17 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
         }
     }
     slot = code_slot(linear);
+    bool large = unlikely(may_be_large(mmu, linear));
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         struct itlb_entry *entry = &mmu->itlb[table][slot];
         if (entry->tag == tag) {
             entry->tag = TLB_NO_TAG;
             use_clear(mmu->itlb_use[table].filled, mmu->itlb_use[table].global, slot);
         }
+        if (large || filter_may_have(&mmu->code_use[table].pages, linear >> PAGE_SHIFT))
+            mmu->code_epoch[table]++;
     }
-    if (unlikely(mmu->large_regions & region_bit(linear)))
+    if (large)
         flush_large(mmu, linear);
 }
 

@@ -231,7 +231,7 @@ void translate_evict_all(struct translate *translate)
     memset(translate->hash, 0, sizeof(translate->hash));
     memset(translate->pages, 0, sizeof(translate->pages));
     translate->dead = NULL;
-    jump_clear(translate);
+    jump_clear_all(translate);
     translate->code_used = translate->code_start;
     translate->data_used = 0;
     translate->epoch++;

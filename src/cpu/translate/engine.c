@@ -67,13 +67,15 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     return t != NULL ? t : translate_block(translate, *block);
 }
 
-static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
+/* Forgets what was found by RIP where an address may lead elsewhere now. */
+static void follow_mapping(struct vcpu *vcpu, struct translate *translate)
 {
-    uint64_t flushes = vcpu->mmu.stats.flushes + vcpu->mmu.stats.page_flushes;
-    if (flushes == translate->flushes_seen)
-        return false;
-    translate->flushes_seen = flushes;
-    return true;
+    for (unsigned table = 0; table < ARRAY_LENGTH(translate->code_epoch); table++) {
+        if (likely(translate->code_epoch[table] == vcpu->mmu.code_epoch[table]))
+            continue;
+        translate->code_epoch[table] = vcpu->mmu.code_epoch[table];
+        jump_clear(translate, table == MMU_USER);
+    }
 }
 
 struct link *translate_enter(struct translate *translate, const struct translation *t)
@@ -133,8 +135,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         vcpu->leave_block = false;
         if (unlikely(translate->dead != NULL))
             translate_bury(translate);
-        if (unlikely(mapping_has_changed(vcpu, translate)))
-            jump_clear(translate);
+        follow_mapping(vcpu, translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);

@@ -4,7 +4,7 @@
  * Returns, indirect branches and branches to other pages look for their target here, in generated
  * code; what they do not find the dispatcher finds, and remembers here. There is one table a
  * privilege. What is remembered holds as long as the TLB entry that RIP was translated with might:
- * the dispatcher clears all tables when a TLB has been flushed, in whole or for a page.
+ * the dispatcher clears the tables of user or of supervisor code when code_epoch (mmu.h) has moved.
  */
 
 #include "cpu/translate/translate.h"
@@ -34,21 +34,32 @@ void jump_forget(struct translate *translate, const struct translation *t)
         jump->rip = no_rip((unsigned)(t->rip & PAGE_MASK));
 }
 
-void jump_clear(struct translate *translate)
+static void clear(struct jump_cache *cache)
+{
+    if (!cache->is_used)
+        return;
+    cache->is_used = false;
+    for (unsigned slot = 0; slot < TRANSLATE_JUMPS; slot++)
+        cache->jumps[slot].rip = no_rip(slot);
+}
+
+void jump_clear(struct translate *translate, bool user)
 {
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++) {
-        struct jump_cache *cache = &translate->jumps[p];
-        if (!cache->is_used)
-            continue;
-        cache->is_used = false;
-        for (unsigned slot = 0; slot < TRANSLATE_JUMPS; slot++)
-            cache->jumps[slot].rip = no_rip(slot);
+        if ((p == MMU_USER || p == MMU_USER_CHECKED) == user)
+            clear(&translate->jumps[p]);
     }
+}
+
+void jump_clear_all(struct translate *translate)
+{
+    jump_clear(translate, true);
+    jump_clear(translate, false);
 }
 
 void jump_init(struct translate *translate)
 {
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
         translate->jumps[p].is_used = true;
-    jump_clear(translate);
+    jump_clear_all(translate);
 }

@@ -66,7 +66,7 @@ struct translate {
     struct translation *pages[TRANSLATE_PAGE_HASH_SIZE];
     struct translation *dead; /* unlinked from the tables, jumps to them not yet undone */
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
-    uint64_t flushes_seen;
+    uint64_t code_epoch[2]; /* the MMU's, when the jump caches were last looked after */
 
     /* Offsets of the fixed routines. */
     uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host;
@@ -108,7 +108,8 @@ struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_
 /* So that generated code finds it by RIP from now on. */
 void jump_remember(struct translate *translate, const struct translation *t);
 void jump_forget(struct translate *translate, const struct translation *t);
-void jump_clear(struct translate *translate);
+void jump_clear(struct translate *translate, bool user); /* the tables of CPL 3, or the others */
+void jump_clear_all(struct translate *translate);
 
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);

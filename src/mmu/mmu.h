@@ -26,11 +26,12 @@
 
 #include "mem/bus.h"
 #include "mem/pmap.h"
+#include "mmu/tlb_set.h"
 #include "util/bits.h"
 #include "util/status.h"
 
-#define TLB_ENTRIES  1024u /* per privilege */
-#define ITLB_ENTRIES 256u  /* per privilege */
+#define TLB_ENTRIES  4096u /* per privilege */
+#define ITLB_ENTRIES 1024u /* per privilege */
 #define TLB_NO_TAG   ((uint64_t)1)
 
 /* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
@@ -85,11 +86,6 @@ struct mmu_stats {
     uint64_t mmio;            /* accesses that went to a device */
 };
 
-/* A set of numbers that may hold more than was put in: a bit for each value of a hash. */
-struct tlb_filter {
-    uint64_t bits[16];
-};
-
 struct mmu_domain;
 
 /*
@@ -130,14 +126,10 @@ struct mmu {
 
     struct mmu_stats stats;
 
-    /* Which entries of a table hold something, and which of those are global, a bit each: flushes
-     * touch nothing else. */
-    struct {
-        uint64_t filled[TLB_ENTRIES / 64], global[TLB_ENTRIES / 64];
-    } tlb_use[MMU_PRIVILEGES];
-    struct {
-        uint64_t filled[ITLB_ENTRIES / 64], global[ITLB_ENTRIES / 64];
-    } itlb_use[2];
+    /* The filled slots of each table: flushes touch nothing else. */
+    struct tlb_use {
+        struct tlb_set of[2]; /* pages that are not global, and global ones */
+    } tlb_use[MMU_PRIVILEGES], itlb_use[2];
     /* Where pieces of large pages may be, so that flushing a small page seldom looks for them. */
     struct tlb_filter large_regions, huge_regions; /* of 4 MiB and 1 GiB */
 
@@ -146,7 +138,7 @@ struct mmu {
      * stays where a flush is of pages that no instruction was fetched from since it last moved. */
     uint64_t code_epoch[2];
     struct {
-        bool any_local, any_global; /* fetched from such pages */
+        bool any[2]; /* fetched from pages that are not global, and from global ones */
         struct tlb_filter pages;
     } code_use[2];
 };

@@ -14,6 +14,7 @@
  *   block.c     a block
  *   flow.c      branches
  *   jump.c      the jump cache
+ *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
  *   memory.c    flags, TLB probes, slow paths
  *   emit.h      encoding
@@ -29,7 +30,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/exception.h"
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 typedef struct link *enter_fn(const void *code);
 
@@ -57,12 +58,18 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     if (likely(entry->tag == (rip & ~PAGE_MASK))) {
         uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+        if (t != NULL && unlikely(t->is_crossing))
+            t = crossing_current(vcpu, t);
         if (likely(t != NULL))
             return t;
     }
     *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo)
-        return NULL;
+    if (*block == vcpu->interp->solo) {
+        struct translation *crossing = crossing_find(vcpu, translate);
+        if (crossing == NULL)
+            *block = block_find(vcpu);
+        return crossing;
+    }
     struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
     return t != NULL ? t : translate_block(translate, *block);
 }
@@ -78,8 +85,8 @@ struct link *translate_enter(struct translate *translate, const struct translati
 static void chain(struct translate *translate, struct link *link, struct translation *t)
 {
     const struct translation *from = link->from;
-    if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
-        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
+    if (!from->is_dead && !t->is_crossing && link->target == t->rip &&
+        from->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
         translate_chain(translate, link, t);
 }
 

@@ -86,9 +86,16 @@ static void edge_far(struct context *c, uint64_t target)
     emit_link(e, away, c->translate->exit_jump);
 }
 
+/* In the same page, and whole in it: an instruction there might cross into the next. */
+static bool flow_is_linked(const struct context *c, uint64_t target)
+{
+    return (target ^ c->translation->rip) >> PAGE_SHIFT == 0 &&
+           (target & PAGE_MASK) <= PAGE_SIZE - INSN_MAX_LENGTH;
+}
+
 void flow_edge(struct context *c, uint64_t target)
 {
-    if ((target ^ c->translation->rip) >> PAGE_SHIFT == 0)
+    if (flow_is_linked(c, target))
         edge_linked(c, target);
     else
         edge_far(c, target);

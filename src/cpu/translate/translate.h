@@ -41,6 +41,7 @@ struct translation {
     uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
     uint8_t privilege;
     bool is_dead;
+    bool is_crossing; /* part of a struct crossing */
     struct link *incoming;
     struct link links[2];
 };
@@ -59,6 +60,8 @@ struct jump_cache {
     bool is_used; /* something is filled */
 };
 
+struct crossing;
+
 struct translate {
     struct vcpu *vcpu;
     struct code_pool *pool, *own_pool; /* where `code` is from; NULL or the same */
@@ -71,6 +74,7 @@ struct translate {
     struct translation *hash[TRANSLATE_HASH_SIZE];
     struct translation *pages[TRANSLATE_PAGE_HASH_SIZE];
     struct translation *dead; /* unlinked from the tables, jumps to them not yet undone */
+    struct crossing *crossings;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
 
     /* Offsets of the fixed routines. */
@@ -95,6 +99,8 @@ enum status translate_create(struct translate **translate, struct vcpu *vcpu, st
 void translate_destroy(struct translate *translate);
 /* mmu_code_drop_fn; the context is the struct translate. */
 void translate_drop(void *context, uint64_t ppn);
+/* Takes it from the tables; it is dead then. */
+void translate_unlink(struct translate *translate, struct translation *t);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
 void translate_bury(struct translate *translate);
 void translate_evict_all(struct translate *translate);

@@ -8,10 +8,6 @@
  * Large guest pages are kept in pieces of 4 KiB. INVLPG must drop all pieces of the page it names,
  * which takes a scan; large_regions and huge_regions tell most small pages apart that cannot be
  * part of a large one.
- *
- * code_epoch serves caches by RIP, which outlive entries that other pages have displaced. So it
- * does not go by the entries, but by a filter of all pages that were filled since the last flush.
- * That keeps the flushes of data pages, nearly all there are, from costing such a cache anything.
  */
 
 #include "mmu/tlb.h"
@@ -34,7 +30,6 @@ void tlb_init(struct mmu *mmu)
     }
     memset(mmu->tlb_use, 0, sizeof(mmu->tlb_use));
     memset(mmu->itlb_use, 0, sizeof(mmu->itlb_use));
-    memset(mmu->code_use, 0, sizeof(mmu->code_use));
     memset(&mmu->large_regions, 0, sizeof(mmu->large_regions));
     memset(&mmu->huge_regions, 0, sizeof(mmu->huge_regions));
 }
@@ -92,8 +87,6 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
     };
     use_set(&mmu->itlb_use[table], slot, page->info);
     note_large(mmu, linear, page->info);
-    mmu->code_use[table].any[(page->info & TLB_GLOBAL) != 0] = true;
-    tlb_filter_add(&mmu->code_use[table].pages, linear, PAGE_SHIFT);
 }
 
 /* ------------------------------------------------------------------------- flushes */
@@ -102,19 +95,6 @@ static inline void data_clear(struct tlb_entry *entry)
 {
     entry->read_tag = TLB_NO_TAG;
     entry->write_tag = TLB_NO_TAG;
-}
-
-static void flush_code_use(struct mmu *mmu, bool keep_global)
-{
-    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
-        bool *any = mmu->code_use[table].any;
-        if (any[false] || (any[true] && !keep_global))
-            mmu->code_epoch[table]++;
-        any[false] = false;
-        any[true] &= keep_global;
-        if (!any[true])
-            tlb_filter_clear(&mmu->code_use[table].pages);
-    }
 }
 
 static void flush_set(struct mmu *mmu, bool global)
@@ -143,7 +123,6 @@ void tlb_flush(struct mmu *mmu, bool keep_global)
         tlb_filter_clear(&mmu->large_regions);
         tlb_filter_clear(&mmu->huge_regions);
     }
-    flush_code_use(mmu, keep_global);
 }
 
 /* Drops entries for which `drop` holds; they are all looked at. */
@@ -212,8 +191,6 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
             entry->tag = TLB_NO_TAG;
             use_clear(&mmu->itlb_use[table], slot);
         }
-        if (large || tlb_filter_may_have(&mmu->code_use[table].pages, linear, PAGE_SHIFT))
-            mmu->code_epoch[table]++;
     }
     if (unlikely(large))
         drop_where(mmu, piece_of_same_page, linear);

@@ -547,48 +547,6 @@ static void test_pdptes(void **state)
     assert_false(mmu_load_pdptes(mmu, 0x80000000)); /* no RAM */
 }
 
-/* code_epoch moves for each flush of what was fetched from, and for no other. */
-static void test_code_epoch(void **state)
-{
-    struct machine *machine = *state;
-    struct mmu *mmu = mmu_of(state);
-    const uint64_t data = LINEAR + PAGE_SIZE,
-                   displaces = LINEAR + (uint64_t)ITLB_ENTRIES * PAGE_SIZE;
-    const uint64_t *epoch = mmu->code_epoch;
-    machine_map(machine, ROOT, data, PAGE_B | LEAF);
-    const uint64_t table_of_it = 0x90000; /* the fixture has one for all */
-    machine_put(machine, ROOT + 0x2000 + (displaces >> 21 & 511) * 8, table_of_it | LEAF);
-    machine_put(machine, table_of_it + (displaces >> 12 & 511) * 8, PAGE_B | LEAF);
-    machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF | PTE_G);
-    for (unsigned table = 0; table < 2; table++) {
-        uint64_t before = epoch[table], other = epoch[!table];
-        reach(mmu, LINEAR, MMU_EXECUTE, table);
-        reach(mmu, data, MMU_WRITE, table);
-        mmu_flush_page(mmu, data);
-        mmu_flush(mmu, true); /* what was fetched is global */
-        assert_int_equal(epoch[table], before);
-        reach(mmu, displaces, MMU_EXECUTE, table); /* not global, and LINEAR's entry is gone */
-        mmu_flush(mmu, true);
-        assert_int_equal(epoch[table], ++before);
-        mmu_flush(mmu, true);
-        assert_int_equal(epoch[table], before);
-        mmu_flush_page(mmu, LINEAR);
-        assert_int_equal(epoch[table], ++before);
-        mmu_flush(mmu, false);
-        assert_int_equal(epoch[table], ++before);
-        mmu_flush(mmu, false); /* nothing is left */
-        mmu_flush_page(mmu, LINEAR);
-        assert_int_equal(epoch[table], before);
-        assert_int_equal(epoch[!table], other);
-    }
-    /* A page with a data breakpoint: fetches from it count as well. */
-    uint64_t before = epoch[MMU_USER], watched = LINEAR;
-    mmu_watch(mmu, &watched, 1);
-    reach(mmu, LINEAR, MMU_EXECUTE, MMU_USER);
-    mmu_flush_page(mmu, LINEAR);
-    assert_int_equal(epoch[MMU_USER], before + 1);
-}
-
 /*
  * Random accesses, changes of the tables and flushes over a few pages that share TLB slots, against
  * a model of what may be cached: a page must never show a mapping older than its last flush.
@@ -604,12 +562,6 @@ static void test_random_sequences(void **state)
      * be cached, as a global page and as another. */
     unsigned now[PAGES] = {0};
     bool global[PAGES] = {false};
-    /* What somebody who goes by code_epoch remembers of a fetch. */
-    struct {
-        unsigned frame;
-        uint64_t epoch;
-    } fetched[2][PAGES];
-    memset(fetched, 0xff, sizeof(fetched));
     enum { MAY_LOCAL = 1, MAY_GLOBAL = 2 };
     uint8_t may[PAGES][16] = {{0}};
     for (unsigned i = 0; i < PAGES; i++) {
@@ -627,7 +579,7 @@ static void test_random_sequences(void **state)
         machine_at(machine, 0x80000 + i * PAGE_SIZE);
     mmu_flush(mmu, false);
 
-    unsigned hits = 0, stale = 0, remembered = 0;
+    unsigned hits = 0, stale = 0;
     for (unsigned step = 0; step < 200000; step++) {
         uint64_t random = test_random(&seed);
         unsigned i = (unsigned)(random % PAGES);
@@ -664,15 +616,6 @@ static void test_random_sequences(void **state)
             assert_int_equal(target.gpa & PAGE_MASK, 8);
             uint8_t *page = machine_at(machine, 0x80000 + frame * PAGE_SIZE);
             assert_ptr_equal(target.host, page + 8);
-            unsigned table = privilege != MMU_USER;
-            if (access == MMU_EXECUTE) {
-                fetched[table][i].frame = frame;
-                fetched[table][i].epoch = mmu->code_epoch[table];
-            } else if (fetched[table][i].epoch == mmu->code_epoch[table]) {
-                remembered++;
-                frame = fetched[table][i].frame;
-                assert_true(frame == now[i] || may[i][frame]);
-            }
             break;
         }
         }
@@ -680,7 +623,6 @@ static void test_random_sequences(void **state)
     /* The model bites only if the TLB was used, and if entries really went stale. */
     assert_true(hits > 1000);
     assert_true(stale > 100);
-    assert_true(remembered > 1000);
 }
 
 int main(void)
@@ -700,7 +642,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_paging_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_probe_borders, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pdptes, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_code_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random_sequences, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

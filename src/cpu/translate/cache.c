@@ -26,7 +26,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 /* From the machine's pool, or from one of our own (which a sandbox may refuse us). */
 static enum status take_code(struct translate *translate, struct error *err)
@@ -59,8 +59,8 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
         translate_destroy(translate);
         return status;
     }
-    jump_init(translate);
     translate_emit_stubs(translate);
+    jump_init(translate);
     translate_serialize();
     *out = translate;
     return STATUS_OK;
@@ -147,7 +147,7 @@ void translate_insert(struct translate *translate, struct translation *t)
     translate->stats.translations++;
 }
 
-static void unlink_tables(struct translate *translate, struct translation *t)
+void translate_unlink(struct translate *translate, struct translation *t)
 {
     *t->hash_back = t->hash_next;
     if (t->hash_next != NULL)
@@ -156,6 +156,8 @@ static void unlink_tables(struct translate *translate, struct translation *t)
     if (t->page_next != NULL)
         t->page_next->page_back = t->page_back;
     jump_forget(translate, t);
+    if (t->is_crossing)
+        crossing_unlist(t);
     t->is_dead = true;
     t->dead_next = translate->dead;
     translate->dead = t;
@@ -165,6 +167,7 @@ void translate_drop(void *context, uint64_t ppn)
 {
     struct translate *translate = context;
     block_drop(translate->vcpu, ppn);
+    crossing_drop(translate, ppn);
     bool all = ppn == MMU_ALL_PAGES;
     struct translation **first = all ? translate->pages : page_bucket(translate, ppn);
     struct translation **end = all ? translate->pages + TRANSLATE_PAGE_HASH_SIZE : first + 1;
@@ -173,7 +176,7 @@ void translate_drop(void *context, uint64_t ppn)
         for (struct translation *t = *bucket; t != NULL; t = next) {
             next = t->page_next;
             if (all || t->gpa >> PAGE_SHIFT == ppn)
-                unlink_tables(translate, t);
+                translate_unlink(translate, t);
         }
     }
 }
@@ -231,7 +234,8 @@ void translate_evict_all(struct translate *translate)
     memset(translate->hash, 0, sizeof(translate->hash));
     memset(translate->pages, 0, sizeof(translate->pages));
     translate->dead = NULL;
-    jump_clear_all(translate);
+    translate->crossings = NULL;
+    jump_clear(translate);
     translate->code_used = translate->code_start;
     translate->data_used = 0;
     translate->epoch++;

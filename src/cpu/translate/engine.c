@@ -14,6 +14,7 @@
  *   block.c     a block
  *   flow.c      branches
  *   jump.c      the jump cache
+ *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
  *   memory.c    flags, TLB probes, slow paths
  *   emit.h      encoding
@@ -29,7 +30,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/exception.h"
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 typedef struct link *enter_fn(const void *code);
 
@@ -57,25 +58,20 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     if (likely(entry->tag == (rip & ~PAGE_MASK))) {
         uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+        if (t != NULL && unlikely(t->is_crossing))
+            t = crossing_current(vcpu, t);
         if (likely(t != NULL))
             return t;
     }
     *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo)
-        return NULL;
+    if (*block == vcpu->interp->solo) {
+        struct translation *crossing = crossing_find(vcpu, translate);
+        if (crossing == NULL)
+            *block = block_find(vcpu);
+        return crossing;
+    }
     struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
     return t != NULL ? t : translate_block(translate, *block);
-}
-
-/* Forgets what was found by RIP where an address may lead elsewhere now. */
-static void follow_mapping(struct vcpu *vcpu, struct translate *translate)
-{
-    for (unsigned table = 0; table < ARRAY_LENGTH(translate->code_epoch); table++) {
-        if (likely(translate->code_epoch[table] == vcpu->mmu.code_epoch[table]))
-            continue;
-        translate->code_epoch[table] = vcpu->mmu.code_epoch[table];
-        jump_clear(translate, table == MMU_USER);
-    }
 }
 
 struct link *translate_enter(struct translate *translate, const struct translation *t)
@@ -89,8 +85,8 @@ struct link *translate_enter(struct translate *translate, const struct translati
 static void chain(struct translate *translate, struct link *link, struct translation *t)
 {
     const struct translation *from = link->from;
-    if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
-        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
+    if (!from->is_dead && !t->is_crossing && link->target == t->rip &&
+        from->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
         translate_chain(translate, link, t);
 }
 
@@ -109,6 +105,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         bool step = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
+            atomic_store(&vcpu->mmu.jump_mask, 0);
             if (vcpu_service(vcpu, &exit))
                 return exit;
             step = atomic_load_explicit(&vcpu->attention, memory_order_relaxed) & ATTENTION_STEP;
@@ -133,9 +130,9 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
+        jump_arm(vcpu);
         if (unlikely(translate->dead != NULL))
             translate_bury(translate);
-        follow_mapping(vcpu, translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
@@ -206,6 +203,7 @@ static void translate_detach(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
     vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;
     block_cache_destroy(vcpu->interp);
     vcpu->interp = NULL;
@@ -224,6 +222,7 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
         return status;
     }
     vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_flush = jump_flush;
     vcpu->mmu.code_context = translate;
     return STATUS_OK;
 }

@@ -111,7 +111,8 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         uint64_t ppn = walk.gpa >> PAGE_SHIFT;
         bool writable;
         mmu->stats.walk_references++;
-        const uint8_t *host = pmap_page_read(mmu->map, ppn, &writable);
+        const uint8_t *host = access == MMU_WRITE ? pmap_page_claim(mmu->map, ppn, &writable)
+                                                  : pmap_page_read(mmu->map, ppn, &writable);
         target->gpa = walk.gpa | offset;
         if (host == NULL) {
             target->host = NULL;

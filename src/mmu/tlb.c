@@ -17,26 +17,46 @@
 #define LARGE_REGION_SHIFT 22 /* 2 MiB pages are taken for 4 MiB ones */
 #define HUGE_REGION_SHIFT  30
 
+static inline void data_clear(struct tlb_entry *entry)
+{
+    entry->read_tag = TLB_NO_TAG;
+    entry->write_tag = TLB_NO_TAG;
+}
+
 void tlb_init(struct mmu *mmu)
 {
     for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
         for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            mmu->tlb[privilege][i] =
-                (struct tlb_entry){.read_tag = TLB_NO_TAG, .write_tag = TLB_NO_TAG};
+            data_clear(&mmu->tlb[privilege][i]);
+        for (unsigned i = 0; i < TLB_WRITE_ENTRIES; i++)
+            data_clear(&mmu->tlb_write[privilege][i]);
     }
     for (unsigned privilege = 0; privilege < ARRAY_LENGTH(mmu->itlb); privilege++) {
         for (unsigned i = 0; i < ITLB_ENTRIES; i++)
             mmu->itlb[privilege][i] = (struct itlb_entry){.tag = TLB_NO_TAG};
     }
     memset(mmu->tlb_use, 0, sizeof(mmu->tlb_use));
+    memset(mmu->tlb_write_use, 0, sizeof(mmu->tlb_write_use));
     memset(mmu->itlb_use, 0, sizeof(mmu->itlb_use));
     memset(&mmu->large_regions, 0, sizeof(mmu->large_regions));
     memset(&mmu->huge_regions, 0, sizeof(mmu->huge_regions));
 }
 
-static inline unsigned data_slot(uint64_t linear)
+/* One table of data entries with its filled slots. */
+struct data_table {
+    struct tlb_entry *entries;
+    struct tlb_use *use;
+    unsigned mask;
+};
+#define DATA_TABLES (2 * MMU_PRIVILEGES)
+
+static inline struct data_table data_table(struct mmu *mmu, unsigned number)
 {
-    return (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+    unsigned privilege = number / 2;
+    if (number % 2 == 0)
+        return (struct data_table){mmu->tlb[privilege], &mmu->tlb_use[privilege], TLB_ENTRIES - 1};
+    return (struct data_table){mmu->tlb_write[privilege], &mmu->tlb_write_use[privilege],
+                               TLB_WRITE_ENTRIES - 1};
 }
 
 static inline unsigned code_slot(uint64_t linear)
@@ -61,18 +81,27 @@ static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
         tlb_filter_add(&mmu->huge_regions, linear, HUGE_REGION_SHIFT);
 }
 
-void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear, bool write,
                    const struct tlb_page *page)
 {
     uint64_t tag = linear & ~PAGE_MASK;
-    unsigned slot = data_slot(linear);
-    mmu->tlb[privilege][slot] = (struct tlb_entry){
+    struct tlb_entry entry = {
         .read_tag = tag,
         .write_tag = page->writable ? tag : TLB_NO_TAG,
         .addend = (uintptr_t)page->host - tag,
         .info = page->ppn << INFO_PPN_SHIFT | page->info,
     };
-    use_set(&mmu->tlb_use[privilege], slot, page->info);
+    for (unsigned writes = 0; writes < 2; writes++) {
+        struct data_table table = data_table(mmu, privilege * 2 + writes);
+        unsigned slot = (unsigned)(linear >> PAGE_SHIFT) & table.mask;
+        struct tlb_entry *place = &table.entries[slot];
+        if (writes && !page->writable)
+            continue;
+        if (writes != write && place->read_tag != TLB_NO_TAG && place->read_tag != tag)
+            continue;
+        *place = entry;
+        use_set(table.use, slot, page->info);
+    }
     note_large(mmu, linear, page->info);
 }
 
@@ -91,20 +120,15 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
 
 /* ------------------------------------------------------------------------- flushes */
 
-static inline void data_clear(struct tlb_entry *entry)
-{
-    entry->read_tag = TLB_NO_TAG;
-    entry->write_tag = TLB_NO_TAG;
-}
-
 static void flush_set(struct mmu *mmu, bool global)
 {
     struct tlb_cursor cursor;
     unsigned slot;
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        struct tlb_set *set = &mmu->tlb_use[privilege].of[global];
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
+        struct tlb_set *set = &table.use->of[global];
         for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);)
-            data_clear(&mmu->tlb[privilege][slot]);
+            data_clear(&table.entries[slot]);
         tlb_set_clear(set);
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
@@ -131,11 +155,12 @@ static inline void drop_where(struct mmu *mmu, bool (*drop)(uint64_t tag, uint64
 {
     struct tlb_cursor cursor;
     unsigned slot;
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
         for (unsigned global = 0; global < 2; global++) {
-            struct tlb_set *set = &mmu->tlb_use[privilege].of[global];
+            struct tlb_set *set = &table.use->of[global];
             for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
-                struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+                struct tlb_entry *entry = &table.entries[slot];
                 if (!drop(entry->read_tag, entry->info, argument))
                     continue;
                 data_clear(entry);
@@ -174,12 +199,13 @@ static inline void use_clear(struct tlb_use *use, unsigned slot)
 void tlb_flush_page(struct mmu *mmu, uint64_t linear)
 {
     uint64_t tag = linear & ~PAGE_MASK;
-    unsigned slot = data_slot(linear);
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        struct tlb_entry *entry = &mmu->tlb[privilege][slot];
-        if (entry->read_tag == tag) {
-            data_clear(entry);
-            use_clear(&mmu->tlb_use[privilege], slot);
+    unsigned slot;
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
+        slot = (unsigned)(linear >> PAGE_SHIFT) & table.mask;
+        if (table.entries[slot].read_tag == tag) {
+            data_clear(&table.entries[slot]);
+            use_clear(table.use, slot);
         }
     }
     bool large = tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
@@ -211,12 +237,13 @@ void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn)
 
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
 {
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
         for (unsigned global = 0; global < 2; global++) {
-            const struct tlb_set *set = &mmu->tlb_use[privilege].of[global];
+            const struct tlb_set *set = &table.use->of[global];
             struct tlb_cursor cursor = tlb_set_begin(set);
             for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
-                struct tlb_entry *entry = &mmu->tlb[privilege][slot];
+                struct tlb_entry *entry = &table.entries[slot];
                 if (entry->info >> INFO_PPN_SHIFT == ppn) {
                     entry->write_tag = TLB_NO_TAG;
                     entry->info |= TLB_CODE;

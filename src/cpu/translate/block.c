@@ -101,6 +101,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
     };
     uint32_t body = emit_offset(&c.e);
     emit_body(&c, block);
+    flow_emit_rest(&c);
     for (unsigned i = 0; i < c.slow_count; i++)
         context_slow_emit(&c, &c.slow[i]);
     emit_entries(&c, need, body);

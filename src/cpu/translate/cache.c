@@ -59,8 +59,8 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
         translate_destroy(translate);
         return status;
     }
-    jump_init(translate);
     translate_emit_stubs(translate);
+    jump_init(translate);
     translate_serialize();
     *out = translate;
     return STATUS_OK;

@@ -67,15 +67,6 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     return t != NULL ? t : translate_block(translate, *block);
 }
 
-static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
-{
-    uint64_t flushes = vcpu->mmu.stats.flushes + vcpu->mmu.stats.page_flushes;
-    if (flushes == translate->flushes_seen)
-        return false;
-    translate->flushes_seen = flushes;
-    return true;
-}
-
 struct link *translate_enter(struct translate *translate, const struct translation *t)
 {
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
@@ -107,6 +98,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         bool step = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
+            atomic_store(&vcpu->mmu.jump_mask, 0);
             if (vcpu_service(vcpu, &exit))
                 return exit;
             step = atomic_load_explicit(&vcpu->attention, memory_order_relaxed) & ATTENTION_STEP;
@@ -131,10 +123,9 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
+        jump_arm(vcpu);
         if (unlikely(translate->dead != NULL))
             translate_bury(translate);
-        if (unlikely(mapping_has_changed(vcpu, translate)))
-            jump_clear(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
@@ -205,6 +196,7 @@ static void translate_detach(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
     vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;
     block_cache_destroy(vcpu->interp);
     vcpu->interp = NULL;
@@ -223,6 +215,7 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
         return status;
     }
     vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_flush = jump_flush;
     vcpu->mmu.code_context = translate;
     return STATUS_OK;
 }

@@ -245,9 +245,9 @@ struct vcpu {
     uint8_t stack_size; /* width of the stack pointer: 2, 4 or 8 */
     uint8_t cpl;
     enum mmu_privilege privilege; /* for explicit data accesses now */
+    bool is_translatable;         /* 64-bit code at CPL 0 or 3, so that privilege tells the CPL */
 
-    bool leave_block;       /* the engine must look around after this instruction: attention, mode,
-                               mapping or the code itself may have changed */
+    bool leave_block;       /* the block being run must end after this instruction */
     bool interrupt_shadow;  /* STI, MOV SS, POP SS: none taken before the next instruction ends */
     bool halted;            /* HLT executed, waiting for an interrupt */
     bool wait_for_sipi;     /* an application processor after INIT */
@@ -255,7 +255,7 @@ struct vcpu {
     uint64_t pending_debug; /* DR6 bits of a #DB trap to be raised after this instruction */
     struct vcpu_step step;
 
-    _Atomic uint32_t attention;
+    _Alignas(8) _Atomic uint32_t attention;
     /* Own thread, 0 or 1: an ATTENTION_IRQ was seen with IF clear, so whatever sets IF sets it
      * again. Behind attention, so that generated code can look at both at once. */
     uint32_t irq_waiting;
@@ -317,12 +317,6 @@ void vcpu_reset(struct vcpu *vcpu, bool init);
 /* Recomputes mode, sizes, CPL and privilege. After any change of CR0, EFER, CS, SS, RFLAGS.AC/VM.
  */
 void vcpu_update_mode(struct vcpu *vcpu);
-
-/* 64-bit code at CPL 0 or 3 is what the translator translates: the privilege tells the CPL there. */
-static inline bool vcpu_is_translatable(const struct vcpu *vcpu)
-{
-    return vcpu->mode == MODE_LONG && (vcpu->cpl == 0 || vcpu->cpl == 3);
-}
 
 /* Any thread: sets attention bits and wakes the vCPU if it waits. */
 void vcpu_kick(struct vcpu *vcpu, uint32_t attention);

@@ -25,20 +25,13 @@ static inline bool code_is_64bit(const struct vcpu *vcpu, const struct segment *
     return cpu_in_ia32e(vcpu) && (cs->attributes & SEG_L) != 0;
 }
 
-/* After CS and SS were loaded by an instruction that ends its block. */
-static inline void code_level_changed(struct vcpu *vcpu)
-{
-    vcpu_update_mode(vcpu);
-    if (!vcpu_is_translatable(vcpu))
-        vcpu->leave_block = true;
-}
-
 /* Goes there. The stack has been committed. */
 static inline void code_commit(struct vcpu *vcpu, const struct code_target *target)
 {
     vcpu->seg[SEG_CS] = target->cs;
     vcpu->next_rip = target->rip;
-    code_level_changed(vcpu);
+    vcpu->leave_block = true;
+    vcpu_update_mode(vcpu);
 }
 
 #endif

@@ -1,4 +1,4 @@
-#include "cpu/system/code.h"
+#include "cpu/system/descriptor.h"
 #include "cpu/system/handlers.h"
 #include "cpu/system/interrupt_flag.h"
 
@@ -26,7 +26,8 @@ static void load_flat(struct vcpu *vcpu, uint64_t cs, uint64_t ss, unsigned cpl,
     vcpu->seg[SEG_SS] = (struct segment){.limit = UINT32_MAX,
                                          .attributes = FLAT_DATA | level,
                                          .selector = (uint16_t)((ss & ~3ull) | rpl)};
-    code_level_changed(vcpu);
+    vcpu_update_mode(vcpu);
+    vcpu->leave_block = true;
 }
 
 static void require_syscall(struct vcpu *vcpu)

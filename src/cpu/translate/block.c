@@ -17,8 +17,8 @@
 #define BLOCK_CODE_MAX ((size_t)48 << 10)
 #define BLOCK_DATA_MAX (sizeof(struct crossing) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
 
-/* Instructions that change what translated code was made for (its privilege) without asking to
- * leave the block. */
+/* Instructions that change the privilege without asking to leave the block, where their handler
+ * runs them. */
 static bool changes_privilege(const struct insn *insn)
 {
     return insn->mnemonic == ZYDIS_MNEMONIC_STAC || insn->mnemonic == ZYDIS_MNEMONIC_CLAC;
@@ -47,9 +47,9 @@ static void emit_body(struct context *c, const struct block *block)
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && flow_emit(c))
+        if (is_last && (flow_emit(c) || level_emit(c)))
             return;
-        if (!integer_emit(c) && !vector_emit(c)) {
+        if (!integer_emit(c) && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)

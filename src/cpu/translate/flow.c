@@ -60,8 +60,11 @@ static void edge_linked(struct context *c, uint64_t target)
             emit_mov(e, HOST_RCX, T1);
         }
     }
-    *link = (struct link){
-        .at = emit_jmp(e), .target = target, .is_saved = is_saved, .from = c->translation};
+    *link = (struct link){.at = emit_jmp(e),
+                          .target = target,
+                          .is_saved = is_saved,
+                          .privilege = (uint8_t)c->privilege,
+                          .from = c->translation};
     link->unlinked = emit_offset(e);
     emit_link(e, link->at, link->unlinked);
     if (away != 0)
@@ -101,8 +104,8 @@ void flow_edge(struct context *c, uint64_t target)
         edge_far(c, target);
 }
 
-/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, or it is the slow path. */
-static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
+static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
@@ -113,9 +116,25 @@ static void emit_jump_lookup(struct context *c, struct slow_path *slow)
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
     emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+}
+
+/* The same, or it is the slow path. */
+static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
     c->jump_miss = emit_jcc(e, CONDITION_NE);
     c->jump_resume = emit_offset(e);
     c->jump_slow = slow;
+}
+
+void flow_go(struct context *c)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
+    uint32_t miss = emit_jcc(e, CONDITION_NE);
+    emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
+    emit_link(e, miss, c->translate->exit_jump);
 }
 
 void flow_emit_rest(struct context *c)

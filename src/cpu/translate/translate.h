@@ -29,6 +29,7 @@ struct link {
     uint32_t unlinked; /* where it goes otherwise: the exit to the dispatcher */
     uint64_t target;   /* RIP */
     bool is_saved;     /* the flags are in their slot there */
+    uint8_t privilege; /* there */
     struct translation *from, *to;
     struct link *next, **back; /* among those that lead to `to` */
 };

@@ -402,7 +402,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
         memset(inputs.stack, 0x11, sizeof(inputs.stack));
 
         if (i % 16 == 15)
-            translate_evict_all(translate_of(translated.vcpu));
+            ring_evict_all(translate_of(translated.vcpu));
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);

@@ -12,10 +12,6 @@
 #include "cpu/interp/interp.h"
 #include "cpu/translate/context.h"
 
-/* Room that any block surely fits in. */
-#define BLOCK_CODE_MAX ((size_t)48 << 10)
-#define BLOCK_DATA_MAX (sizeof(struct translation) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
-
 /* Instructions that change what translated code was made for (its privilege) without asking to
  * leave the block. */
 static bool changes_privilege(const struct insn *insn)
@@ -79,19 +75,36 @@ static void emit_entries(struct context *c, enum flags_need need, uint32_t body)
     }
 }
 
+/* The slow paths' code, and what slow.c has to know of each. */
+static void emit_slow_paths(struct context *c)
+{
+    struct translation *t = c->translation;
+    if (c->slow_count == 0)
+        return;
+    struct slow_entry *entries =
+        ring_allocate(c->translate, c->slow_count * sizeof(struct slow_entry));
+    t->slow = ref_of(c->translate, entries);
+    for (unsigned i = 0; i < c->slow_count; i++) {
+        const struct slow_path *slow = &c->slow[i];
+        context_slow_emit(c, slow, i);
+        entries[i] = (struct slow_entry){
+            .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
+            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code)};
+    }
+}
+
 struct translation *translate_block(struct translate *translate, const struct block *block)
 {
     struct vcpu *vcpu = translate->vcpu;
-    if (TRANSLATE_CODE_SIZE - translate->code_used < BLOCK_CODE_MAX ||
-        TRANSLATE_DATA_SIZE - translate->data_used < BLOCK_DATA_MAX)
-        translate_evict_all(translate);
-
-    struct translation *t = translate_allocate(translate, sizeof(*t));
-    *t = (struct translation){
-        .rip = vcpu->rip, .gpa = block->gpa, .privilege = (uint8_t)vcpu->privilege};
+    ring_reserve(translate);
+    struct translation *t = ring_allocate(translate, sizeof(*t));
+    *t = (struct translation){.rip = vcpu->rip,
+                              .gpa = block->gpa,
+                              .privilege = (uint8_t)vcpu->privilege,
+                              .code = translate->code_ring.at};
     enum flags_need need = block_need(block);
     struct context c = {
-        .e = {translate->code.write, translate->code.write + translate->code_used},
+        .e = {translate->code.write, translate->code.write + t->code},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
@@ -101,11 +114,10 @@ struct translation *translate_block(struct translate *translate, const struct bl
     };
     uint32_t body = emit_offset(&c.e);
     emit_body(&c, block);
-    for (unsigned i = 0; i < c.slow_count; i++)
-        context_slow_emit(&c, &c.slow[i]);
+    emit_slow_paths(&c);
     emit_entries(&c, need, body);
-    translate->code_used = align_up(emit_offset(&c.e), 16);
+    translate->code_is_new = true;
+    ring_append(translate, t, emit_offset(&c.e));
     translate_insert(translate, t);
-    translate_serialize();
     return t;
 }

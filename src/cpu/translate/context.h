@@ -10,7 +10,8 @@
  * when an instruction reads them, or writes only some. So an exception finds them exact, always.
  *
  * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
- * the interpreter, out of line; nothing of the guest's state has changed until then.
+ * the interpreter, out of line; nothing of the guest's state has changed until then. It resumes
+ * with the flags in the CPU and in the slot.
  */
 
 #include "cpu/translate/translate.h"
@@ -21,10 +22,8 @@ struct slow_path {
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
-    const struct insn *insn;
     uint64_t rip;
-    bool exits;      /* does not resume: the handler says where it goes on */
-    bool wants_host; /* flags in the CPU when it resumes */
+    bool exits; /* does not resume: the handler says where it goes on */
 };
 
 struct context {
@@ -44,6 +43,7 @@ struct context {
 };
 
 /* memory.c: flags */
+void emit_flags_load(struct emit *e);       /* from the slot into the CPU. Spoils T2 */
 void context_flags_save(struct context *c); /* now in the slot */
 void context_flags_load(struct context *c); /* now in the CPU. Spoils T2 */
 /* After an instruction that has written all flags, or some after context_flags_load. */
@@ -57,7 +57,7 @@ static inline void context_flags_written(struct context *c)
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
-void context_slow_emit(struct context *c, const struct slow_path *slow);
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */

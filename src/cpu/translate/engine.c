@@ -9,7 +9,9 @@
  * generated are the interpreter's: generated code calls its handlers.
  *
  *   engine.c    the dispatcher
- *   cache.c     translations: found, dropped, chained, evicted
+ *   cache.c     translations: found, dropped, chained
+ *   ring.c      their memory
+ *   slow.c      instructions that miss the TLB
  *   stubs.c     entering and leaving generated code, calls of handlers
  *   block.c     a block
  *   flow.c      branches
@@ -76,20 +78,12 @@ static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
     return true;
 }
 
-struct link *translate_enter(struct translate *translate, const struct translation *t)
+void translate_enter(struct translate *translate, const struct translation *t)
 {
+    translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    return enter(translate->code.execute + t->entry_saved);
-}
-
-/* The way that the guest has just left by becomes a jump to where it went. */
-static void chain(struct translate *translate, struct link *link, struct translation *t)
-{
-    const struct translation *from = link->from;
-    if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
-        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
-        translate_chain(translate, link, t);
+    translate->left_by = enter(translate->code.execute + t->entry_saved);
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
@@ -102,7 +96,7 @@ static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
 static enum vcpu_exit translate_loop(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
-    struct link *link = NULL;
+    translate->left_by = NULL;
     for (;;) {
         bool step = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
@@ -114,7 +108,6 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         if (unlikely(vcpu->halted || vcpu->wait_for_sipi))
             return VCPU_EXIT_HALTED;
         vcpu->leave_block = false;
-        uint64_t epoch = translate->epoch;
         const struct block *block = NULL;
         struct translation *t = NULL;
         if (likely(vcpu->mode == MODE_LONG && !step))
@@ -125,13 +118,13 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
             translate->stats.interpreted++;
             vcpu->leave_block = false;
             interpret(vcpu, block, step ? 1 : block->count);
-            link = NULL;
+            translate->left_by = NULL;
             continue;
         }
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
-        if (unlikely(translate->dead != NULL))
+        if (unlikely(translate->dead != 0))
             translate_bury(translate);
         if (unlikely(mapping_has_changed(vcpu, translate)))
             jump_clear(translate);
@@ -140,10 +133,9 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
                 translate_enter(translate, t);
             continue;
         }
-        if (link != NULL && epoch == translate->epoch)
-            chain(translate, link, t);
+        translate_chain(translate, t);
         jump_remember(translate, t);
-        link = translate_enter(translate, t);
+        translate_enter(translate, t);
     }
 }
 

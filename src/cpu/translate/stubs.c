@@ -4,6 +4,7 @@
  *   enter(code)          a C function: saves the host's registers, loads the guest's, jumps to code
  *                        that expects the flags in their slot. Returns the link through which the
  *                        guest left (a struct link, or NULL).
+ *   slow                 T0: the key of a slow path, see slow.c; the flags are in their slot
  *   call_handler         T0: the instruction, T1: its RIP. Runs its handler on struct vcpu, as the
  *                        interpreter would, and goes on after the call; or leaves for the
  *                        dispatcher, where the handler has asked for it.
@@ -15,7 +16,7 @@
  * stored before.
  */
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/context.h"
 
 #define OFFSET(member) rm_vcpu(offsetof(struct vcpu, member))
 
@@ -115,6 +116,26 @@ static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exit
     emit_u8(e, 0xc3);
 }
 
+static void emit_slow(struct emit *e, const struct vcpu *vcpu)
+{
+    emit_store_guest(e);
+    emit_store_flags(e, FLAGS_SLOT);
+    emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)vcpu);
+    emit_op(e, 0, 0x8b, HOST_RSI, rm_reg(T0));
+    emit_constant(e, HOST_RAX, (uint64_t)(uintptr_t)slow_run);
+    emit_op(e, 0, 0xff, 2, rm_reg(HOST_RAX));             /* call */
+    emit_op(e, EMIT_W, 0x85, HOST_RAX, rm_reg(HOST_RAX)); /* test */
+    uint32_t leave = emit_jcc(e, CONDITION_E);
+    emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), HOST_RAX);
+    emit_load(e, T0, OFFSET(rflags));
+    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
+    emit_load_guest(e);
+    emit_flags_load(e);
+    emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET)); /* jmp */
+    emit_link(e, leave, emit_offset(e));
+    emit_leave(e);
+}
+
 static void emit_exit(struct emit *e)
 {
     emit_store(e, OFFSET(rip), T0);
@@ -129,6 +150,8 @@ void translate_emit_stubs(struct translate *translate)
     struct emit e = {translate->code.write, translate->code.write};
     translate->enter = emit_offset(&e);
     emit_enter(&e);
+    translate->slow = emit_offset(&e);
+    emit_slow(&e, translate->vcpu);
     translate->call_handler = emit_offset(&e);
     emit_call_handler(&e, translate->vcpu, false);
     translate->call_handler_exit = emit_offset(&e);
@@ -138,6 +161,6 @@ void translate_emit_stubs(struct translate *translate)
     emit_lea(&e, HOST_RSP, rm_at(HOST_RSP, 8));
     translate->exit_saved = emit_offset(&e);
     emit_exit(&e);
-    translate->code_start = align_up(emit_offset(&e), 64);
-    translate->code_used = translate->code_start;
+    translate->code_ring.start = (uint32_t)align_up(emit_offset(&e), 64);
+    translate->code_is_new = true;
 }

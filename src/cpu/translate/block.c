@@ -11,6 +11,7 @@
 
 #include "cpu/interp/interp.h"
 #include "cpu/translate/context.h"
+#include "cpu/translate/crossing.h"
 
 /* Instructions that change what translated code was made for (its privilege) without asking to
  * leave the block. */
@@ -97,11 +98,16 @@ struct translation *translate_block(struct translate *translate, const struct bl
 {
     struct vcpu *vcpu = translate->vcpu;
     ring_reserve(translate);
-    struct translation *t = ring_allocate(translate, sizeof(*t));
+    bool is_crossing = (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
+    struct translation *t =
+        ring_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
     *t = (struct translation){.rip = vcpu->rip,
                               .gpa = block->gpa,
                               .privilege = (uint8_t)vcpu->privilege,
+                              .is_crossing = is_crossing,
                               .code = translate->code_ring.at};
+    if (is_crossing)
+        ((struct crossing *)t)->insn = block->insns[0];
     enum flags_need need = block_need(block);
     struct context c = {
         .e = {translate->code.write, translate->code.write + t->code},
@@ -114,6 +120,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
     };
     uint32_t body = emit_offset(&c.e);
     emit_body(&c, block);
+    flow_emit_rest(&c);
     emit_slow_paths(&c);
     emit_entries(&c, need, body);
     translate->code_is_new = true;

@@ -24,7 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 /* From the machine's pool, or from one of our own (which a sandbox may refuse us). */
 static enum status take_code(struct translate *translate, struct error *err)
@@ -64,8 +64,8 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
         return status;
     }
     place_tables(translate);
-    jump_init(translate);
     translate_emit_stubs(translate);
+    jump_init(translate);
     ring_init(translate);
     *out = translate;
     return STATUS_OK;
@@ -162,7 +162,16 @@ static void unlink_tables(struct translate *translate, struct translation *t)
     else
         *page_bucket(translate, t->gpa >> PAGE_SHIFT) = t->page_next;
     jump_forget(translate, t);
+    if (t->is_crossing)
+        crossing_unlist(t);
     t->is_dead = true;
+}
+
+void translate_unlink(struct translate *translate, struct translation *t)
+{
+    unlink_tables(translate, t);
+    t->hash_next = translate->dead;
+    translate->dead = ref_of(translate, t);
 }
 
 void translate_drop(void *context, uint64_t ppn)
@@ -170,6 +179,7 @@ void translate_drop(void *context, uint64_t ppn)
     struct translate *translate = context;
     block_drop(translate->vcpu, ppn);
     slow_forget(translate);
+    crossing_drop(translate, ppn);
     bool all = ppn == MMU_ALL_PAGES;
     ref *first = all ? translate->pages : page_bucket(translate, ppn);
     ref *end = all ? translate->pages + translate->page_mask + 1 : first + 1;
@@ -177,11 +187,8 @@ void translate_drop(void *context, uint64_t ppn)
         struct translation *next;
         for (struct translation *t = ref_get(translate, *bucket); t != NULL; t = next) {
             next = ref_get(translate, t->page_next);
-            if (!all && t->gpa >> PAGE_SHIFT != ppn)
-                continue;
-            unlink_tables(translate, t);
-            t->hash_next = translate->dead;
-            translate->dead = ref_of(translate, t);
+            if (all || t->gpa >> PAGE_SHIFT == ppn)
+                translate_unlink(translate, t);
         }
     }
 }
@@ -202,7 +209,7 @@ void translate_chain(struct translate *translate, struct translation *to)
         return;
     const struct translation *from = ref_get(translate, link->from);
     uint64_t target = (from->rip & ~PAGE_MASK) | link->target;
-    if (from->is_dead || target != to->rip || from->privilege != to->privilege ||
+    if (from->is_dead || to->is_crossing || target != to->rip || from->privilege != to->privilege ||
         from->gpa >> PAGE_SHIFT != to->gpa >> PAGE_SHIFT)
         return;
     link->to = ref_of(translate, to);
@@ -250,7 +257,7 @@ void translate_bury(struct translate *translate)
     }
 }
 
-void translate_unlink(struct translate *translate, struct translation *t)
+void translate_evict(struct translate *translate, struct translation *t)
 {
     if (!t->is_dead)
         unlink_tables(translate, t);

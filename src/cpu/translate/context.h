@@ -40,6 +40,8 @@ struct context {
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
     unsigned link_count;
+    uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
+    struct slow_path *jump_slow;
 };
 
 /* memory.c: flags */
@@ -106,6 +108,7 @@ bool vector_emit(struct context *c);
 /* flow.c: near branches, calls, returns. */
 bool flow_emit(struct context *c);
 bool flow_is_inline(const struct insn *insn);
+void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);
 

@@ -16,6 +16,7 @@
  *   block.c     a block
  *   flow.c      branches
  *   jump.c      the jump cache
+ *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
  *   memory.c    flags, TLB probes, slow paths
  *   emit.h      encoding
@@ -31,7 +32,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/exception.h"
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 typedef struct link *enter_fn(const void *code);
 
@@ -59,23 +60,20 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     if (likely(entry->tag == (rip & ~PAGE_MASK))) {
         uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+        if (t != NULL && unlikely(t->is_crossing))
+            t = crossing_current(vcpu, t);
         if (likely(t != NULL))
             return t;
     }
     *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo)
-        return NULL;
+    if (*block == vcpu->interp->solo) {
+        struct translation *crossing = crossing_find(vcpu, translate);
+        if (crossing == NULL)
+            *block = block_find(vcpu);
+        return crossing;
+    }
     struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
     return t != NULL ? t : translate_block(translate, *block);
-}
-
-static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
-{
-    uint64_t flushes = vcpu->mmu.stats.flushes + vcpu->mmu.stats.page_flushes;
-    if (flushes == translate->flushes_seen)
-        return false;
-    translate->flushes_seen = flushes;
-    return true;
 }
 
 void translate_enter(struct translate *translate, const struct translation *t)
@@ -101,6 +99,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         bool step = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
+            atomic_store(&vcpu->mmu.jump_mask, 0);
             if (vcpu_service(vcpu, &exit))
                 return exit;
             step = atomic_load_explicit(&vcpu->attention, memory_order_relaxed) & ATTENTION_STEP;
@@ -124,10 +123,9 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
+        jump_arm(vcpu);
         if (unlikely(translate->dead != 0))
             translate_bury(translate);
-        if (unlikely(mapping_has_changed(vcpu, translate)))
-            jump_clear(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
@@ -197,6 +195,7 @@ static void translate_detach(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
     vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;
     block_cache_destroy(vcpu->interp);
     vcpu->interp = NULL;
@@ -215,6 +214,7 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
         return status;
     }
     vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_flush = jump_flush;
     vcpu->mmu.code_context = translate;
     return STATUS_OK;
 }

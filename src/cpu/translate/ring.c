@@ -46,7 +46,7 @@ static void limit_set(const struct translate *translate, struct ring *ring)
 static void evict_oldest(struct translate *translate)
 {
     struct translation *t = ref_get(translate, translate->oldest);
-    translate_unlink(translate, t);
+    translate_evict(translate, t);
     translate->oldest = t->younger;
     if (translate->oldest == 0)
         translate->youngest = 0;

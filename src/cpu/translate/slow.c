@@ -11,7 +11,7 @@
  * good until something is dropped.
  */
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 static const struct insn *find_insn(struct vcpu *vcpu, struct translate *translate, uint64_t gpa)
 {
@@ -35,7 +35,8 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     const struct slow_entry *entries = ref_get(translate, t->slow);
     const struct slow_entry *entry = &entries[key & ((1u << SLOW_KEY_BITS) - 1)];
     uint64_t offset = entry->insn & PAGE_MASK;
-    const struct insn *insn = find_insn(vcpu, translate, t->gpa + offset);
+    const struct insn *insn = t->is_crossing ? &((const struct crossing *)t)->insn
+                                             : find_insn(vcpu, translate, t->gpa + offset);
     vcpu->rip = t->rip + offset;
     vcpu->next_rip = vcpu->rip + insn->length;
     insn->exec(vcpu, insn);

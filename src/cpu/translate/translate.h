@@ -11,7 +11,10 @@
 #include "cpu/translate/code_pool.h"
 #include "cpu/translate/emit.h"
 
-#define TRANSLATE_JUMPS 4096u /* entries of a jump cache: one an offset within a page */
+#define TRANSLATE_JUMPS 4096u /* entries of a jump cache, a power of 2 */
+#define JUMP_MASK       0x1ffeu
+#define JUMP_SHIFT      12
+#define JUMP_PAGE_SHIFT 12 /* log2 of the bits of jump_cache.pages */
 
 /* Room that any block surely fits in. */
 #define BLOCK_CODE_MAX (48u << 10)
@@ -54,19 +57,23 @@ struct translation {
     uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
     uint8_t privilege;
     bool is_dead;
+    bool is_crossing; /* part of a struct crossing */
 };
 
 _Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand of these");
 
 /* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
 struct jump {
-    uint64_t rip; /* one that does not belong in this entry: none */
+    uint64_t rip; /* 0: none */
     const void *code;
 };
 
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
-    bool is_used;
+    uint64_t filled[TRANSLATE_JUMPS / 64], global[TRANSLATE_JUMPS / 64];
+    uint64_t pages[(1u << JUMP_PAGE_SHIFT) / 64];
+    uint64_t large_regions;
+    bool is_used; /* something is filled */
 };
 
 /* Memory that is used round and round: [at, limit) is free. Offsets. (ring.c) */
@@ -77,6 +84,8 @@ struct ring {
 };
 
 #define SLOW_INSNS 256u /* entries of the cache of instructions */
+
+struct crossing;
 
 struct translate {
     struct vcpu *vcpu;
@@ -90,6 +99,7 @@ struct translate {
     uint32_t hash_mask, page_mask;
     ref dead;             /* unlinked from the tables, jumps to them not yet undone */
     struct link *left_by; /* by which generated code has come to the dispatcher; NULL: not known */
+    struct crossing *crossings;
 
     /* Instructions that have been on the slow path, by guest-physical address; 0: none. */
     struct slow_insn {
@@ -97,15 +107,15 @@ struct translate {
         struct insn insn;
     } slow_insns[SLOW_INSNS];
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
-    uint64_t flushes_seen;
 
     /* Offsets of the fixed routines. */
-    uint32_t enter, slow, call_handler, call_handler_exit, exit_saved, exit_host;
+    uint32_t enter, slow, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump;
+    uint32_t exit_zero, jump_second;
 
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
     struct {
-        uint64_t translations, evictions, dispatches, interpreted;
+        uint64_t translations, evictions, dispatches, interpreted, jump_flushes;
         uint64_t lockstep_blocks, lockstep_differences;
     } stats;
 };
@@ -120,6 +130,10 @@ enum status translate_create(struct translate **translate, struct vcpu *vcpu, st
 void translate_destroy(struct translate *translate);
 /* mmu_code_drop_fn; the context is the struct translate. */
 void translate_drop(void *context, uint64_t ppn);
+/* Takes it from the tables; it is dead then, and to be buried. */
+void translate_unlink(struct translate *translate, struct translation *t);
+/* The dispatcher's: the same, and undoes the jumps. Its memory is free. */
+void translate_evict(struct translate *translate, struct translation *t);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
 void translate_bury(struct translate *translate);
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
@@ -127,8 +141,6 @@ struct translation *translate_look_up(struct translate *translate, uint64_t gpa,
 void translate_insert(struct translate *translate, struct translation *translation);
 /* Makes the way that the guest has just left by (`left_by`) a jump to where it went, if it may. */
 void translate_chain(struct translate *translate, struct translation *to);
-/* Undoes all that leads to t, or from it. It is no longer found. */
-void translate_unlink(struct translate *translate, struct translation *t);
 /* Before generated code is run: makes sure that the CPU sees what was written of it. */
 void translate_serialize(struct translate *translate);
 
@@ -160,12 +172,17 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key);
 void slow_forget(struct translate *translate);
 
 /* jump.c: the jump cache. */
-void jump_init(struct translate *translate);
+void jump_init(struct translate *translate); /* after the fixed routines were emitted */
+/* The entry in which generated code looks for rip first, unless attention is raised. */
 struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip);
 /* So that generated code finds it by RIP from now on. */
 void jump_remember(struct translate *translate, const struct translation *t);
 void jump_forget(struct translate *translate, const struct translation *t);
 void jump_clear(struct translate *translate);
+/* mmu_code_flush_fn; the context is the struct translate. */
+void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear);
+/* The dispatcher's, before it enters generated code: has look-ups hit again if attention is 0. */
+void jump_arm(struct vcpu *vcpu);
 
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
@@ -209,6 +226,12 @@ static inline unsigned host_of(unsigned gpr)
 static inline struct emit_rm rm_gpr(unsigned gpr)
 {
     return rm_vcpu(offsetof(struct vcpu, gpr) + 8 * gpr);
+}
+
+/* What a look-up in the jump cache has found. */
+static inline struct emit_rm rm_jump(size_t offset)
+{
+    return (struct emit_rm){1, 0, T2, T1, 3, (int32_t)offset};
 }
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is

@@ -33,11 +33,21 @@ static enum flags_need block_need(const struct block *block)
                            (insn->exec == exec_jmp && insn->op[0].kind == OPERAND_IMMEDIATE)
                        ? FLAGS_HOST
                        : FLAGS_SAVED;
-        enum flags_need need = integer_need(insn);
+        enum flags_need need = vector_is_inline(insn) ? vector_need(insn) : integer_need(insn);
         if (need != FLAGS_INDIFFERENT)
             return need;
     }
     return FLAGS_HOST;
+}
+
+unsigned translate_block_vectors(const struct block *block)
+{
+    unsigned vectors = VECTORS_NONE;
+    for (unsigned i = 0; i < block->count && translate_is_inline(&block->insns[i]); i++) {
+        unsigned level = vector_level(&block->insns[i]);
+        vectors = level > vectors ? level : vectors;
+    }
+    return vectors;
 }
 
 static void emit_body(struct context *c, const struct block *block)
@@ -60,22 +70,31 @@ static void emit_body(struct context *c, const struct block *block)
     }
 }
 
-static void emit_entries(struct context *c, enum flags_need need, uint32_t body)
+/* The entry for flags in the other place. */
+static uint32_t emit_entry(struct context *c, bool loads, uint32_t to)
+{
+    uint32_t entry = emit_offset(&c->e);
+    c->in_host = !loads;
+    c->in_slot = loads;
+    if (loads)
+        context_flags_load(c);
+    else
+        context_flags_save(c);
+    emit_jmp_to(&c->e, to);
+    return entry;
+}
+
+static void emit_entries(struct context *c, enum flags_need need, uint32_t entry, uint32_t loaded)
 {
     struct translation *t = c->translation;
-    t->entry_host = t->entry_saved = body;
+    t->entry_host = t->entry_saved = entry;
+    t->loaded_host = t->loaded_saved = loaded;
     if (need == FLAGS_HOST) {
-        t->entry_saved = emit_offset(&c->e);
-        c->in_host = false;
-        c->in_slot = true;
-        context_flags_load(c);
-        emit_jmp_to(&c->e, body);
+        t->entry_saved = emit_entry(c, true, entry);
+        t->loaded_saved = loaded == entry ? t->entry_saved : emit_entry(c, true, loaded);
     } else if (need == FLAGS_SAVED) {
-        t->entry_host = emit_offset(&c->e);
-        c->in_host = true;
-        c->in_slot = false;
-        context_flags_save(c);
-        emit_jmp_to(&c->e, body);
+        t->entry_host = emit_entry(c, false, entry);
+        t->loaded_host = loaded == entry ? t->entry_host : emit_entry(c, false, loaded);
     }
 }
 
@@ -99,11 +118,16 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .in_host = need != FLAGS_SAVED,
         .in_slot = need == FLAGS_SAVED,
     };
-    uint32_t body = emit_offset(&c.e);
+    uint32_t entry = emit_offset(&c.e);
+    t->vectors = (uint8_t)translate_block_vectors(block);
+    vectors_require(&c, t->vectors);
+    uint32_t loaded = emit_offset(&c.e);
     emit_body(&c, block);
     for (unsigned i = 0; i < c.slow_count; i++)
         context_slow_emit(&c, &c.slow[i]);
-    emit_entries(&c, need, body);
+    for (unsigned i = 0; i < c.load_count; i++)
+        vectors_load_emit(&c, &c.loads[i]);
+    emit_entries(&c, need, entry, loaded);
     translate->code_used = align_up(emit_offset(&c.e), 16);
     translate_insert(translate, t);
     translate_serialize();

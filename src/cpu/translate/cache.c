@@ -215,7 +215,10 @@ void translate_chain(struct translate *translate, struct link *link, struct tran
     if (to->incoming != NULL)
         to->incoming->back = &link->next;
     to->incoming = link;
-    patch(translate, link, link->is_saved ? to->entry_saved : to->entry_host);
+    if (link->vectors >= to->vectors)
+        patch(translate, link, link->is_saved ? to->loaded_saved : to->loaded_host);
+    else
+        patch(translate, link, link->is_saved ? to->entry_saved : to->entry_host);
     translate_serialize();
 }
 

@@ -61,8 +61,11 @@ static void edge_linked(struct context *c, uint64_t target)
             emit_mov(e, HOST_RCX, T1);
         }
     }
-    *link = (struct link){
-        .at = emit_jmp(e), .target = target, .is_saved = is_saved, .from = c->translation};
+    *link = (struct link){.at = emit_jmp(e),
+                          .target = target,
+                          .is_saved = is_saved,
+                          .vectors = (uint8_t)c->vectors,
+                          .from = c->translation};
     link->unlinked = emit_offset(e);
     emit_link(e, link->at, link->unlinked);
     if (away != 0)

@@ -61,6 +61,7 @@ void context_slow_end(struct context *c, struct slow_path *slow)
 {
     slow->resume = emit_offset(&c->e);
     slow->wants_host = c->in_host;
+    slow->vectors = (uint8_t)c->vectors;
 }
 
 static void emit_handler_call(struct context *c, const struct insn *insn, uint64_t rip,
@@ -82,7 +83,7 @@ void context_slow_emit(struct context *c, const struct slow_path *slow)
         emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler_exit);
         return;
     }
-    emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler);
+    emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler[slow->vectors]);
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     if (slow->wants_host)
         emit_flags_load(e);
@@ -94,10 +95,12 @@ void context_call_handler(struct context *c, bool exits)
     const struct insn *copy = context_keep(c, c->insn);
     context_flags_save(c);
     emit_handler_call(c, copy, c->rip,
-                      exits ? c->translate->call_handler_exit : c->translate->call_handler);
+                      exits ? c->translate->call_handler_exit
+                            : c->translate->call_handler[VECTORS_NONE]);
     if (!exits)
         emit_lea(&c->e, HOST_RSP, rm_at(HOST_RSP, 8));
     c->in_host = false;
+    c->vectors = VECTORS_NONE;
 }
 
 /* ------------------------------------------------------------------------- addresses */

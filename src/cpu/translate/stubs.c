@@ -6,13 +6,15 @@
  *                        guest left (a struct link, or NULL).
  *   call_handler         T0: the instruction, T1: its RIP. Runs its handler on struct vcpu, as the
  *                        interpreter would, and goes on after the call; or leaves for the
- *                        dispatcher, where the handler has asked for it.
+ *                        dispatcher, where the handler has asked for it. One for each level of
+ *                        vector registers that are to be in the CPU afterwards.
  *   call_handler_exit    the same, and leaves always
  *   exit_saved           T0: RIP to go on at, T1: link or 0; flags in their slot
  *   exit_host            the same, flags in the CPU
  *
  * A handler that raises an exception leaves by longjmp, and everything it may look at has been
- * stored before.
+ * stored before. Vector registers go to memory before any of this leaves generated code, and come
+ * back by routines of vector_state.c.
  */
 
 #include "cpu/translate/translate.h"
@@ -51,13 +53,6 @@ static void emit_store_flags(struct emit *e, int32_t slot)
 /* RAX is the result of enter. */
 static void emit_leave(struct emit *e)
 {
-    /* Vector code has left the guest's MXCSR in the CPU. */
-    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_MXCSR));
-    emit_op(e, 0, 0x8b, HOST_RCX, rm_at(HOST_RSP, FRAME_MXCSR));
-    emit_op(e, 0, 0x3b, HOST_RCX, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
-    uint32_t same = emit_jcc(e, CONDITION_E);
-    emit_ldmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
-    emit_link(e, same, emit_offset(e));
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, FRAME_SIZE));
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         if (callee_saved[i] & 8)
@@ -75,7 +70,6 @@ static void emit_enter(struct emit *e)
         emit_u8(e, 0x50 | (callee_saved[i] & 7));
     }
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
-    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
     emit_mov(e, T0, HOST_RDI);
     emit_load(e, T1, OFFSET(rflags));
     emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
@@ -84,8 +78,10 @@ static void emit_enter(struct emit *e)
 }
 
 /* On entry RSP has the return address, above it the slot: the caller has moved RSP down by 8. */
-static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exits)
+static void emit_call_handler(struct emit *e, const struct translate *translate, bool exits,
+                              unsigned vectors)
 {
+    const struct vcpu *vcpu = translate->vcpu;
     const int32_t slot = 8;
     emit_store_guest(e);
     emit_store(e, OFFSET(rip), T1);
@@ -93,6 +89,7 @@ static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exit
     emit_op(e, EMIT_W, 0x01, T1, rm_reg(T2)); /* add T2, T1 */
     emit_store(e, OFFSET(next_rip), T2);
     emit_store_flags(e, slot);
+    vectors_emit_save(e, translate);
     emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)vcpu);
     emit_mov(e, HOST_RSI, T0);
     emit_op(e, 0, 0xff, 2, rm_at(HOST_RSI, offsetof(struct insn, exec))); /* call */
@@ -112,14 +109,20 @@ static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exit
     emit_load(e, T0, OFFSET(rflags));
     emit_store(e, rm_at(HOST_RSP, slot), T0);
     emit_load_guest(e);
-    emit_u8(e, 0xc3);
+    if (vectors != VECTORS_NONE) {
+        emit_load(e, T1, OFFSET(rip));
+        emit_jmp_to(e, translate->vectors_load[vectors]);
+    } else {
+        emit_u8(e, 0xc3);
+    }
 }
 
-static void emit_exit(struct emit *e)
+static void emit_exit(struct emit *e, const struct translate *translate)
 {
     emit_store(e, OFFSET(rip), T0);
     emit_store_guest(e);
     emit_store_flags(e, FLAGS_SLOT);
+    vectors_emit_save(e, translate);
     emit_mov(e, HOST_RAX, T1);
     emit_leave(e);
 }
@@ -127,17 +130,21 @@ static void emit_exit(struct emit *e)
 void translate_emit_stubs(struct translate *translate)
 {
     struct emit e = {translate->code.write, translate->code.write};
+    vectors_emit_save_stub(translate, &e);
     translate->enter = emit_offset(&e);
     emit_enter(&e);
-    translate->call_handler = emit_offset(&e);
-    emit_call_handler(&e, translate->vcpu, false);
-    translate->call_handler_exit = emit_offset(&e);
-    emit_call_handler(&e, translate->vcpu, true);
     translate->exit_host = emit_offset(&e);
     emit_u8(&e, 0x9c); /* pushf */
     emit_lea(&e, HOST_RSP, rm_at(HOST_RSP, 8));
     translate->exit_saved = emit_offset(&e);
-    emit_exit(&e);
+    emit_exit(&e, translate);
+    vectors_emit_load_stubs(translate, &e);
+    for (unsigned vectors = VECTORS_NONE; vectors < VECTORS_LEVELS; vectors++) {
+        translate->call_handler[vectors] = emit_offset(&e);
+        emit_call_handler(&e, translate, false, vectors);
+    }
+    translate->call_handler_exit = emit_offset(&e);
+    emit_call_handler(&e, translate, true, VECTORS_NONE);
     translate->code_start = align_up(emit_offset(&e), 64);
     translate->code_used = translate->code_start;
 }

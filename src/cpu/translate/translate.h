@@ -20,12 +20,16 @@
 
 struct translation;
 
+/* Which of the guest's vector registers are in the CPU. vector_state.c */
+enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
+
 /* A direct jump to a translation in the same page: patched when its target is known. */
 struct link {
     uint32_t at;       /* offset of the displacement */
     uint32_t unlinked; /* where it goes otherwise: the exit to the dispatcher */
     uint64_t target;   /* RIP */
     bool is_saved;     /* the flags are in their slot there */
+    uint8_t vectors;   /* enum vectors_level: what is in the CPU there */
     struct translation *from, *to;
     struct link *next, **back; /* among those that lead to `to` */
 };
@@ -35,7 +39,9 @@ struct translation {
     struct translation *hash_next, **hash_back;
     struct translation *page_next, **page_back;
     struct translation *dead_next;
-    uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
+    uint32_t entry_host, entry_saved;   /* offsets: flags in the CPU, or in their slot */
+    uint32_t loaded_host, loaded_saved; /* the same, and `vectors` are in the CPU */
+    uint8_t vectors;                    /* enum vectors_level that it begins with */
     uint8_t privilege;
     bool is_dead;
     struct link *incoming;
@@ -69,7 +75,9 @@ struct translate {
     uint64_t flushes_seen;
 
     /* Offsets of the fixed routines. */
-    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host;
+    uint32_t enter, call_handler_exit, exit_saved, exit_host, vectors_save;
+    uint32_t call_handler[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
+    uint32_t vectors_load[VECTORS_LEVELS];
 
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
@@ -105,6 +113,15 @@ void translate_serialize(void);
 
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
+
+/* vector_state.c: its routines. The save first, since others call it; and what saves vector
+ * registers if they are in the CPU, which has to come before any call of C. */
+void vectors_emit_save_stub(struct translate *translate, struct emit *e);
+void vectors_emit_load_stubs(struct translate *translate, struct emit *e);
+void vectors_emit_save(struct emit *e, const struct translate *translate);
+bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
+/* What the block begins with, by its instructions. block.c */
+unsigned translate_block_vectors(const struct block *block);
 
 /* block.c */
 struct translation *translate_block(struct translate *translate, const struct block *block);
@@ -149,12 +166,8 @@ static inline struct emit_rm rm_gpr(unsigned gpr)
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
  * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
-#define FRAME_SIZE       40
-#define FRAME_TARGET     0  /* the code that an indirect call goes to */
-#define FRAME_HOST_MXCSR 8  /* the caller's MXCSR, 4 bytes, */
-#define FRAME_MXCSR      12 /* and what is there now, to look at */
-#define FRAME_RSI        16 /* saved while the host's register holds something else */
-#define FRAME_R8         24
-#define FLAGS_SLOT       (-8)
+#define FRAME_SIZE   8
+#define FRAME_TARGET 0 /* the code that an indirect call goes to */
+#define FLAGS_SLOT   (-8)
 
 #endif

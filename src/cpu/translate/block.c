@@ -70,32 +70,22 @@ static void emit_body(struct context *c, const struct block *block)
     }
 }
 
-/* The entry for flags in the other place. */
-static uint32_t emit_entry(struct context *c, bool loads, uint32_t to)
+/* Entries for both places where flags may be, of code at `at` that wants them where `need` says. */
+static void emit_entries(struct context *c, enum flags_need need, uint32_t at, uint32_t *host,
+                         uint32_t *saved)
 {
-    uint32_t entry = emit_offset(&c->e);
+    *host = *saved = at;
+    if (need != FLAGS_HOST && need != FLAGS_SAVED)
+        return;
+    bool loads = need == FLAGS_HOST;
+    *(loads ? saved : host) = emit_offset(&c->e);
     c->in_host = !loads;
     c->in_slot = loads;
     if (loads)
         context_flags_load(c);
     else
         context_flags_save(c);
-    emit_jmp_to(&c->e, to);
-    return entry;
-}
-
-static void emit_entries(struct context *c, enum flags_need need, uint32_t entry, uint32_t loaded)
-{
-    struct translation *t = c->translation;
-    t->entry_host = t->entry_saved = entry;
-    t->loaded_host = t->loaded_saved = loaded;
-    if (need == FLAGS_HOST) {
-        t->entry_saved = emit_entry(c, true, entry);
-        t->loaded_saved = loaded == entry ? t->entry_saved : emit_entry(c, true, loaded);
-    } else if (need == FLAGS_SAVED) {
-        t->entry_host = emit_entry(c, false, entry);
-        t->loaded_host = loaded == entry ? t->entry_host : emit_entry(c, false, loaded);
-    }
+    emit_jmp_to(&c->e, at);
 }
 
 struct translation *translate_block(struct translate *translate, const struct block *block)
@@ -108,26 +98,36 @@ struct translation *translate_block(struct translate *translate, const struct bl
     struct translation *t = translate_allocate(translate, sizeof(*t));
     *t = (struct translation){
         .rip = vcpu->rip, .gpa = block->gpa, .privilege = (uint8_t)vcpu->privilege};
-    enum flags_need need = block_need(block);
+    t->vectors = (uint8_t)translate_block_vectors(block);
+    enum flags_need need = block_need(block), first_need = need;
+    if (t->vectors != VECTORS_NONE && need == FLAGS_OVERWRITTEN)
+        first_need = FLAGS_SAVED; /* loading vector registers may end in an exception */
     struct context c = {
         .e = {translate->code.write, translate->code.write + translate->code_used},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
         .rip = vcpu->rip,
-        .in_host = need != FLAGS_SAVED,
-        .in_slot = need == FLAGS_SAVED,
+        .in_host = first_need != FLAGS_SAVED,
+        .in_slot = first_need == FLAGS_SAVED,
     };
     uint32_t entry = emit_offset(&c.e);
-    t->vectors = (uint8_t)translate_block_vectors(block);
     vectors_require(&c, t->vectors);
+    if (need == FLAGS_OVERWRITTEN)
+        context_flags_written(&c);
     uint32_t loaded = emit_offset(&c.e);
     emit_body(&c, block);
     for (unsigned i = 0; i < c.slow_count; i++)
         context_slow_emit(&c, &c.slow[i]);
     for (unsigned i = 0; i < c.load_count; i++)
         vectors_load_emit(&c, &c.loads[i]);
-    emit_entries(&c, need, entry, loaded);
+    emit_entries(&c, first_need, entry, &t->entry_host, &t->entry_saved);
+    if (loaded == entry) {
+        t->loaded_host = t->entry_host;
+        t->loaded_saved = t->entry_saved;
+    } else {
+        emit_entries(&c, need, loaded, &t->loaded_host, &t->loaded_saved);
+    }
     translate->code_used = align_up(emit_offset(&c.e), 16);
     translate_insert(translate, t);
     translate_serialize();

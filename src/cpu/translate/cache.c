@@ -215,7 +215,11 @@ void translate_chain(struct translate *translate, struct translation *to)
     link->to = ref_of(translate, to);
     link->next = to->incoming;
     to->incoming = ref_of(translate, link);
-    patch(translate, link, link->is_saved ? to->entry_saved : to->entry_host);
+    bool loaded = link->vectors >= to->vectors;
+    patch(translate, link,
+          to->code + (link->is_saved ? loaded ? to->loaded_saved : to->entry_saved
+                      : loaded       ? to->loaded_host
+                                     : to->entry_host));
 }
 
 /* Takes the link out of those that lead to its target. */

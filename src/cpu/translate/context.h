@@ -23,7 +23,16 @@ struct slow_path {
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
     uint64_t rip;
-    bool exits; /* does not resume: the handler says where it goes on */
+    bool exits;      /* does not resume: the handler says where it goes on */
+    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
+};
+
+/* Vector registers missing: out of line they are loaded. */
+struct vectors_load {
+    uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
+    uint64_t rip;        /* of what comes next */
+    uint8_t level;
+    bool in_host; /* flags */
 };
 
 struct context {
@@ -35,10 +44,12 @@ struct context {
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
     bool in_host, in_slot;
-    bool has_sse, has_avx; /* checked earlier in the block (vector.c) */
+    unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
+    struct vectors_load loads[BLOCK_MAX_INSNS + 1];
+    unsigned load_count;
     unsigned link_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
     struct slow_path *jump_slow;
@@ -102,8 +113,18 @@ enum flags_need integer_need(const struct insn *insn);
 /* Bytes that its memory operand is written, 0: none. Pushes aside. */
 unsigned integer_store_size(const struct insn *insn);
 
-/* vector.c */
+/* vector.c, as integer.c */
 bool vector_emit(struct context *c);
+enum flags_need vector_need(const struct insn *insn);
+unsigned vector_store_size(const struct insn *insn);
+bool vector_is_inline(const struct insn *insn);
+unsigned vector_level(const struct insn *insn); /* enum vectors_level that it needs */
+
+/* vector_state.c */
+/* From here on the registers of this level are in the CPU. Spoils T1, and flags that are in their
+ * slot. */
+void vectors_require(struct context *c, unsigned level);
+void vectors_load_emit(struct context *c, const struct vectors_load *load);
 
 /* flow.c: near branches, calls, returns. */
 bool flow_emit(struct context *c);

@@ -19,6 +19,8 @@
  *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
  *   memory.c    flags, TLB probes, slow paths
+ *   vector.c    vector instructions; splice.c: their encoding
+ *   vector_state.c  whose registers the vector registers are
  *   emit.h      encoding
  *
  * Host registers: see translate.h. The gs base is struct vcpu while a vCPU runs.
@@ -81,7 +83,7 @@ void translate_enter(struct translate *translate, const struct translation *t)
     translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    translate->left_by = enter(translate->code.execute + t->entry_saved);
+    translate->left_by = enter(TRANSLATION_ENTRY(translate, t));
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
@@ -97,6 +99,8 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
     translate->left_by = NULL;
     for (;;) {
         bool step = false;
+        bool interpreted = vcpu->vectors.interpret;
+        vcpu->vectors.interpret = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
             atomic_store(&vcpu->mmu.jump_mask, 0);
@@ -109,7 +113,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         vcpu->leave_block = false;
         const struct block *block = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->mode == MODE_LONG && !step))
+        if (likely(vcpu->mode == MODE_LONG && !step && !interpreted))
             t = find(vcpu, translate, &block);
         else
             block = block_find(vcpu);
@@ -137,9 +141,8 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
     }
 }
 
-static enum vcpu_exit loop_after_fault(struct vcpu *vcpu, unsigned host_mxcsr)
+static enum vcpu_exit loop_after_fault(struct vcpu *vcpu)
 {
-    __builtin_ia32_ldmxcsr(host_mxcsr); /* generated code may have had the guest's */
     return vcpu_deliver_fault(vcpu) ? translate_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
 }
 
@@ -176,15 +179,16 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
     jmp_buf fault_exit;
     enum vcpu_exit exit;
     const uint64_t gs_base = gs_base_read();
-    const unsigned host_mxcsr = __builtin_ia32_stmxcsr();
 
+    vcpu->vectors = (struct vcpu_vectors){
+        .sse_absent = 1, .avx_absent = 1, .host_mxcsr = __builtin_ia32_stmxcsr()};
     gs_base_write((uint64_t)(uintptr_t)vcpu);
     mmu_unpark(&vcpu->mmu);
     vcpu->fault_exit = &fault_exit;
     if (setjmp(fault_exit) == 0)
         exit = translate_loop(vcpu);
     else
-        exit = loop_after_fault(vcpu, host_mxcsr);
+        exit = loop_after_fault(vcpu);
     vcpu->fault_exit = NULL;
     mmu_park(&vcpu->mmu);
     gs_base_write(gs_base);

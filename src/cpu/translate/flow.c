@@ -64,6 +64,7 @@ static void edge_linked(struct context *c, uint64_t target)
     *link = (struct link){.at = emit_jmp(e),
                           .target = target & PAGE_MASK,
                           .is_saved = is_saved,
+                          .vectors = (uint8_t)c->vectors,
                           .from = ref_of(c->translate, c->translation)};
     emit_link(e, link->at, emit_offset(e));
     if (away != 0)

@@ -60,6 +60,7 @@ void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condi
 void context_slow_end(struct context *c, struct slow_path *slow)
 {
     slow->resume = emit_offset(&c->e);
+    slow->vectors = (uint8_t)c->vectors;
 }
 
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
@@ -68,7 +69,7 @@ void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     emit_constant(e, T0, ref_of(c->translate, c->translation) << SLOW_KEY_BITS | number);
-    emit_jmp_to(e, c->translate->slow);
+    emit_jmp_to(e, c->translate->slow[slow->vectors]);
 }
 
 void context_call_handler(struct context *c, bool exits)
@@ -83,6 +84,7 @@ void context_call_handler(struct context *c, bool exits)
     if (!exits)
         emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     c->in_host = false;
+    c->vectors = VECTORS_NONE;
 }
 
 /* ------------------------------------------------------------------------- addresses */

@@ -4,7 +4,8 @@
  *   enter(code)          a C function: saves the host's registers, loads the guest's, jumps to code
  *                        that expects the flags in their slot. Returns the link through which the
  *                        guest left (a struct link, or NULL).
- *   slow                 T0: the key of a slow path, see slow.c; the flags are in their slot
+ *   slow                 T0: the key of a slow path, see slow.c; the flags are in their slot. One
+ *                        for each level of vector registers that are to be in the CPU afterwards
  *   call_handler         T0: the instruction, T1: its RIP. Runs its handler on struct vcpu, as the
  *                        interpreter would, and goes on after the call; or leaves for the
  *                        dispatcher, where the handler has asked for it.
@@ -20,7 +21,8 @@
  * dispatcher has no dead translations to bury.
  *
  * A handler that raises an exception leaves by longjmp, and everything it may look at has been
- * stored before.
+ * stored before. Vector registers go to memory before any of this leaves generated code, and come
+ * back by routines of vector_state.c.
  */
 
 #include "cpu/translate/context.h"
@@ -59,13 +61,6 @@ static void emit_store_flags(struct emit *e, int32_t slot)
 /* RAX is the result of enter. */
 static void emit_leave(struct emit *e)
 {
-    /* Vector code has left the guest's MXCSR in the CPU. */
-    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_MXCSR));
-    emit_op(e, 0, 0x8b, HOST_RCX, rm_at(HOST_RSP, FRAME_MXCSR));
-    emit_op(e, 0, 0x3b, HOST_RCX, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
-    uint32_t same = emit_jcc(e, CONDITION_E);
-    emit_ldmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
-    emit_link(e, same, emit_offset(e));
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, FRAME_SIZE));
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         if (callee_saved[i] & 8)
@@ -83,7 +78,6 @@ static void emit_enter(struct emit *e)
         emit_u8(e, 0x50 | (callee_saved[i] & 7));
     }
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
-    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
     emit_mov(e, T0, HOST_RDI);
     emit_load(e, T1, OFFSET(rflags));
     emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
@@ -133,6 +127,7 @@ static void emit_call_handler(struct emit *e, struct translate *translate, bool 
     emit_op(e, EMIT_W, 0x01, T1, rm_reg(T2)); /* add T2, T1 */
     emit_store(e, OFFSET(next_rip), T2);
     emit_store_flags(e, slot);
+    vectors_emit_save(e, translate);
     emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)vcpu);
     emit_mov(e, HOST_RSI, T0);
     emit_op(e, 0, 0xff, 2, rm_at(HOST_RSI, offsetof(struct insn, exec))); /* call */
@@ -154,12 +149,14 @@ static void emit_call_handler(struct emit *e, struct translate *translate, bool 
     emit_u8(e, 0xc3);
 }
 
-static void emit_slow(struct emit *e, const struct translate *translate)
+/* For each level of vector registers that are to be in the CPU when it resumes. */
+static void emit_slow(struct emit *e, const struct translate *translate, unsigned vectors)
 {
     emit_store_guest(e);
     emit_store_flags(e, FLAGS_SLOT);
-    emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)translate->vcpu);
     emit_op(e, 0, 0x8b, HOST_RSI, rm_reg(T0));
+    vectors_emit_save(e, translate);
+    emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)translate->vcpu);
     emit_constant(e, HOST_RAX, (uint64_t)(uintptr_t)slow_run);
     emit_op(e, 0, 0xff, 2, rm_reg(HOST_RAX));             /* call */
     emit_op(e, EMIT_W, 0x85, HOST_RAX, rm_reg(HOST_RAX)); /* test */
@@ -168,17 +165,24 @@ static void emit_slow(struct emit *e, const struct translate *translate)
     emit_load(e, T0, OFFSET(rflags));
     emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
     emit_load_guest(e);
+    if (vectors != VECTORS_NONE) {
+        emit_load(e, T1, OFFSET(rip));
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+        emit_call_to(e, translate->vectors_load[vectors]);
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    }
     emit_flags_load(e);
     emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET)); /* jmp */
     emit_link(e, leave, emit_offset(e));
     emit_go_on(e, translate);
 }
 
-static void emit_exit(struct emit *e)
+static void emit_exit(struct emit *e, const struct translate *translate)
 {
     emit_store(e, OFFSET(rip), T0);
     emit_store_guest(e);
     emit_store_flags(e, FLAGS_SLOT);
+    vectors_emit_save(e, translate);
     emit_mov(e, HOST_RAX, T1);
     emit_leave(e);
 }
@@ -220,13 +224,14 @@ static void emit_exit_jump(struct emit *e, const struct translate *translate)
 void translate_emit_stubs(struct translate *translate)
 {
     struct emit e = {translate->code.write, translate->code.write};
+    vectors_emit_save_stub(translate, &e);
     translate->enter = emit_offset(&e);
     emit_enter(&e);
     translate->exit_host = emit_offset(&e);
     emit_u8(&e, 0x9c); /* pushf */
     emit_lea(&e, HOST_RSP, rm_at(HOST_RSP, 8));
     translate->exit_saved = emit_offset(&e);
-    emit_exit(&e);
+    emit_exit(&e, translate);
     translate->exit_zero = emit_offset(&e);
     emit_constant(&e, T0, 0);
     emit_constant(&e, T1, 0);
@@ -235,8 +240,11 @@ void translate_emit_stubs(struct translate *translate)
     emit_jump_second(&e);
     translate->exit_jump = emit_offset(&e);
     emit_exit_jump(&e, translate);
-    translate->slow = emit_offset(&e);
-    emit_slow(&e, translate);
+    vectors_emit_load_stubs(translate, &e);
+    for (unsigned vectors = VECTORS_NONE; vectors < VECTORS_LEVELS; vectors++) {
+        translate->slow[vectors] = emit_offset(&e);
+        emit_slow(&e, translate, vectors);
+    }
     translate->call_handler = emit_offset(&e);
     emit_call_handler(&e, translate, false);
     translate->call_handler_exit = emit_offset(&e);

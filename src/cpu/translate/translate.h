@@ -27,6 +27,9 @@ typedef uint32_t ref;
 
 #define CODE_ALIGNMENT 16u
 
+/* Which of the guest's vector registers are in the CPU. vector_state.c */
+enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
+
 /* A direct jump to a translation in the same page: patched when its target is known. While it is
  * not, the jump leads to the exit right behind it. */
 struct link {
@@ -35,6 +38,7 @@ struct link {
     ref next;        /* among those that lead to `to` */
     uint16_t target; /* RIP's offset in the page */
     bool is_saved;   /* the flags are in their slot there */
+    uint8_t vectors; /* enum vectors_level: what is in the CPU there */
 };
 
 /* An instruction that generated code may send to its handler (slow.c). */
@@ -52,15 +56,21 @@ struct translation {
     ref page_next, page_previous;
     ref incoming; /* links */
     ref links[2];
-    ref slow;                         /* array of struct slow_entry */
-    uint32_t code;                    /* offset of its first byte of code */
-    uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
+    ref slow;                           /* array of struct slow_entry */
+    uint32_t code;                      /* offset of its first byte of code; from there: */
+    uint16_t entry_host, entry_saved;   /* flags in the CPU, or in their slot */
+    uint16_t loaded_host, loaded_saved; /* the same, and `vectors` are in the CPU */
+    uint8_t vectors;                    /* enum vectors_level that it begins with */
     uint8_t privilege;
     bool is_dead;
     bool is_crossing; /* part of a struct crossing */
 };
 
 _Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand of these");
+
+/* Everything leads to this entry but links, which know more. */
+#define TRANSLATION_ENTRY(translate, t)                                                            \
+    ((const void *)((translate)->code.execute + (t)->code + (t)->entry_saved))
 
 /* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
 struct jump {
@@ -109,8 +119,10 @@ struct translate {
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
 
     /* Offsets of the fixed routines. */
-    uint32_t enter, slow, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump;
-    uint32_t exit_zero, jump_second;
+    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
+    uint32_t jump_second, vectors_save;
+    uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
+    uint32_t vectors_load[VECTORS_LEVELS];
 
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
@@ -187,6 +199,15 @@ void jump_arm(struct vcpu *vcpu);
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
 
+/* vector_state.c: its routines. The save first, since others call it; and what saves vector
+ * registers if they are in the CPU, which has to come before any call of C. */
+void vectors_emit_save_stub(struct translate *translate, struct emit *e);
+void vectors_emit_load_stubs(struct translate *translate, struct emit *e);
+void vectors_emit_save(struct emit *e, const struct translate *translate);
+bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
+/* What the block begins with, by its instructions. block.c */
+unsigned translate_block_vectors(const struct block *block);
+
 /* block.c */
 struct translation *translate_block(struct translate *translate, const struct block *block);
 
@@ -236,12 +257,8 @@ static inline struct emit_rm rm_jump(size_t offset)
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
  * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
-#define FRAME_SIZE       40
-#define FRAME_TARGET     0  /* the code that an indirect call goes to */
-#define FRAME_HOST_MXCSR 8  /* the caller's MXCSR, 4 bytes, */
-#define FRAME_MXCSR      12 /* and what is there now, to look at */
-#define FRAME_RSI        16 /* saved while the host's register holds something else */
-#define FRAME_R8         24
-#define FLAGS_SLOT       (-8)
+#define FRAME_SIZE   8
+#define FRAME_TARGET 0 /* the code that an indirect call goes to */
+#define FLAGS_SLOT   (-8)
 
 #endif

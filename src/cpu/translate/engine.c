@@ -231,11 +231,25 @@ static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
     return status;
 }
 
+static void translate_get_stats(const struct vcpu *vcpu, struct engine_stats *stats)
+{
+    const struct translate *translate = vcpu->mmu.code_context;
+    *stats = (struct engine_stats){
+        .translations = translate->stats.translations,
+        .evictions = translate->stats.evictions,
+        .dispatches = translate->stats.dispatches,
+        .interpreted = translate->stats.interpreted,
+        .code_bytes = translate->code_ring.used + translate->data_ring.used,
+        .code_limit = translate->code.code_size + translate->code.data_size,
+    };
+}
+
 const struct engine_ops translate_lockstep_engine = {
     .name = "translate-lockstep",
     .attach = lockstep_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };
 
 const struct engine_ops translate_engine = {
@@ -243,4 +257,5 @@ const struct engine_ops translate_engine = {
     .attach = translate_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };

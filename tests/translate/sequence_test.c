@@ -18,6 +18,7 @@
 
 #include <cmocka.h>
 
+#include "cpu/thunk/xstate.h"
 #include "cpu/translate/translate.h"
 #include "encode.h"
 #include "testvm.h"
@@ -320,6 +321,20 @@ static bool memory_is_equal(struct testvm *a, struct testvm *b, uint64_t gpa, si
     return true;
 }
 
+/* XSTATE_BV may call in use what is in its initial state, and engines may differ there. */
+static bool vectors_are_equal(const struct vcpu *a, const struct vcpu *b)
+{
+    static const uint8_t zero[256];
+    struct xstate_image left, right;
+    memcpy(&left, a->xstate, XSTATE_SIZE);
+    memcpy(&right, b->xstate, XSTATE_SIZE);
+    const uint64_t in_use = right.xstate_bv;
+    left.xstate_bv = right.xstate_bv = 0;
+    return memcmp(&left, &right, XSTATE_SIZE) == 0 &&
+           (in_use & XSTATE_SSE || memcmp(right.xmm, zero, 256) == 0) &&
+           (in_use & XSTATE_AVX || memcmp(right.ymm_high, zero, 256) == 0);
+}
+
 static bool is_equal(struct testvm *a, struct testvm *b)
 {
     bool equal = true;
@@ -336,7 +351,7 @@ static bool is_equal(struct testvm *a, struct testvm *b)
                     b->vcpu->cr2);
         equal = false;
     }
-    if (memcmp(a->vcpu->xstate, b->vcpu->xstate, XSTATE_SIZE) != 0) {
+    if (!vectors_are_equal(a->vcpu, b->vcpu)) {
         print_error("vector state differs\n");
         equal = false;
     }
@@ -402,7 +417,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
         memset(inputs.stack, 0x11, sizeof(inputs.stack));
 
         if (i % 16 == 15)
-            translate_evict_all(translate_of(translated.vcpu));
+            ring_evict_all(translate_of(translated.vcpu));
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);

@@ -53,30 +53,40 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
     }
 }
 
+/* The translation at RIP, if there is one and the instruction TLB has its page. */
+static struct translation *find_known(struct vcpu *vcpu, struct translate *translate)
+{
+    uint64_t rip = vcpu->rip;
+    const struct itlb_entry *entry =
+        &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
+    if (unlikely(entry->tag != (rip & ~PAGE_MASK)))
+        return NULL;
+    uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
+    struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+    return t != NULL && unlikely(t->is_crossing) ? crossing_current(vcpu, t) : t;
+}
+
 /* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
  * raises. */
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
-    uint64_t rip = vcpu->rip;
-    const struct itlb_entry *entry =
-        &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    if (likely(entry->tag == (rip & ~PAGE_MASK))) {
-        uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
-        struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
-        if (t != NULL && unlikely(t->is_crossing))
-            t = crossing_current(vcpu, t);
-        if (likely(t != NULL))
-            return t;
-    }
-    *block = block_find(vcpu);
+    struct translation *t = find_known(vcpu, translate);
+    if (likely(t != NULL))
+        return t;
+    block_locate(vcpu); /* into the instruction TLB */
+    t = find_known(vcpu, translate);
+    if (t != NULL)
+        return t;
+    *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
     if (*block == vcpu->interp->solo) {
-        struct translation *crossing = crossing_find(vcpu, translate);
-        if (crossing == NULL)
+        t = crossing_find(vcpu, translate);
+        if (t == NULL)
             *block = block_find(vcpu);
-        return crossing;
+        return t;
     }
-    struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
+    /* It may have parked, and RIP be somewhere else now. */
+    t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
     return t != NULL ? t : translate_block(translate, *block);
 }
 

@@ -67,6 +67,7 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
     translate_emit_stubs(translate);
     jump_init(translate);
     ring_init(translate);
+    slow_forget(translate);
     *out = translate;
     return STATUS_OK;
 }

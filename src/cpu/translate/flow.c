@@ -42,7 +42,8 @@ static void emit_exit(struct context *c, uint64_t target, const struct link *lin
 static void edge_linked(struct context *c, uint64_t target)
 {
     struct emit *e = &c->e;
-    struct link *link = &c->translation->links[c->link_count++];
+    struct link *link = ring_allocate(c->translate, sizeof(*link));
+    c->translation->links[c->link_count++] = ref_of(c->translate, link);
     bool is_saved = !c->in_host;
     uint32_t away = 0;
     if (target <= c->rip) {
@@ -60,12 +61,15 @@ static void edge_linked(struct context *c, uint64_t target)
             emit_mov(e, HOST_RCX, T1);
         }
     }
-    *link = (struct link){
-        .at = emit_jmp(e), .target = target, .is_saved = is_saved, .from = c->translation};
-    link->unlinked = emit_offset(e);
-    emit_link(e, link->at, link->unlinked);
+    *link = (struct link){.at = emit_jmp(e),
+                          .target = target & PAGE_MASK,
+                          .is_saved = is_saved,
+                          .privilege = (uint8_t)c->privilege,
+                          .vectors = (uint8_t)c->vectors,
+                          .from = ref_of(c->translate, c->translation)};
+    emit_link(e, link->at, emit_offset(e));
     if (away != 0)
-        emit_link(e, away, link->unlinked);
+        emit_link(e, away, emit_offset(e));
     emit_exit(c, target, link, is_saved);
 }
 
@@ -101,8 +105,8 @@ void flow_edge(struct context *c, uint64_t target)
         edge_far(c, target);
 }
 
-/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, or it is the slow path. */
-static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
+static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
@@ -113,9 +117,25 @@ static void emit_jump_lookup(struct context *c, struct slow_path *slow)
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
     emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+}
+
+/* The same, or it is the slow path. */
+static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
     c->jump_miss = emit_jcc(e, CONDITION_NE);
     c->jump_resume = emit_offset(e);
     c->jump_slow = slow;
+}
+
+void flow_go(struct context *c)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
+    uint32_t miss = emit_jcc(e, CONDITION_NE);
+    emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
+    emit_link(e, miss, c->translate->exit_jump);
 }
 
 void flow_emit_rest(struct context *c)

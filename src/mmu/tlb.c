@@ -69,7 +69,8 @@ static inline unsigned code_slot(uint64_t linear)
 static inline void use_set(struct tlb_use *use, unsigned slot, unsigned info)
 {
     bool global = info & TLB_GLOBAL;
-    tlb_set_remove(&use->of[!global], slot);
+    if (unlikely(tlb_set_has(&use->of[!global], slot)))
+        tlb_set_remove(&use->of[!global], slot);
     tlb_set_add(&use->of[global], slot);
 }
 

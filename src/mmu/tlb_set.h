@@ -19,6 +19,11 @@ struct tlb_set {
     uint64_t bits[TLB_SET_MAX / 64];
 };
 
+static inline bool tlb_set_has(const struct tlb_set *set, unsigned slot)
+{
+    return set->bits[slot / 64] >> slot % 64 & 1;
+}
+
 static inline void tlb_set_add(struct tlb_set *set, unsigned slot)
 {
     set->bits[slot / 64] |= bit(slot % 64);

@@ -2,8 +2,6 @@
 
 #include "mmu/mmu.h"
 
-#include <string.h>
-
 #include "mmu/domain.h"
 #include "mmu/tlb.h"
 
@@ -11,7 +9,6 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
                      _Atomic uint32_t *attention, uint32_t attention_bit,
                      mmu_code_drop_fn *code_drop, void *code_context, struct error *err)
 {
-    memset(mmu, 0, sizeof(*mmu));
     tlb_init(mmu);
     pthread_mutex_init(&mmu->lock, NULL);
     pthread_cond_init(&mmu->served, NULL);

@@ -68,14 +68,14 @@ enum tlb_reason {
 };
 
 struct tlb_entry {
-    uint64_t read_tag;  /* linear page address, or TLB_NO_TAG */
+    uint64_t read_tag;  /* linear page address, or TLB_NO_TAG; 0 before the first use */
     uint64_t write_tag; /* the same */
     uintptr_t addend;   /* host address minus linear address */
     uint64_t info;      /* ppn << 12 | reasons */
 };
 
 struct itlb_entry {
-    uint64_t tag; /* linear page address, or TLB_NO_TAG */
+    uint64_t tag; /* linear page address, or TLB_NO_TAG; 0 before the first use */
     const uint8_t *host;
     uint64_t info;
 };
@@ -112,6 +112,7 @@ enum mmu_flush_scope {
 typedef void mmu_code_flush_fn(void *context, enum mmu_flush_scope scope, uint64_t linear);
 
 struct mmu {
+    /* Large, and touched as far as they are used alone: see tlb_init. */
     struct tlb_entry tlb[MMU_PRIVILEGES + 1][TLB_ENTRIES];
     struct tlb_entry tlb_write[MMU_PRIVILEGES + 1][TLB_WRITE_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
@@ -175,7 +176,8 @@ void mmu_domain_destroy(struct mmu_domain *domain);
  * called by a running vCPU: park first. */
 void mmu_domain_revoke(struct mmu_domain *domain, uint64_t ppn);
 
-/* Joins the domain, parked, with paging off and an empty TLB. code_drop may be NULL. */
+/* Joins the domain, parked, with paging off and an empty TLB. *mmu is all zeros, or was destroyed
+ * without having been used. code_drop may be NULL. */
 enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmio,
                      _Atomic uint32_t *attention, uint32_t attention_bit,
                      mmu_code_drop_fn *code_drop, void *code_context, struct error *err);

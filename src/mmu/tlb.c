@@ -25,21 +25,17 @@ static inline void data_clear(struct tlb_entry *entry)
 
 void tlb_init(struct mmu *mmu)
 {
+    /* An entry of zeros is an empty one: page 0 is looked for in the first slot alone, and in the
+     * last one by what begins in the last page and ends in the first. So the memory of entries that
+     * are never used is never touched. */
     for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
-        for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            data_clear(&mmu->tlb[privilege][i]);
-        for (unsigned i = 0; i < TLB_WRITE_ENTRIES; i++)
-            data_clear(&mmu->tlb_write[privilege][i]);
+        data_clear(&mmu->tlb[privilege][0]);
+        data_clear(&mmu->tlb[privilege][TLB_ENTRIES - 1]);
+        data_clear(&mmu->tlb_write[privilege][0]);
+        data_clear(&mmu->tlb_write[privilege][TLB_WRITE_ENTRIES - 1]);
     }
-    for (unsigned privilege = 0; privilege < ARRAY_LENGTH(mmu->itlb); privilege++) {
-        for (unsigned i = 0; i < ITLB_ENTRIES; i++)
-            mmu->itlb[privilege][i] = (struct itlb_entry){.tag = TLB_NO_TAG};
-    }
-    memset(mmu->tlb_use, 0, sizeof(mmu->tlb_use));
-    memset(mmu->tlb_write_use, 0, sizeof(mmu->tlb_write_use));
-    memset(mmu->itlb_use, 0, sizeof(mmu->itlb_use));
-    memset(&mmu->large_regions, 0, sizeof(mmu->large_regions));
-    memset(&mmu->huge_regions, 0, sizeof(mmu->huge_regions));
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
+        mmu->itlb[table][0].tag = TLB_NO_TAG;
 }
 
 /* One table of data entries with its filled slots. */
@@ -74,6 +70,11 @@ static inline void use_set(struct tlb_use *use, unsigned slot, unsigned info)
     tlb_set_add(&use->of[global], slot);
 }
 
+static inline bool is_filled(const struct tlb_use *use, unsigned slot)
+{
+    return tlb_set_has(&use->of[false], slot) || tlb_set_has(&use->of[true], slot);
+}
+
 static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
 {
     if (info & TLB_LARGE)
@@ -98,7 +99,7 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         struct tlb_entry *place = &table.entries[slot];
         if (writes && !page->writable)
             continue;
-        if (writes != write && place->read_tag != TLB_NO_TAG && place->read_tag != tag)
+        if (writes != write && is_filled(table.use, slot) && place->read_tag != tag)
             continue;
         *place = entry;
         use_set(table.use, slot, page->info);

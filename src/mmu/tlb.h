@@ -5,6 +5,7 @@
 
 #include "mmu/mmu.h"
 
+/* Of an MMU that is all zeros. */
 void tlb_init(struct mmu *mmu);
 
 /* What a fill puts in, beside the linear page. */

@@ -547,6 +547,21 @@ static void test_pdptes(void **state)
     assert_false(mmu_load_pdptes(mmu, 0x80000000)); /* no RAM */
 }
 
+/* An MMU that was never used answers no probe: not for page 0, and not in the slot of the last
+ * page, where an access that ends in page 0 looks for that. */
+static void test_unused(void **state)
+{
+    struct mmu *mmu = mmu_of(state);
+    for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
+        assert_null(mmu_probe_read(mmu, privilege, 0x10, 1));
+        assert_null(mmu_probe_write(mmu, privilege, 0x10, 1));
+        assert_int_not_equal(mmu->tlb[privilege][TLB_ENTRIES - 1].read_tag, 0);
+        assert_int_not_equal(mmu->tlb_write[privilege][TLB_WRITE_ENTRIES - 1].write_tag, 0);
+    }
+    for (unsigned table = 0; table < 2; table++)
+        assert_int_not_equal(mmu->itlb[table][0].tag, 0);
+}
+
 /* Copying between two pages that share a slot: each has a place, and keeps it. Revocations and
  * flushes find both. */
 static void test_copy(void **state)
@@ -687,6 +702,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_paging_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_probe_borders, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pdptes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random_sequences, setup, teardown),
     };

@@ -1,7 +1,7 @@
 #include "cpu/vcpu.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cpu/access.h"
 #include "cpu/insn.h"
@@ -33,10 +33,11 @@ static enum status wake_init(struct vcpu *vcpu, struct error *err)
 
 enum status vcpu_create(struct vcpu **out, const struct vcpu_config *config, struct error *err)
 {
-    struct vcpu *vcpu = aligned_alloc(_Alignof(struct vcpu), sizeof(*vcpu));
-    if (vcpu == NULL)
+    /* Zeros that take no memory: the TLB is large, and seldom used in full. */
+    struct vcpu *vcpu =
+        mmap(NULL, sizeof(*vcpu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (vcpu == MAP_FAILED)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a vCPU");
-    memset(vcpu, 0, sizeof(*vcpu));
     vcpu->index = config->index;
     vcpu->cpu_count = config->cpu_count;
     vcpu->features = config->features;
@@ -61,7 +62,7 @@ destroy_wake:
     pthread_cond_destroy(&vcpu->wake);
     pthread_mutex_destroy(&vcpu->wake_lock);
 free_vcpu:
-    free(vcpu);
+    munmap(vcpu, sizeof(*vcpu));
     return status;
 }
 
@@ -72,7 +73,7 @@ void vcpu_destroy(struct vcpu *vcpu)
     mmu_destroy(&vcpu->mmu);
     pthread_cond_destroy(&vcpu->wake);
     pthread_mutex_destroy(&vcpu->wake_lock);
-    free(vcpu);
+    munmap(vcpu, sizeof(*vcpu));
 }
 
 /* Flushing is for a running vCPU; a parked one has lent its TLB to others. */

@@ -1,9 +1,9 @@
 /*
- * One block of decoded instructions to host code.
+ * Blocks of decoded instructions to host code: one, and those that follow in line (flow.c).
  *
  *      entry      flags in the CPU or in the slot, whichever its first instructions want
  *      each instruction; the last leads to other translations, or to the dispatcher
- *      slow paths
+ *      exits and slow paths
  *      the other entry: brings the flags where they are wanted, jumps to the first
  */
 
@@ -15,7 +15,9 @@
 
 /* Room that any block surely fits in. */
 #define BLOCK_CODE_MAX ((size_t)48 << 10)
-#define BLOCK_DATA_MAX (sizeof(struct crossing) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
+#define BLOCK_DATA_MAX                                                                             \
+    (sizeof(struct crossing) +                                                                     \
+     (BLOCK_MAX_INSNS + 1) * (sizeof(struct insn) + sizeof(struct link) + 16))
 
 /* Instructions that change what translated code was made for (its privilege) without asking to
  * leave the block. */
@@ -41,46 +43,33 @@ static enum flags_need block_need(const struct block *block)
     return FLAGS_HOST;
 }
 
-static void emit_body(struct context *c, const struct block *block)
+/* Returns the block that follows in line; NULL: none does. */
+static const struct block *emit_block(struct context *c, const struct block *block)
 {
+    const struct block *next = NULL;
+    c->insn_count += block->count;
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && flow_emit(c))
-            return;
+        if (is_last && flow_emit(c, &next))
+            break;
         if (!integer_emit(c) && !vector_emit(c)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
-                return;
+                break;
         }
         if (is_last)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
     }
+    c->rip = c->next_rip;
+    return next;
 }
 
-static void emit_entries(struct context *c, enum flags_need need, uint32_t body)
-{
-    struct translation *t = c->translation;
-    t->entry_host = t->entry_saved = body;
-    if (need == FLAGS_HOST) {
-        t->entry_saved = emit_offset(&c->e);
-        c->in_host = false;
-        c->in_slot = true;
-        context_flags_load(c);
-        emit_jmp_to(&c->e, body);
-    } else if (need == FLAGS_SAVED) {
-        t->entry_host = emit_offset(&c->e);
-        c->in_host = true;
-        c->in_slot = false;
-        context_flags_save(c);
-        emit_jmp_to(&c->e, body);
-    }
-}
-
-struct translation *translate_block(struct translate *translate, const struct block *block)
+struct translation *translate_block(struct translate *translate, const struct block *block,
+                                    bool is_loop)
 {
     struct vcpu *vcpu = translate->vcpu;
     if (TRANSLATE_CODE_SIZE - translate->code_used < BLOCK_CODE_MAX ||
@@ -104,12 +93,15 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .in_host = need != FLAGS_SAVED,
         .in_slot = need == FLAGS_SAVED,
     };
+    if (is_loop)
+        entry_emit_loop(&c, block, need);
     uint32_t body = emit_offset(&c.e);
-    emit_body(&c, block);
+    while (block != NULL)
+        block = emit_block(&c, block);
     flow_emit_rest(&c);
     for (unsigned i = 0; i < c.slow_count; i++)
         context_slow_emit(&c, &c.slow[i]);
-    emit_entries(&c, need, body);
+    entry_emit(&c, need, body);
     translate->code_used = align_up(emit_offset(&c.e), 16);
     translate_insert(translate, t);
     translate_serialize();

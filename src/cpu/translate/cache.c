@@ -191,7 +191,8 @@ static void patch(struct translate *translate, const struct link *link, uint32_t
 
 void translate_chain(struct translate *translate, struct link *link, struct translation *to)
 {
-    if (link->to != NULL)
+    uint32_t entry = link->to == NULL ? translate_entry(translate, to, link) : 0;
+    if (entry == 0)
         return;
     link->to = to;
     link->next = to->incoming;
@@ -199,7 +200,7 @@ void translate_chain(struct translate *translate, struct link *link, struct tran
     if (to->incoming != NULL)
         to->incoming->back = &link->next;
     to->incoming = link;
-    patch(translate, link, link->is_saved ? to->entry_saved : to->entry_host);
+    patch(translate, link, entry);
     translate_serialize();
 }
 
@@ -216,9 +217,9 @@ void translate_bury(struct translate *translate)
     while (translate->dead != NULL) {
         struct translation *t = translate->dead;
         translate->dead = t->dead_next;
-        for (unsigned i = 0; i < ARRAY_LENGTH(t->links); i++) {
-            if (t->links[i].to != NULL)
-                unchain(&t->links[i]);
+        for (struct link *link = t->links; link != NULL; link = link->sibling) {
+            if (link->to != NULL)
+                unchain(link);
         }
         while (t->incoming != NULL) {
             struct link *link = t->incoming;

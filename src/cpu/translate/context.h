@@ -27,6 +27,13 @@ struct slow_path {
     bool wants_host; /* flags in the CPU when it resumes */
 };
 
+/* A branch that leaves, to be completed out of line. */
+struct edge {
+    uint32_t at; /* offset of its displacement */
+    bool in_host, in_slot;
+    uint64_t rip, target;
+};
+
 struct context {
     struct emit e;
     struct translate *translate;
@@ -40,7 +47,9 @@ struct context {
 
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
-    unsigned link_count;
+    unsigned insn_count; /* of all blocks */
+    struct edge edges[BLOCK_MAX_INSNS + 1];
+    unsigned edge_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
     struct slow_path *jump_slow;
 };
@@ -105,8 +114,13 @@ unsigned integer_store_size(const struct insn *insn);
 /* vector.c */
 bool vector_emit(struct context *c);
 
-/* flow.c: near branches, calls, returns. */
-bool flow_emit(struct context *c);
+/* entry.c */
+void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
+void entry_emit(struct context *c, enum flags_need need, uint32_t body);
+
+/* flow.c: near branches, calls, returns. False: it is none of them. *next becomes the block that is
+ * to follow in line, at c->next_rip. */
+bool flow_emit(struct context *c, const struct block **next);
 bool flow_is_inline(const struct insn *insn);
 void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */

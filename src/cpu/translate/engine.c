@@ -11,7 +11,8 @@
  *   engine.c    the dispatcher
  *   cache.c     translations: found, dropped, chained, evicted
  *   stubs.c     entering and leaving generated code, calls of handlers
- *   block.c     a block
+ *   block.c     a translation
+ *   entry.c     the ways into it
  *   flow.c      branches
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
@@ -50,7 +51,7 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
 /* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
  * raises. */
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
-                                const struct block **block)
+                                const struct block **block, const struct link *link)
 {
     uint64_t rip = vcpu->rip;
     const struct itlb_entry *entry =
@@ -71,7 +72,8 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
         return crossing;
     }
     struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
-    return t != NULL ? t : translate_block(translate, *block);
+    bool is_loop = link != NULL && link->is_backward && link->target == rip;
+    return t != NULL ? t : translate_block(translate, *block, is_loop);
 }
 
 struct link *translate_enter(struct translate *translate, const struct translation *t)
@@ -117,7 +119,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         const struct block *block = NULL;
         struct translation *t = NULL;
         if (likely(vcpu->mode == MODE_LONG && !step))
-            t = find(vcpu, translate, &block);
+            t = find(vcpu, translate, &block, link);
         else
             block = block_find(vcpu);
         if (unlikely(t == NULL)) {

@@ -25,11 +25,13 @@ struct translation;
 
 /* A direct jump to a translation in the same page: patched when its target is known. */
 struct link {
-    uint32_t at;       /* offset of the displacement */
-    uint32_t unlinked; /* where it goes otherwise: the exit to the dispatcher */
-    uint64_t target;   /* RIP */
-    bool is_saved;     /* the flags are in their slot there */
+    uint32_t at;           /* offset of the displacement */
+    uint32_t unlinked;     /* where it goes otherwise: the exit to the dispatcher */
+    uint64_t target;       /* RIP */
+    bool in_host, in_slot; /* where the flags are */
+    bool is_backward;      /* attention is to be looked at on the way */
     struct translation *from, *to;
+    struct link *sibling;      /* another of `from` */
     struct link *next, **back; /* among those that lead to `to` */
 };
 
@@ -39,11 +41,13 @@ struct translation {
     struct translation *page_next, **page_back;
     struct translation *dead_next;
     uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
+    uint32_t poll_host, poll_saved;   /* the same, which look at attention first; 0: not made */
+    bool wants_saved;                 /* entry_saved is the shorter way in */
     uint8_t privilege;
     bool is_dead;
     bool is_crossing; /* part of a struct crossing */
     struct link *incoming;
-    struct link links[2];
+    struct link *links; /* that lead out of it */
 };
 
 /* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
@@ -130,8 +134,13 @@ void jump_arm(struct vcpu *vcpu);
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
 
-/* block.c */
-struct translation *translate_block(struct translate *translate, const struct block *block);
+/* block.c. is_loop: because a backward link leads there. */
+struct translation *translate_block(struct translate *translate, const struct block *block,
+                                    bool is_loop);
+
+/* entry.c: where a link into t leads; 0: there is no room to make that. */
+uint32_t translate_entry(struct translate *translate, struct translation *t,
+                         const struct link *link);
 
 /* True for what is translated without a call of its handler (memory operands that miss the TLB
  * aside): what the lock-step mode can check. integer.c */

@@ -140,9 +140,10 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
                 translate_enter(translate, t);
             continue;
         }
-        if (link != NULL && epoch == translate->epoch)
+        if (link == NULL || epoch != translate->epoch)
+            jump_remember(translate, t);
+        else
             chain(translate, link, t);
-        jump_remember(translate, t);
         link = translate_enter(translate, t);
     }
 }

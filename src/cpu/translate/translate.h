@@ -16,8 +16,8 @@
 
 #define TRANSLATE_HASH_SIZE      16384u
 #define TRANSLATE_PAGE_HASH_SIZE 1024u
-#define TRANSLATE_JUMPS          4096u /* entries of a jump cache, a power of 2 */
-#define JUMP_MASK                0x1ffeu
+#define TRANSLATE_JUMPS          16384u /* entries of a jump cache, a power of 2 */
+#define JUMP_MASK                0x7ffeu
 #define JUMP_SHIFT               12
 #define JUMP_PAGE_SHIFT          12 /* log2 of the bits of jump_cache.pages */
 

@@ -36,6 +36,14 @@ struct vectors_load {
     bool in_host; /* flags */
 };
 
+/* A branch that leaves, to be completed out of line. */
+struct edge {
+    uint32_t at; /* offset of its displacement */
+    bool in_host, in_slot;
+    uint8_t vectors; /* enum vectors_level */
+    uint64_t rip, target;
+};
+
 struct context {
     struct emit e;
     struct translate *translate;
@@ -51,7 +59,11 @@ struct context {
     unsigned slow_count;
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     unsigned load_count;
-    unsigned link_count;
+    unsigned insn_count; /* of all blocks */
+    struct edge edges[BLOCK_MAX_INSNS + 1];
+    unsigned edge_count;
+    uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
+    struct slow_path *jump_slow;
 };
 
 /* memory.c: flags */
@@ -124,9 +136,15 @@ unsigned vector_level(const struct insn *insn); /* enum vectors_level that it ne
 void vectors_require(struct context *c, unsigned level);
 void vectors_load_emit(struct context *c, const struct vectors_load *load);
 
-/* flow.c: near branches, calls, returns. */
-bool flow_emit(struct context *c);
+/* entry.c */
+void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
+void entry_emit(struct context *c, enum flags_need need, uint32_t body);
+
+/* flow.c: near branches, calls, returns. False: it is none of them. *next becomes the block that is
+ * to follow in line, at c->next_rip. */
+bool flow_emit(struct context *c, const struct block **next);
 bool flow_is_inline(const struct insn *insn);
+void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);
 

@@ -11,8 +11,11 @@
  *   engine.c    the dispatcher
  *   cache.c     translations: found, dropped, chained, evicted
  *   stubs.c     entering and leaving generated code, calls of handlers
- *   block.c     a block
+ *   block.c     a translation
+ *   entry.c     the ways into it
  *   flow.c      branches
+ *   jump.c      the jump cache
+ *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
  *   memory.c    flags, TLB probes, slow paths
  *   vector.c    vector instructions; splice.c: their encoding
@@ -30,7 +33,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/exception.h"
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 typedef struct link *enter_fn(const void *code);
 
@@ -50,7 +53,7 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
 /* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
  * raises. */
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
-                                const struct block **block)
+                                const struct block **block, const struct link *link)
 {
     uint64_t rip = vcpu->rip;
     const struct itlb_entry *entry =
@@ -58,47 +61,36 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     if (likely(entry->tag == (rip & ~PAGE_MASK))) {
         uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+        if (t != NULL && unlikely(t->is_crossing))
+            t = crossing_current(vcpu, t);
         if (likely(t != NULL))
             return t;
     }
     *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo)
-        return NULL;
+    if (*block == vcpu->interp->solo) {
+        struct translation *crossing = crossing_find(vcpu, translate);
+        if (crossing == NULL)
+            *block = block_find(vcpu);
+        return crossing;
+    }
     struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
-    return t != NULL ? t : translate_block(translate, *block);
-}
-
-static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
-{
-    uint64_t flushes = vcpu->mmu.stats.flushes + vcpu->mmu.stats.page_flushes;
-    if (flushes == translate->flushes_seen)
-        return false;
-    translate->flushes_seen = flushes;
-    return true;
+    bool is_loop = link != NULL && link->is_backward && link->target == rip;
+    return t != NULL ? t : translate_block(translate, *block, is_loop);
 }
 
 struct link *translate_enter(struct translate *translate, const struct translation *t)
 {
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    return enter(translate->code.execute + t->entry_saved);
-}
-
-/* So that generated code finds it by RIP the next time. */
-static void remember(struct translate *translate, const struct translation *t)
-{
-    struct jump_cache *cache = &translate->jumps[t->privilege];
-    cache->jumps[t->rip & PAGE_MASK] =
-        (struct jump){t->rip, translate->code.execute + t->entry_saved};
-    cache->is_used = true;
+    return enter(translate->code.execute + t->unloaded);
 }
 
 /* The way that the guest has just left by becomes a jump to where it went. */
 static void chain(struct translate *translate, struct link *link, struct translation *t)
 {
     const struct translation *from = link->from;
-    if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
-        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
+    if (!from->is_dead && !t->is_crossing && link->target == t->rip &&
+        from->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
         translate_chain(translate, link, t);
 }
 
@@ -119,6 +111,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         vcpu->vectors.interpret = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
+            atomic_store(&vcpu->mmu.jump_mask, 0);
             if (vcpu_service(vcpu, &exit))
                 return exit;
             step = atomic_load_explicit(&vcpu->attention, memory_order_relaxed) & ATTENTION_STEP;
@@ -130,7 +123,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         const struct block *block = NULL;
         struct translation *t = NULL;
         if (likely(vcpu->mode == MODE_LONG && !step && !interpreted))
-            t = find(vcpu, translate, &block);
+            t = find(vcpu, translate, &block, link);
         else
             block = block_find(vcpu);
         if (unlikely(t == NULL)) {
@@ -143,18 +136,18 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
+        jump_arm(vcpu);
         if (unlikely(translate->dead != NULL))
             translate_bury(translate);
-        if (unlikely(mapping_has_changed(vcpu, translate)))
-            translate_clear_jumps(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
             continue;
         }
-        if (link != NULL && epoch == translate->epoch)
+        if (link == NULL || epoch != translate->epoch)
+            jump_remember(translate, t);
+        else
             chain(translate, link, t);
-        remember(translate, t);
         link = translate_enter(translate, t);
     }
 }
@@ -217,6 +210,7 @@ static void translate_detach(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
     vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;
     block_cache_destroy(vcpu->interp);
     vcpu->interp = NULL;
@@ -235,6 +229,7 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
         return status;
     }
     vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_flush = jump_flush;
     vcpu->mmu.code_context = translate;
     return STATUS_OK;
 }

@@ -1,14 +1,14 @@
 /*
  * Near branches, calls and returns: how one translation goes on to the next.
  *
- * A direct branch within the page becomes a link. Everything else asks the jump cache: the entry
- * for RIP's offset in its page, if it is for this very RIP, says where its translation begins. The
- * jump cache has been filled by the dispatcher, so whatever is found there has been checked:
- * canonical, mapped, executable. What is not found there goes to the instruction's handler before
- * anything of it has been done, and to the dispatcher after that.
+ * A direct branch within the page becomes a link; where the way on is forward and has been run
+ * before, its block follows in line instead. Everything else asks the jump cache (jump.c). It
+ * has been filled by the dispatcher, so whatever is found there has been checked: canonical,
+ * mapped, executable. What is not found there goes to the instruction's handler before anything of
+ * it has been done, and to the dispatcher after that.
  *
  * Attention (see vcpu.h) is looked at on every way that can be part of a loop: links that go
- * backward, and all uses of the jump cache.
+ * backward (entry.c), and all uses of the jump cache. Within a translation RIP only grows.
  */
 
 #include "cpu/access.h"
@@ -30,52 +30,26 @@ static uint64_t direct_target(const struct context *c)
     return c->next_rip + c->insn->immediate;
 }
 
-/* Out of line: leaves for the dispatcher, flags as the link wants them. */
-static void emit_exit(struct context *c, uint64_t target, const struct link *link, bool is_saved)
-{
-    emit_constant(&c->e, T0, target);
-    emit_constant(&c->e, T1, (uint64_t)(uintptr_t)link);
-    emit_jmp_to(&c->e, is_saved ? c->translate->exit_saved : c->translate->exit_host);
-}
-
-/* A direct jump within the page. The exit for want of a translation comes right behind the jump,
- * which goes there until it is patched. */
-static void edge_linked(struct context *c, uint64_t target)
+/* The branch leads to its exit, here, until there is a translation to lead to. */
+static void edge_linked(struct context *c, const struct edge *edge)
 {
     struct emit *e = &c->e;
-    struct link *link = &c->translation->links[c->link_count++];
-    bool is_saved = !c->in_host;
-    uint32_t away = 0;
-    if (target <= c->rip) {
-        if (is_saved) {
-            emit_alu_immediate(e, 7, 4, attention(), 0);
-            away = emit_jcc(e, CONDITION_NE);
-        } else {
-            /* Without touching flags. */
-            emit_mov(e, T1, HOST_RCX);
-            emit_op(e, 0, 0x8b, HOST_RCX, attention());
-            emit_u8(e, 0xe3); /* jrcxz over the next two */
-            emit_u8(e, 3 + 5);
-            emit_mov(e, HOST_RCX, T1);
-            away = emit_jmp(e);
-            emit_mov(e, HOST_RCX, T1);
-        }
-    }
-    *link = (struct link){.at = emit_jmp(e),
-                          .target = target,
-                          .is_saved = is_saved,
-                          .vectors = (uint8_t)c->vectors,
-                          .from = c->translation};
-    link->unlinked = emit_offset(e);
-    emit_link(e, link->at, link->unlinked);
-    if (away != 0)
-        emit_link(e, away, link->unlinked);
-    emit_exit(c, target, link, is_saved);
-}
-
-static struct jump *jump_entry(struct context *c, uint64_t rip)
-{
-    return &c->translate->jumps[c->privilege].jumps[rip & PAGE_MASK];
+    struct link *link = translate_allocate(c->translate, sizeof(*link));
+    *link = (struct link){
+        .at = edge->at,
+        .unlinked = emit_offset(e),
+        .target = edge->target,
+        .in_host = edge->in_host,
+        .in_slot = edge->in_slot,
+        .is_backward = edge->target <= edge->rip,
+        .vectors = edge->vectors,
+        .from = c->translation,
+        .sibling = c->translation->links,
+    };
+    c->translation->links = link;
+    emit_constant(e, T0, edge->target);
+    emit_constant(e, T1, (uint64_t)(uintptr_t)link);
+    emit_jmp_to(e, edge->in_slot ? c->translate->exit_saved : c->translate->exit_host);
 }
 
 /* A direct jump to another page. */
@@ -85,40 +59,96 @@ static void edge_far(struct context *c, uint64_t target)
     context_flags_save(c);
     c->in_host = false;
     emit_constant(e, T0, target);
-    emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c, target));
+    emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c->translate, c->privilege, target));
     emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
     uint32_t miss = emit_jcc(e, CONDITION_NE);
     emit_alu_immediate(e, 7, 4, attention(), 0);
     uint32_t away = emit_jcc(e, CONDITION_NE);
     emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
-    emit_link(e, miss, emit_offset(e));
-    emit_link(e, away, emit_offset(e));
-    emit_exit(c, target, NULL, true);
+    emit_link(e, miss, c->translate->exit_jump);
+    emit_link(e, away, c->translate->exit_jump);
+}
+
+/* In the same page, and whole in it: an instruction there might cross into the next. */
+static bool flow_is_linked(const struct context *c, uint64_t target)
+{
+    return (target ^ c->translation->rip) >> PAGE_SHIFT == 0 &&
+           (target & PAGE_MASK) <= PAGE_SIZE - INSN_MAX_LENGTH;
+}
+
+static void add_edge(struct context *c, uint32_t at, uint64_t target)
+{
+    c->edges[c->edge_count++] = (struct edge){.at = at,
+                                              .in_host = c->in_host,
+                                              .in_slot = c->in_slot,
+                                              .vectors = (uint8_t)c->vectors,
+                                              .rip = c->rip,
+                                              .target = target};
 }
 
 void flow_edge(struct context *c, uint64_t target)
 {
-    if ((target ^ c->translation->rip) >> PAGE_SHIFT == 0)
-        edge_linked(c, target);
+    if (flow_is_linked(c, target))
+        add_edge(c, emit_jmp(&c->e), target);
     else
         edge_far(c, target);
 }
 
-/* T0 has a RIP: T2 = its entry in the jump cache, or it is the slow path. Spoils T1. */
+static void emit_edges(struct context *c)
+{
+    for (unsigned i = 0; i < c->edge_count; i++) {
+        const struct edge *edge = &c->edges[i];
+        emit_link(&c->e, edge->at, emit_offset(&c->e));
+        c->in_host = edge->in_host;
+        c->in_slot = edge->in_slot;
+        if (flow_is_linked(c, edge->target))
+            edge_linked(c, edge);
+        else
+            edge_far(c, edge->target);
+    }
+}
+
+/* The decoded block at rip, if it may follow in line: forward in the same page. Only one that has
+ * been decoded, since that has been run. NULL: none. */
+static const struct block *following(struct context *c, uint64_t rip)
+{
+    struct vcpu *vcpu = c->translate->vcpu;
+    if (c->translate->is_lockstep || rip <= c->rip || !flow_is_linked(c, rip))
+        return NULL;
+    uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
+    const struct block *block = block_lookup(vcpu->interp, gpa, block_key(vcpu));
+    return block != NULL && c->insn_count + block->count <= BLOCK_MAX_INSNS ? block : NULL;
+}
+
+/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, or it is the slow path. */
 static void emit_jump_lookup(struct context *c, struct slow_path *slow)
 {
     struct emit *e = &c->e;
-    _Static_assert(sizeof(struct jump) == 16, "the shift below");
-    emit_op(e, 0, 0x8b, T1, rm_reg(T0));
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), PAGE_MASK);
-    emit_op(e, 0, 0xc1, 4, rm_reg(T1)); /* shl */
-    emit_u8(e, 4);
+    _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
+    emit_u8(e, JUMP_SHIFT);
+    emit_op(e, 0, 0x33, T1, rm_reg(T0));
+    emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
-    emit_op(e, EMIT_W, 0x03, T2, rm_reg(T1));
-    emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
-    context_slow_jump(c, slow, CONDITION_NE);
-    emit_alu_immediate(e, 7, 4, attention(), 0);
-    context_slow_jump(c, slow, CONDITION_NE);
+    emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+    c->jump_miss = emit_jcc(e, CONDITION_NE);
+    c->jump_resume = emit_offset(e);
+    c->jump_slow = slow;
+}
+
+void flow_emit_rest(struct context *c)
+{
+    struct emit *e = &c->e;
+    emit_edges(c);
+    if (c->jump_miss == 0)
+        return;
+    emit_link(e, c->jump_miss, emit_offset(e));
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_call_to(e, c->translate->jump_second);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    context_slow_jump(c, c->jump_slow, CONDITION_NE);
+    emit_jmp_to(e, c->jump_resume);
 }
 
 /* T0 = where an indirect branch goes. Spoils T1, T2. */
@@ -164,22 +194,27 @@ static void emit_call(struct context *c)
     }
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
-    emit_load(e, T1, rm_at(T2, offsetof(struct jump, code)));
+    emit_load(e, T1, rm_jump(offsetof(struct jump, code)));
     emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), T1);
     emit_push_return(c, slow);
     emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET));
 }
 
-static void emit_jump(struct context *c)
+static const struct block *emit_jump(struct context *c)
 {
     if (c->insn->op[0].kind == OPERAND_IMMEDIATE) {
-        flow_edge(c, direct_target(c));
-        return;
+        const struct block *next = following(c, direct_target(c));
+        if (next != NULL)
+            c->next_rip = direct_target(c);
+        else
+            flow_edge(c, direct_target(c));
+        return next;
     }
     struct slow_path *slow = begin_exiting(c);
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
-    emit_op(&c->e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
+    emit_op(&c->e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
+    return NULL;
 }
 
 static void emit_return(struct context *c)
@@ -192,20 +227,17 @@ static void emit_return(struct context *c)
     emit_load(e, T0, rm_at(T0, 0));
     emit_jump_lookup(c, slow);
     emit_lea(e, HOST_R15, rm_at(HOST_R15, (int32_t)(8 + release)));
-    emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
+    emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
 }
 
-static void emit_condition(struct context *c)
+static const struct block *emit_condition(struct context *c)
 {
-    struct emit *e = &c->e;
     context_flags_load(c);
-    uint32_t taken = emit_jcc(e, c->insn->condition);
-    bool in_host = c->in_host, in_slot = c->in_slot;
-    flow_edge(c, c->next_rip);
-    emit_link(e, taken, emit_offset(e));
-    c->in_host = in_host;
-    c->in_slot = in_slot;
-    flow_edge(c, direct_target(c));
+    add_edge(c, emit_jcc(&c->e, c->insn->condition), direct_target(c));
+    const struct block *next = following(c, c->next_rip);
+    if (next == NULL)
+        flow_edge(c, c->next_rip);
+    return next;
 }
 
 /* Operands of 8 bytes: all that 64-bit code has, unless it tries hard. */
@@ -224,7 +256,7 @@ bool flow_is_inline(const struct insn *insn)
     return insn->exec == exec_ret || is_jcc(insn);
 }
 
-bool flow_emit(struct context *c)
+bool flow_emit(struct context *c, const struct block **next)
 {
     const struct insn *insn = c->insn;
     if (!flow_is_inline(insn))
@@ -235,10 +267,10 @@ bool flow_emit(struct context *c)
     if (insn->exec == exec_call)
         emit_call(c);
     else if (insn->exec == exec_jmp)
-        emit_jump(c);
+        *next = emit_jump(c);
     else if (insn->exec == exec_ret)
         emit_return(c);
     else
-        emit_condition(c);
+        *next = emit_condition(c);
     return true;
 }

@@ -421,7 +421,6 @@ static bool vcpu_is_equal(const struct vcpu *a, const struct vcpu *b)
     SAME(privilege, "x");
     SAME(mode, "x");
     SAME(is_translatable, "x");
-    SAME(interrupt_shadow, "x");
     SAME(msr.kernel_gs_base, "lx");
     SAME(stats.interrupts, "lx");
     return equal;

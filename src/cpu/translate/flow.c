@@ -42,7 +42,8 @@ static void emit_exit(struct context *c, uint64_t target, const struct link *lin
 static void edge_linked(struct context *c, uint64_t target)
 {
     struct emit *e = &c->e;
-    struct link *link = &c->translation->links[c->link_count++];
+    struct link *link = ring_allocate(c->translate, sizeof(*link));
+    c->translation->links[c->link_count++] = ref_of(c->translate, link);
     bool is_saved = !c->in_host;
     uint32_t away = 0;
     if (target <= c->rip) {
@@ -61,14 +62,14 @@ static void edge_linked(struct context *c, uint64_t target)
         }
     }
     *link = (struct link){.at = emit_jmp(e),
-                          .target = target,
+                          .target = target & PAGE_MASK,
                           .is_saved = is_saved,
                           .privilege = (uint8_t)c->privilege,
-                          .from = c->translation};
-    link->unlinked = emit_offset(e);
-    emit_link(e, link->at, link->unlinked);
+                          .vectors = (uint8_t)c->vectors,
+                          .from = ref_of(c->translate, c->translation)};
+    emit_link(e, link->at, emit_offset(e));
     if (away != 0)
-        emit_link(e, away, link->unlinked);
+        emit_link(e, away, emit_offset(e));
     emit_exit(c, target, link, is_saved);
 }
 
@@ -89,9 +90,16 @@ static void edge_far(struct context *c, uint64_t target)
     emit_link(e, away, c->translate->exit_jump);
 }
 
+/* In the same page, and whole in it: an instruction there might cross into the next. */
+static bool flow_is_linked(const struct context *c, uint64_t target)
+{
+    return (target ^ c->translation->rip) >> PAGE_SHIFT == 0 &&
+           (target & PAGE_MASK) <= PAGE_SIZE - INSN_MAX_LENGTH;
+}
+
 void flow_edge(struct context *c, uint64_t target)
 {
-    if ((target ^ c->translation->rip) >> PAGE_SHIFT == 0)
+    if (flow_is_linked(c, target))
         edge_linked(c, target);
     else
         edge_far(c, target);

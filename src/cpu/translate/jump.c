@@ -18,7 +18,8 @@
  *   - with its translation: jump_forget.
  * Most pages that a kernel flushes are data. `pages` has a bit for a hash of each page that has had
  * entries since the last full flush, and a flush of any other page ends there. An entry from a
- * large page goes with a flush of any page in its GiB: `large_regions` has a bit for those.
+ * large page goes with a flush of any page in its GiB: `large_regions` has a bit for those. An
+ * instruction that crosses into the next page is of both.
  *
  * Attention. jump_mask is JUMP_MASK, or 0 after somebody has raised attention. Then every look-up
  * in line comes to slot 0, where no RIP is ever put, so it misses, and looks at attention itself
@@ -83,19 +84,30 @@ struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_
     return &translate->jumps[privilege].jumps[rip == 0 ? 0 : home_of(rip)];
 }
 
-/* The reasons and attributes of RIP's page; none where the ITLB does not have it any more. */
-static uint64_t page_info(const struct vcpu *vcpu, uint64_t rip, unsigned privilege)
+/* The instruction at RIP may reach so far, into another page. */
+static uint64_t reach(uint64_t rip)
 {
+    return rip + INSN_MAX_LENGTH - 1;
+}
+
+/* Notes that there is an entry from this page. Returns whether it is global, as far as the ITLB
+ * knows. */
+static bool note_page(struct translate *translate, unsigned privilege, uint64_t linear)
+{
+    struct jump_cache *cache = &translate->jumps[privilege];
     const struct itlb_entry *entry =
-        &vcpu->mmu.itlb[privilege == MMU_SUPERVISOR || privilege == MMU_SUPERVISOR_AC]
-                       [(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    return entry->tag == (rip & ~PAGE_MASK) ? entry->info : TLB_HUGE;
+        &translate->vcpu->mmu.itlb[privilege == MMU_SUPERVISOR || privilege == MMU_SUPERVISOR_AC]
+                                  [(linear >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
+    bool is_known = entry->tag == (linear & ~PAGE_MASK);
+    cache->pages[page_hash(linear) / 64] |= bit(page_hash(linear) % 64);
+    if (!is_known || entry->info & (TLB_LARGE | TLB_HUGE))
+        cache->large_regions |= region_bit(linear);
+    return is_known && entry->info & TLB_GLOBAL;
 }
 
 void jump_remember(struct translate *translate, const struct translation *t)
 {
     struct jump_cache *cache = &translate->jumps[t->privilege];
-    uint64_t info = page_info(translate->vcpu, t->rip, t->privilege);
     unsigned slot = home_of(t->rip), other = slot ^ 1;
     const struct jump *jump = &cache->jumps[slot];
     if (t->rip == 0)
@@ -106,12 +118,11 @@ void jump_remember(struct translate *translate, const struct translation *t)
         /* Both RIPs may be in either slot. */
         slot_set(cache, other, *jump, cache->global[slot / 64] & bit(slot % 64));
     }
-    slot_set(cache, slot, (struct jump){t->rip, translate->code.execute + t->entry_saved},
-             info & TLB_GLOBAL);
-    cache->pages[page_hash(t->rip) / 64] |= bit(page_hash(t->rip) % 64);
+    bool is_global = note_page(translate, t->privilege, t->rip);
+    if (t->is_crossing)
+        is_global &= note_page(translate, t->privilege, reach(t->rip));
+    slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)}, is_global);
     cache->is_used = true;
-    if (info & (TLB_LARGE | TLB_HUGE))
-        cache->large_regions |= region_bit(t->rip);
 }
 
 void jump_forget(struct translate *translate, const struct translation *t)
@@ -145,13 +156,14 @@ static void clear(struct jump_cache *cache, bool keep_global)
     }
 }
 
-/* Everything whose RIP agrees with `linear` above the low `bits` bits. */
+/* Everything that may begin or end in the 2^bits bytes around `linear`. */
 static void clear_around(struct jump_cache *cache, uint64_t linear, unsigned bits)
 {
     for (unsigned word = 0; word < TRANSLATE_JUMPS / 64; word++) {
         for (uint64_t rest = cache->filled[word]; rest != 0; rest &= rest - 1) {
             unsigned slot = word * 64 + (unsigned)__builtin_ctzll(rest);
-            if ((cache->jumps[slot].rip ^ linear) >> bits == 0)
+            uint64_t rip = cache->jumps[slot].rip;
+            if ((rip ^ linear) >> bits == 0 || (reach(rip) ^ linear) >> bits == 0)
                 slot_clear(cache, slot);
         }
     }

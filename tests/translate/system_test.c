@@ -187,7 +187,8 @@ struct program {
     size_t text_length;
     struct random *random;
     bool has_smap, has_fsgsbase, has_rdtscp;
-    bool steps; /* single steps may happen, so nothing may be done with the time */
+    bool steps;    /* single steps may happen, so the time may not be looked at, */
+    bool has_time; /* and it is, so no interrupt may see it */
 };
 
 static void put(struct program *p, const void *bytes, size_t length)
@@ -254,6 +255,7 @@ static void put_registers(struct program *p, bool user)
         (unsigned)(choose(random, user_programs, ARRAY_LENGTH(user_programs)) - user_programs);
     if (p->steps && user_programs[n].begin == user_tsc)
         n = 0;
+    p->has_time |= user && user_programs[n].begin == user_tsc;
     put_constant(p, 8, random_selector(random, user ? USER_CODE64 | 3 : CODE64));
     put_constant(p, 9, random_selector(random, user ? USER_DATA | 3 : DATA_FLAT));
     put_constant(p, 10, USER_CODE + n * 0x100);
@@ -279,6 +281,7 @@ static void make_program(struct program *p)
 {
     p->length = p->text_length = 0;
     p->steps = one_in(p->random, 2);
+    p->has_time = false;
     unsigned count = 4 + (unsigned)random_below(p->random, 24);
     for (unsigned i = 0; i < count; i++) {
         const struct code *code = choose(p->random, snippets, ARRAY_LENGTH(snippets));
@@ -288,6 +291,7 @@ static void make_program(struct program *p)
         bool user = code->begin == k_sysret || code->begin == k_iret_user;
         if (i == 0 || user || code->begin == k_iret || one_in(p->random, 2))
             put_registers(p, user);
+        p->has_time |= code->begin == k_tsc;
         put(p, code->begin, (size_t)(code->end - code->begin));
         p->text_length += (size_t)snprintf(p->text + p->text_length,
                                            sizeof(p->text) - p->text_length, " %s", code->name);
@@ -344,7 +348,7 @@ static void make_inputs(struct program *p, struct inputs *in)
     else if (one_in(random, 4))
         in->descriptor ^= 1ull << (40 + random_below(random, 13)); /* not L: 32-bit code */
     in->rounds = 1 + (unsigned)random_below(random, 4);
-    in->interrupts = one_in(random, 2) ? (unsigned)random_below(random, 6) : 0;
+    in->interrupts = !p->has_time && one_in(random, 2) ? (unsigned)random_below(random, 6) : 0;
     for (size_t i = 0; i < sizeof(in->data); i++)
         in->data[i] = (uint8_t)random_next(random);
 }

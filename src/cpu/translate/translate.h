@@ -25,7 +25,7 @@
 typedef uint32_t ref;
 #define REF_UNIT 8u
 
-#define CODE_ALIGNMENT 16u
+#define CODE_ALIGNMENT 4u
 
 /* Which of the guest's vector registers are in the CPU. vector_state.c */
 enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };

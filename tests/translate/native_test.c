@@ -16,7 +16,6 @@
 #include <cmocka.h>
 
 #include "compare.h"
-#include "cpu/translate/translate.h"
 
 #define SEED     0x5eed00000u
 #define PROGRAMS 4000u
@@ -52,6 +51,11 @@ static void print_summary(const struct comparison *c)
     print_message(" endless %lu\n", c->endless);
 }
 
+static void drop_code(struct vcpu *vcpu)
+{
+    vcpu->mmu.code_drop(vcpu->mmu.code_context, MMU_ALL_PAGES);
+}
+
 static void test_programs(void **state)
 {
     struct comparison c = {.guests = {&interpreted, &translated}, .guest_count = 2};
@@ -68,7 +72,7 @@ static void test_programs(void **state)
             break;
         /* From an empty cache at times; mostly a used one. */
         if (i % 64 == 63)
-            translate_evict_all(translate_of(translated.vm.vcpu));
+            drop_code(translated.vm.vcpu);
         if (i % 16 == 15)
             mmu_flush(&translated.vm.vcpu->mmu, false);
         failures += !compare_seed(&c, options.seed + i);

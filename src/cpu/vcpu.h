@@ -228,7 +228,15 @@ struct vcpu_event { /* an exception on its way to the guest */
     uint32_t error_code;
 };
 
-struct thunk_set;
+/* Whether the guest's vector registers and MXCSR are in the host CPU rather than in xstate: never
+ * while C code runs (cpu/translate/vector_state.c). */
+struct vcpu_vectors {
+    uint8_t sse_absent; /* 0: XMM registers and MXCSR are there, and the guest may use them */
+    uint8_t avx_absent; /* 0: the same for YMM registers */
+    bool interpret;     /* generated code may not run this block: the interpreter is to */
+    uint32_t host_mxcsr;
+};
+
 struct thunk_set;
 struct interp; /* the interpreter's caches, one a vCPU */
 
@@ -245,6 +253,7 @@ struct vcpu {
     uint8_t stack_size; /* width of the stack pointer: 2, 4 or 8 */
     uint8_t cpl;
     enum mmu_privilege privilege; /* for explicit data accesses now */
+    bool is_translatable;         /* 64-bit code at CPL 0 or 3, so that privilege tells the CPL */
 
     bool leave_block;       /* the block being run must end after this instruction */
     bool interrupt_shadow;  /* STI, MOV SS, POP SS: none taken before the next instruction ends */
@@ -254,7 +263,10 @@ struct vcpu {
     uint64_t pending_debug; /* DR6 bits of a #DB trap to be raised after this instruction */
     struct vcpu_step step;
 
-    _Atomic uint32_t attention;
+    _Alignas(8) _Atomic uint32_t attention;
+    /* Own thread, 0 or 1: an ATTENTION_IRQ was seen with IF clear, so whatever sets IF sets it
+     * again. Behind attention, so that generated code can look at both at once. */
+    uint32_t irq_waiting;
     _Atomic uint8_t sipi_vector;
 
     struct segment seg[SEG_COUNT], ldtr, tr;
@@ -268,6 +280,8 @@ struct vcpu {
     /* x87, SSE and AVX state in the standard XSAVE layout (header's XSTATE_BV always says what is
      * not in its initial state, or more). Every part is valid in memory at all times. */
     _Alignas(64) uint8_t xstate[XSTATE_SIZE];
+
+    struct vcpu_vectors vectors;
 
     struct mmu mmu;
 

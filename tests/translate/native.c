@@ -89,9 +89,20 @@ static void keep(struct machine_state *state, const ucontext_t *uc)
     keep_xstate(&state->xstate, uc->uc_mcontext.fpregs);
 }
 
+/* Not a program's: a thunk's, whose handler was there before, or a bug. */
+static void pass_on(int number, siginfo_t *info, void *opaque)
+{
+    for (unsigned i = 0; i < SIGNALS; i++) {
+        if (signals[i] == number && old_actions[i].sa_flags & SA_SIGINFO) {
+            old_actions[i].sa_sigaction(number, info, opaque);
+            return;
+        }
+    }
+    signal(number, SIG_DFL); /* die of it */
+}
+
 void native_on_signal(int number, siginfo_t *info, void *opaque)
 {
-    (void)info;
     ucontext_t *uc = opaque;
     greg_t *gregs = uc->uc_mcontext.gregs;
     struct machine_state *state = running;
@@ -103,7 +114,7 @@ void native_on_signal(int number, siginfo_t *info, void *opaque)
         if (state == NULL || ticks < NATIVE_TICKS)
             return;
     } else if (state == NULL) {
-        signal(number, SIG_DFL); /* ours: die of it */
+        pass_on(number, info, opaque);
         return;
     }
     keep(state, uc);

@@ -32,7 +32,8 @@ struct machine_memory {
     uint8_t data[0x5000], stack[0x1000], control[0x1000];
 };
 
-/* False: this host cannot (no XSAVE). */
+/* False: this host cannot (no XSAVE). To be called after all guests have been made: a program's
+ * signals must come here first, since the thunks' handlers cannot do with its fs base. */
 bool native_open(void);
 void native_close(void);
 /* Programs may have fs and gs bases of their own. */

@@ -61,11 +61,11 @@ static void test_programs(void **state)
     struct comparison c = {.guests = {&interpreted, &translated}, .guest_count = 2};
     unsigned failures = 0;
     time_t end = time(NULL) + options.seconds;
+    guest_create(&interpreted, "interpreter", &interp_engine);
+    guest_create(&translated, "translator", &translate_engine);
     if (!native_open())
         skip();
     print_message("from seed %#lx\n", options.seed);
-    guest_create(&interpreted, "interpreter", &interp_engine);
-    guest_create(&translated, "translator", &translate_engine);
     native_on_tick(tick);
     for (uint64_t i = 0; failures < FAILURES; i++) {
         if (options.seconds != 0 ? time(NULL) >= end : i == options.count)
@@ -79,9 +79,9 @@ static void test_programs(void **state)
     }
     native_on_tick(NULL);
     print_summary(&c);
+    native_close();
     guest_destroy(&translated);
     guest_destroy(&interpreted);
-    native_close();
     assert_int_equal(failures, 0);
     assert_true(c.vectors[VECTOR_BP] >= c.programs / 4); /* not all cut short */
 }

@@ -427,7 +427,7 @@ static void put(struct generator *g, const void *bytes, size_t length, bool is_p
 
 static void put_constant(struct generator *g, unsigned reg, uint64_t value)
 {
-    uint8_t mov[10] = {0x48 | (reg & 8) >> 3, 0xb8 | (reg & 7)};
+    uint8_t mov[10] = {(uint8_t)(0x48 | (reg & 8) >> 3), (uint8_t)(0xb8 | (reg & 7))};
     memcpy(mov + 2, &value, 8);
     put_raw(g, mov, sizeof(mov), false);
     g->known |= (uint16_t)(1u << reg);
@@ -895,7 +895,8 @@ static void put_indirect(struct generator *g, bool is_call, uint32_t *patch)
         reg = reg == GPR_RSP ? GPR_R12 : reg;
         put_constant(g, reg, 0);
         *patch = g->at - 8;
-        uint8_t bytes[3] = {0x40 | (reg & 8) >> 3, 0xff, (is_call ? 0xd0 : 0xe0) | (reg & 7)};
+        uint8_t bytes[3] = {(uint8_t)(0x40 | (reg & 8) >> 3), 0xff,
+                            (uint8_t)((is_call ? 0xd0 : 0xe0) | (reg & 7))};
         put(g, bytes, 3, false);
     }
     g->known = 0;

@@ -79,9 +79,9 @@ static void disturb(const struct engine_ops *engine)
     struct trouble trouble = {.guest = &guest};
     pthread_t thread;
     bool good = true;
+    guest_create(&guest, engine->name, engine);
     if (!native_open())
         skip();
-    guest_create(&guest, engine->name, engine);
     start(&thread, &trouble);
     for (uint64_t i = 0; i < count && good; i++)
         good = compare_seed(&c, seed + i);
@@ -89,8 +89,8 @@ static void disturb(const struct engine_ops *engine)
     pthread_join(thread, NULL);
     print_message("%s: %lu programs, %lu revocations, %lu kicks\n", engine->name, c.programs,
                   trouble.revocations, trouble.kicks);
-    guest_destroy(&guest);
     native_close();
+    guest_destroy(&guest);
     assert_true(good);
 }
 

@@ -34,11 +34,11 @@ STATUS_OK, STATUS_USAGE, STATUS_SHUTDOWN, STATUS_FAILURE = 0, 2, 3, 4
 
 def kernel():
     """Path of Debian's bzImage; fetched when it is missing."""
-    return _output_of("fetch-kernel")
+    return output_of("fetch-kernel")
 
 
 def initramfs():
-    return _output_of("make-initramfs")
+    return output_of("make-initramfs")
 
 
 def kernel_release():
@@ -46,7 +46,7 @@ def kernel_release():
         return stream.read().strip()
 
 
-def _output_of(script):
+def output_of(script):
     return subprocess.run([os.path.join(GUESTS, script)], check=True, text=True,
                           stdout=subprocess.PIPE).stdout.strip()
 

@@ -53,10 +53,13 @@ class Debian(harness.Vm):
                          stdin=subprocess.PIPE)
         self._commands = 0
 
-    def log_in(self):
-        """As root, by typing name and password; then a shell that says only what it is asked."""
+    def wait_for_login(self):
         # There may be another login prompt before, of the virtio console.
         self.expect(r"aerostat ttyS0\s+aerostat login: ", LOGIN_SECONDS)
+
+    def log_in(self):
+        """As root, by typing name and password; then a shell that says only what it is asked."""
+        self.wait_for_login()
         self.send("root\n")
         self.expect(r"Password: ", LOGIN_SECONDS)
         self.send(PASSWORD + "\n")
@@ -77,6 +80,12 @@ class Debian(harness.Vm):
         if match.group(2) != "0":
             raise CommandFailed(f"status {match.group(2)} of: {command}\n{match.group(1)[-4000:]}")
         return match.group(1)
+
+    def reboot(self):
+        """To the next login prompt."""
+        self.send("systemctl reboot\n")
+        self.expect("reboot: Restarting system", LOGIN_SECONDS)
+        self.forget()
 
     def power_off(self):
         """Gives the VMM's exit status."""

@@ -138,6 +138,11 @@ class Vm:
                 if not self._ended:
                     self._changed.wait(min(left, 1))
 
+    def forget(self):
+        """What was printed until now is matched no more."""
+        with self._changed:
+            self._console = b""
+
     def send(self, text):
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()

@@ -11,13 +11,14 @@
 
 #include "cpu/interp/interp.h"
 #include "cpu/translate/context.h"
+#include "cpu/translate/crossing.h"
 
 /* Room that any block surely fits in. */
 #define BLOCK_CODE_MAX ((size_t)48 << 10)
-#define BLOCK_DATA_MAX (sizeof(struct translation) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
+#define BLOCK_DATA_MAX (sizeof(struct crossing) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
 
-/* Instructions that change what translated code was made for (its privilege) without asking to
- * leave the block. */
+/* Instructions that change the privilege without asking to leave the block, where their handler
+ * runs them. */
 static bool changes_privilege(const struct insn *insn)
 {
     return insn->mnemonic == ZYDIS_MNEMONIC_STAC || insn->mnemonic == ZYDIS_MNEMONIC_CLAC;
@@ -46,9 +47,9 @@ static void emit_body(struct context *c, const struct block *block)
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && flow_emit(c))
+        if (is_last && (flow_emit(c) || level_emit(c)))
             return;
-        if (!integer_emit(c) && !vector_emit(c)) {
+        if (!integer_emit(c) && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
@@ -86,9 +87,13 @@ struct translation *translate_block(struct translate *translate, const struct bl
         TRANSLATE_DATA_SIZE - translate->data_used < BLOCK_DATA_MAX)
         translate_evict_all(translate);
 
-    struct translation *t = translate_allocate(translate, sizeof(*t));
-    *t = (struct translation){
-        .rip = vcpu->rip, .gpa = block->gpa, .privilege = (uint8_t)vcpu->privilege};
+    bool is_crossing = (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
+    struct translation *t =
+        translate_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
+    *t = (struct translation){.rip = vcpu->rip,
+                              .gpa = block->gpa,
+                              .privilege = (uint8_t)vcpu->privilege,
+                              .is_crossing = is_crossing};
     enum flags_need need = block_need(block);
     struct context c = {
         .e = {translate->code.write, translate->code.write + translate->code_used},
@@ -101,6 +106,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
     };
     uint32_t body = emit_offset(&c.e);
     emit_body(&c, block);
+    flow_emit_rest(&c);
     for (unsigned i = 0; i < c.slow_count; i++)
         context_slow_emit(&c, &c.slow[i]);
     emit_entries(&c, need, body);

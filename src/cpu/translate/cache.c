@@ -9,8 +9,7 @@
  *
  * Generated code passes from one translation to another without the dispatcher in two ways:
  *  - a link, a patched jump to a translation in the same page (same physical, same linear page);
- *  - the jump cache, by RIP. It remembers what the dispatcher has found, one table a privilege, and
- *    is cleared when a TLB has been flushed, in whole or for a page.
+ *  - the jump cache (jump.c), by RIP, which remembers what the dispatcher has found.
  *
  * Code memory is a memfd mapped twice, writable here and executable there, filled from the start to
  * the end; then everything goes at once. A dropped translation (its page was written, or moved)
@@ -27,7 +26,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 /* From the machine's pool, or from one of our own (which a sandbox may refuse us). */
 static enum status take_code(struct translate *translate, struct error *err)
@@ -60,10 +59,8 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
         translate_destroy(translate);
         return status;
     }
-    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
-        translate->jumps[p].is_used = true;
-    translate_clear_jumps(translate);
     translate_emit_stubs(translate);
+    jump_init(translate);
     translate_serialize();
     *out = translate;
     return STATUS_OK;
@@ -150,7 +147,7 @@ void translate_insert(struct translate *translate, struct translation *t)
     translate->stats.translations++;
 }
 
-static void unlink_tables(struct translate *translate, struct translation *t)
+void translate_unlink(struct translate *translate, struct translation *t)
 {
     *t->hash_back = t->hash_next;
     if (t->hash_next != NULL)
@@ -158,10 +155,9 @@ static void unlink_tables(struct translate *translate, struct translation *t)
     *t->page_back = t->page_next;
     if (t->page_next != NULL)
         t->page_next->page_back = t->page_back;
-    unsigned slot = (unsigned)(t->rip & PAGE_MASK);
-    struct jump *jump = &translate->jumps[t->privilege].jumps[slot];
-    if (jump->rip == t->rip)
-        jump->rip = slot ^ 1u;
+    jump_forget(translate, t);
+    if (t->is_crossing)
+        crossing_unlist(t);
     t->is_dead = true;
     t->dead_next = translate->dead;
     translate->dead = t;
@@ -171,6 +167,7 @@ void translate_drop(void *context, uint64_t ppn)
 {
     struct translate *translate = context;
     block_drop(translate->vcpu, ppn);
+    crossing_drop(translate, ppn);
     bool all = ppn == MMU_ALL_PAGES;
     struct translation **first = all ? translate->pages : page_bucket(translate, ppn);
     struct translation **end = all ? translate->pages + TRANSLATE_PAGE_HASH_SIZE : first + 1;
@@ -179,21 +176,8 @@ void translate_drop(void *context, uint64_t ppn)
         for (struct translation *t = *bucket; t != NULL; t = next) {
             next = t->page_next;
             if (all || t->gpa >> PAGE_SHIFT == ppn)
-                unlink_tables(translate, t);
+                translate_unlink(translate, t);
         }
-    }
-}
-
-void translate_clear_jumps(struct translate *translate)
-{
-    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++) {
-        struct jump_cache *cache = &translate->jumps[p];
-        if (!cache->is_used)
-            continue;
-        cache->is_used = false;
-        /* No RIP with this offset in its page is looked for here. */
-        for (unsigned slot = 0; slot < TRANSLATE_JUMPS; slot++)
-            cache->jumps[slot].rip = slot ^ 1u;
     }
 }
 
@@ -250,7 +234,8 @@ void translate_evict_all(struct translate *translate)
     memset(translate->hash, 0, sizeof(translate->hash));
     memset(translate->pages, 0, sizeof(translate->pages));
     translate->dead = NULL;
-    translate_clear_jumps(translate);
+    translate->crossings = NULL;
+    jump_clear(translate);
     translate->code_used = translate->code_start;
     translate->data_used = 0;
     translate->epoch++;

@@ -41,6 +41,8 @@ struct context {
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
     unsigned link_count;
+    uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
+    struct slow_path *jump_slow;
 };
 
 /* memory.c: flags */
@@ -63,6 +65,8 @@ void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* Or it is the slow path. Spoils T1 and flags. */
+void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
 /* Runs the handler in line; leaves the block after it where `exits`. */
 void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */
@@ -103,10 +107,19 @@ unsigned integer_store_size(const struct insn *insn);
 /* vector.c */
 bool vector_emit(struct context *c);
 
+/* privileged.c: system instructions; is_last: no other instruction follows in the block */
+bool privileged_emit(struct context *c, bool is_last);
+
+/* level.c: SYSCALL and SYSRET, which end a block. */
+bool level_emit(struct context *c);
+
 /* flow.c: near branches, calls, returns. */
 bool flow_emit(struct context *c);
 bool flow_is_inline(const struct insn *insn);
+void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);
+/* T0 = RIP, flags in the slot, everything done: goes there, at c->privilege. */
+void flow_go(struct context *c);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * The translator: x86-64 to x86-64, for 64-bit mode.
  *
- * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU is in
- * 64-bit mode and nothing wants single-stepping, it enters generated code, which passes from one
+ * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU runs
+ * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which passes from one
  * translation to the next by itself until something asks for the dispatcher: attention, an
  * instruction that ends its block, RIP without a translation. All state is in struct vcpu again
  * then. Decoding, the marks on pages with code, all other modes and every instruction that is not
@@ -13,7 +13,11 @@
  *   stubs.c     entering and leaving generated code, calls of handlers
  *   block.c     a block
  *   flow.c      branches
+ *   jump.c      the jump cache
+ *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
+ *   privileged.c, level.c
+ *               system instructions
  *   memory.c    flags, TLB probes, slow paths
  *   emit.h      encoding
  *
@@ -28,7 +32,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/exception.h"
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 typedef struct link *enter_fn(const void *code);
 
@@ -56,23 +60,20 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     if (likely(entry->tag == (rip & ~PAGE_MASK))) {
         uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+        if (t != NULL && unlikely(t->is_crossing))
+            t = crossing_current(vcpu, t);
         if (likely(t != NULL))
             return t;
     }
     *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo)
-        return NULL;
+    if (*block == vcpu->interp->solo) {
+        struct translation *crossing = crossing_find(vcpu, translate);
+        if (crossing == NULL)
+            *block = block_find(vcpu);
+        return crossing;
+    }
     struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
     return t != NULL ? t : translate_block(translate, *block);
-}
-
-static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
-{
-    uint64_t flushes = vcpu->mmu.stats.flushes + vcpu->mmu.stats.page_flushes;
-    if (flushes == translate->flushes_seen)
-        return false;
-    translate->flushes_seen = flushes;
-    return true;
 }
 
 struct link *translate_enter(struct translate *translate, const struct translation *t)
@@ -82,21 +83,12 @@ struct link *translate_enter(struct translate *translate, const struct translati
     return enter(translate->code.execute + t->entry_saved);
 }
 
-/* So that generated code finds it by RIP the next time. */
-static void remember(struct translate *translate, const struct translation *t)
-{
-    struct jump_cache *cache = &translate->jumps[t->privilege];
-    cache->jumps[t->rip & PAGE_MASK] =
-        (struct jump){t->rip, translate->code.execute + t->entry_saved};
-    cache->is_used = true;
-}
-
 /* The way that the guest has just left by becomes a jump to where it went. */
 static void chain(struct translate *translate, struct link *link, struct translation *t)
 {
     const struct translation *from = link->from;
-    if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
-        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
+    if (!from->is_dead && !t->is_crossing && link->target == t->rip &&
+        link->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
         translate_chain(translate, link, t);
 }
 
@@ -115,6 +107,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         bool step = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
+            atomic_store(&vcpu->mmu.jump_mask, 0);
             if (vcpu_service(vcpu, &exit))
                 return exit;
             step = atomic_load_explicit(&vcpu->attention, memory_order_relaxed) & ATTENTION_STEP;
@@ -125,7 +118,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         uint64_t epoch = translate->epoch;
         const struct block *block = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->mode == MODE_LONG && !step))
+        if (likely(vcpu->is_translatable && !step))
             t = find(vcpu, translate, &block);
         else
             block = block_find(vcpu);
@@ -139,10 +132,9 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
+        jump_arm(vcpu);
         if (unlikely(translate->dead != NULL))
             translate_bury(translate);
-        if (unlikely(mapping_has_changed(vcpu, translate)))
-            translate_clear_jumps(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
@@ -150,7 +142,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         }
         if (link != NULL && epoch == translate->epoch)
             chain(translate, link, t);
-        remember(translate, t);
+        jump_remember(translate, t);
         link = translate_enter(translate, t);
     }
 }
@@ -213,6 +205,7 @@ static void translate_detach(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
     vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;
     block_cache_destroy(vcpu->interp);
     vcpu->interp = NULL;
@@ -231,6 +224,7 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
         return status;
     }
     vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_flush = jump_flush;
     vcpu->mmu.code_context = translate;
     return STATUS_OK;
 }

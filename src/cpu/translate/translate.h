@@ -16,7 +16,10 @@
 
 #define TRANSLATE_HASH_SIZE      16384u
 #define TRANSLATE_PAGE_HASH_SIZE 1024u
-#define TRANSLATE_JUMPS          4096u /* entries of a jump cache: one an offset within a page */
+#define TRANSLATE_JUMPS          4096u /* entries of a jump cache, a power of 2 */
+#define JUMP_MASK                0x1ffeu
+#define JUMP_SHIFT               12
+#define JUMP_PAGE_SHIFT          12 /* log2 of the bits of jump_cache.pages */
 
 struct translation;
 
@@ -26,6 +29,7 @@ struct link {
     uint32_t unlinked; /* where it goes otherwise: the exit to the dispatcher */
     uint64_t target;   /* RIP */
     bool is_saved;     /* the flags are in their slot there */
+    uint8_t privilege; /* there */
     struct translation *from, *to;
     struct link *next, **back; /* among those that lead to `to` */
 };
@@ -38,20 +42,26 @@ struct translation {
     uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
     uint8_t privilege;
     bool is_dead;
+    bool is_crossing; /* part of a struct crossing */
     struct link *incoming;
     struct link links[2];
 };
 
 /* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
 struct jump {
-    uint64_t rip; /* one that does not belong in this entry: none */
+    uint64_t rip; /* 0: none */
     const void *code;
 };
 
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
-    bool is_used;
+    uint64_t filled[TRANSLATE_JUMPS / 64], global[TRANSLATE_JUMPS / 64];
+    uint64_t pages[(1u << JUMP_PAGE_SHIFT) / 64];
+    uint64_t large_regions;
+    bool is_used; /* something is filled */
 };
+
+struct crossing;
 
 struct translate {
     struct vcpu *vcpu;
@@ -65,16 +75,17 @@ struct translate {
     struct translation *hash[TRANSLATE_HASH_SIZE];
     struct translation *pages[TRANSLATE_PAGE_HASH_SIZE];
     struct translation *dead; /* unlinked from the tables, jumps to them not yet undone */
+    struct crossing *crossings;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
-    uint64_t flushes_seen;
 
     /* Offsets of the fixed routines. */
-    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host;
+    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
+    uint32_t jump_second;
 
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
     struct {
-        uint64_t translations, evictions, dispatches, interpreted;
+        uint64_t translations, evictions, dispatches, interpreted, jump_flushes;
         uint64_t lockstep_blocks, lockstep_differences;
     } stats;
 };
@@ -89,10 +100,11 @@ enum status translate_create(struct translate **translate, struct vcpu *vcpu, st
 void translate_destroy(struct translate *translate);
 /* mmu_code_drop_fn; the context is the struct translate. */
 void translate_drop(void *context, uint64_t ppn);
+/* Takes it from the tables; it is dead then. */
+void translate_unlink(struct translate *translate, struct translation *t);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
 void translate_bury(struct translate *translate);
 void translate_evict_all(struct translate *translate);
-void translate_clear_jumps(struct translate *translate);
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege);
 void translate_insert(struct translate *translate, struct translation *translation);
@@ -102,6 +114,19 @@ void translate_chain(struct translate *translate, struct link *link, struct tran
 void *translate_allocate(struct translate *translate, size_t size);
 /* After code was written, before it is run. */
 void translate_serialize(void);
+
+/* jump.c: the jump cache. */
+void jump_init(struct translate *translate); /* after the fixed routines were emitted */
+/* The entry in which generated code looks for rip first, unless attention is raised. */
+struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip);
+/* So that generated code finds it by RIP from now on. */
+void jump_remember(struct translate *translate, const struct translation *t);
+void jump_forget(struct translate *translate, const struct translation *t);
+void jump_clear(struct translate *translate);
+/* mmu_code_flush_fn; the context is the struct translate. */
+void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear);
+/* The dispatcher's, before it enters generated code: has look-ups hit again if attention is 0. */
+void jump_arm(struct vcpu *vcpu);
 
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
@@ -145,6 +170,12 @@ static inline unsigned host_of(unsigned gpr)
 static inline struct emit_rm rm_gpr(unsigned gpr)
 {
     return rm_vcpu(offsetof(struct vcpu, gpr) + 8 * gpr);
+}
+
+/* What a look-up in the jump cache has found. */
+static inline struct emit_rm rm_jump(size_t offset)
+{
+    return (struct emit_rm){1, 0, T2, T1, 3, (int32_t)offset};
 }
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is

@@ -45,11 +45,24 @@ class CommandFailed(AssertionError):
     pass
 
 
+def boot_options(pci=False):
+    """Kernel, initramfs and command line; with pci as QEMU wants them."""
+    append = harness.FAST_BOOT.replace("pci=off ", "") if pci else harness.FAST_BOOT
+    dashes = "-" if pci else "--"
+    return [f"{dashes}kernel", harness.kernel(), f"{dashes}initrd", initramfs(),
+            f"{dashes}append", f"{append} disk=/dev/vda"]
+
+
+def command_of(image, engine=ENGINE, cpus=1, memory="1G"):
+    return [harness.AEROSTAT, "run", "--engine", engine, "--disk", image, "--cpus", str(cpus),
+            "--memory", memory, *boot_options()]
+
+
 class Debian(harness.Vm):
-    def __init__(self, image, cpus=1, memory="1G", extra=()):
-        super().__init__(["--engine", ENGINE, "--kernel", harness.kernel(), "--initrd", initramfs(),
-                          "--disk", image, "--cpus", str(cpus), "--memory", memory, *extra,
-                          "--append", f"{harness.FAST_BOOT} disk=/dev/vda"],
+    """Options are those of command_of(); another command altogether is for QEMU."""
+
+    def __init__(self, image, command=None, **options):
+        super().__init__((), program=command or command_of(image, **options),
                          stdin=subprocess.PIPE)
         self._commands = 0
 

@@ -62,7 +62,7 @@ class Debian(harness.Vm):
     """Options are those of command_of(); another command altogether is for QEMU."""
 
     def __init__(self, image, command=None, **options):
-        super().__init__((), program=command or command_of(image, **options),
+        super().__init__((), command=command or command_of(image, **options),
                          stdin=subprocess.PIPE)
         self._commands = 0
 

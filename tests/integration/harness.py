@@ -70,15 +70,17 @@ class Vm:
         with Vm(boot_arguments("uname -a")) as vm:
             vm.expect(rb"Linux .*")
             status = vm.wait()
+
+    `command` is another one altogether, for QEMU.
     """
 
-    def __init__(self, arguments, **options):
+    def __init__(self, arguments, command=None, **options):
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         self._errors = tempfile.TemporaryFile()
         engine = ["--engine", ENGINE] if ENGINE else []
-        self.process = subprocess.Popen([AEROSTAT, "run", *engine, *arguments], stderr=self._errors,
-                                        **options)
+        self.process = subprocess.Popen(command or [AEROSTAT, "run", *engine, *arguments],
+                                        stderr=self._errors, **options)
         self.pid = self.process.pid
         self._console = b""
         self._ended = False

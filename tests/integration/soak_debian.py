@@ -28,7 +28,7 @@ TROUBLE = re.compile(r"BUG:|WARNING:|Oops|general protection|soft lockup|hung_ta
 STARVING = "bigheap,brk,oom-pipe,stack,resources,watchdog"
 
 PYTHON_TESTS = """array audioop binascii bz2 cmath ctypes decimal float fractions hashlib heapq json
-    long lzma math random re sqlite3 statistics struct unicodedata zlib""".split()
+    long lzma math random re statistics struct unicodedata zlib""".split()
 
 
 def lines_of(last):

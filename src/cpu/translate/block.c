@@ -1,9 +1,9 @@
 /*
- * One block of decoded instructions to host code.
+ * Blocks of decoded instructions to host code: one, and those that follow in line (flow.c).
  *
  *      entry      flags in the CPU or in the slot, whichever its first instructions want
  *      each instruction; the last leads to other translations, or to the dispatcher
- *      slow paths
+ *      exits and slow paths
  *      the other entry: brings the flags where they are wanted, jumps to the first
  */
 
@@ -12,10 +12,6 @@
 #include "cpu/interp/interp.h"
 #include "cpu/translate/context.h"
 #include "cpu/translate/crossing.h"
-
-/* Room that any block surely fits in. */
-#define BLOCK_CODE_MAX ((size_t)48 << 10)
-#define BLOCK_DATA_MAX (sizeof(struct crossing) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
 
 /* Instructions that change the privilege without asking to leave the block, where their handler
  * runs them. */
@@ -34,84 +30,105 @@ static enum flags_need block_need(const struct block *block)
                            (insn->exec == exec_jmp && insn->op[0].kind == OPERAND_IMMEDIATE)
                        ? FLAGS_HOST
                        : FLAGS_SAVED;
-        enum flags_need need = integer_need(insn);
+        enum flags_need need = vector_is_inline(insn) ? vector_need(insn) : integer_need(insn);
         if (need != FLAGS_INDIFFERENT)
             return need;
     }
     return FLAGS_HOST;
 }
 
-static void emit_body(struct context *c, const struct block *block)
+unsigned translate_block_vectors(const struct block *block)
 {
+    unsigned vectors = VECTORS_NONE;
+    for (unsigned i = 0; i < block->count && translate_is_inline(&block->insns[i]); i++) {
+        unsigned level = vector_level(&block->insns[i]);
+        vectors = level > vectors ? level : vectors;
+    }
+    return vectors;
+}
+
+/* Returns the block that follows in line; NULL: none does. */
+static const struct block *emit_block(struct context *c, const struct block *block)
+{
+    const struct block *next = NULL;
+    c->insn_count += block->count;
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && (flow_emit(c) || level_emit(c)))
-            return;
+        if (is_last && (flow_emit(c, &next) || level_emit(c)))
+            break;
         if (!integer_emit(c) && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
-                return;
+                break;
         }
         if (is_last)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
     }
+    c->rip = c->next_rip;
+    return next;
 }
 
-static void emit_entries(struct context *c, enum flags_need need, uint32_t body)
+/* The slow paths' code, and what slow.c has to know of each. */
+static void emit_slow_paths(struct context *c)
 {
     struct translation *t = c->translation;
-    t->entry_host = t->entry_saved = body;
-    if (need == FLAGS_HOST) {
-        t->entry_saved = emit_offset(&c->e);
-        c->in_host = false;
-        c->in_slot = true;
-        context_flags_load(c);
-        emit_jmp_to(&c->e, body);
-    } else if (need == FLAGS_SAVED) {
-        t->entry_host = emit_offset(&c->e);
-        c->in_host = true;
-        c->in_slot = false;
-        context_flags_save(c);
-        emit_jmp_to(&c->e, body);
+    if (c->slow_count == 0)
+        return;
+    struct slow_entry *entries =
+        ring_allocate(c->translate, c->slow_count * sizeof(struct slow_entry));
+    t->slow = ref_of(c->translate, entries);
+    for (unsigned i = 0; i < c->slow_count; i++) {
+        const struct slow_path *slow = &c->slow[i];
+        context_slow_emit(c, slow, i);
+        entries[i] = (struct slow_entry){
+            .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
+            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code)};
     }
 }
 
-struct translation *translate_block(struct translate *translate, const struct block *block)
+struct translation *translate_block(struct translate *translate, const struct block *block,
+                                    bool is_loop)
 {
     struct vcpu *vcpu = translate->vcpu;
-    if (TRANSLATE_CODE_SIZE - translate->code_used < BLOCK_CODE_MAX ||
-        TRANSLATE_DATA_SIZE - translate->data_used < BLOCK_DATA_MAX)
-        translate_evict_all(translate);
-
+    ring_reserve(translate);
     bool is_crossing = (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
     struct translation *t =
-        translate_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
+        ring_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
     *t = (struct translation){.rip = vcpu->rip,
                               .gpa = block->gpa,
                               .privilege = (uint8_t)vcpu->privilege,
-                              .is_crossing = is_crossing};
+                              .is_crossing = is_crossing,
+                              .vectors = (uint8_t)translate_block_vectors(block),
+                              .code = translate->code_ring.at};
+    if (is_crossing)
+        ((struct crossing *)t)->insn = block->insns[0];
     enum flags_need need = block_need(block);
     struct context c = {
-        .e = {translate->code.write, translate->code.write + translate->code_used},
+        .e = {translate->code.write, translate->code.write + t->code},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
         .rip = vcpu->rip,
         .in_host = need != FLAGS_SAVED,
         .in_slot = need == FLAGS_SAVED,
+        .vectors = t->vectors,
     };
+    if (is_loop)
+        entry_emit_loop(&c, block, need);
     uint32_t body = emit_offset(&c.e);
-    emit_body(&c, block);
+    while (block != NULL)
+        block = emit_block(&c, block);
     flow_emit_rest(&c);
-    for (unsigned i = 0; i < c.slow_count; i++)
-        context_slow_emit(&c, &c.slow[i]);
-    emit_entries(&c, need, body);
-    translate->code_used = align_up(emit_offset(&c.e), 16);
+    emit_slow_paths(&c);
+    for (unsigned i = 0; i < c.load_count; i++)
+        vectors_load_emit(&c, &c.loads[i]);
+    entry_emit(&c, need, body);
+    translate->code_is_new = true;
+    ring_append(translate, t, emit_offset(&c.e));
     translate_insert(translate, t);
-    translate_serialize();
     return t;
 }

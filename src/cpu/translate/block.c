@@ -1,9 +1,9 @@
 /*
- * One block of decoded instructions to host code.
+ * Blocks of decoded instructions to host code: one, and those that follow in line (flow.c).
  *
  *      entry      flags in the CPU or in the slot, whichever its first instructions want
  *      each instruction; the last leads to other translations, or to the dispatcher
- *      slow paths
+ *      exits and slow paths
  *      the other entry: brings the flags where they are wanted, jumps to the first
  */
 
@@ -47,43 +47,29 @@ unsigned translate_block_vectors(const struct block *block)
     return vectors;
 }
 
-static void emit_body(struct context *c, const struct block *block)
+/* Returns the block that follows in line; NULL: none does. */
+static const struct block *emit_block(struct context *c, const struct block *block)
 {
+    const struct block *next = NULL;
+    c->insn_count += block->count;
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && (flow_emit(c) || level_emit(c)))
-            return;
+        if (is_last && (flow_emit(c, &next) || level_emit(c)))
+            break;
         if (!integer_emit(c) && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
-                return;
+                break;
         }
         if (is_last)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
     }
-}
-
-/* Entries for both places where flags may be, of code at `at` that wants them where `need` says. */
-static void emit_entries(struct context *c, enum flags_need need, uint32_t at, uint16_t *host,
-                         uint16_t *saved)
-{
-    const uint32_t code = c->translation->code;
-    *host = *saved = (uint16_t)(at - code);
-    if (need != FLAGS_HOST && need != FLAGS_SAVED)
-        return;
-    bool loads = need == FLAGS_HOST;
-    *(loads ? saved : host) = (uint16_t)(emit_offset(&c->e) - code);
-    c->in_host = !loads;
-    c->in_slot = loads;
-    if (loads)
-        context_flags_load(c);
-    else
-        context_flags_save(c);
-    emit_jmp_to(&c->e, at);
+    c->rip = c->next_rip;
+    return next;
 }
 
 /* The slow paths' code, and what slow.c has to know of each. */
@@ -104,7 +90,8 @@ static void emit_slow_paths(struct context *c)
     }
 }
 
-struct translation *translate_block(struct translate *translate, const struct block *block)
+struct translation *translate_block(struct translate *translate, const struct block *block,
+                                    bool is_loop)
 {
     struct vcpu *vcpu = translate->vcpu;
     ring_reserve(translate);
@@ -119,35 +106,27 @@ struct translation *translate_block(struct translate *translate, const struct bl
                               .code = translate->code_ring.at};
     if (is_crossing)
         ((struct crossing *)t)->insn = block->insns[0];
-    enum flags_need need = block_need(block), first_need = need;
-    if (t->vectors != VECTORS_NONE && need == FLAGS_OVERWRITTEN)
-        first_need = FLAGS_SAVED; /* loading vector registers may end in an exception */
+    enum flags_need need = block_need(block);
     struct context c = {
         .e = {translate->code.write, translate->code.write + t->code},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
         .rip = vcpu->rip,
-        .in_host = first_need != FLAGS_SAVED,
-        .in_slot = first_need == FLAGS_SAVED,
+        .in_host = need != FLAGS_SAVED,
+        .in_slot = need == FLAGS_SAVED,
+        .vectors = t->vectors,
     };
-    uint32_t entry = emit_offset(&c.e);
-    vectors_require(&c, t->vectors);
-    if (need == FLAGS_OVERWRITTEN)
-        context_flags_written(&c);
-    uint32_t loaded = emit_offset(&c.e);
-    emit_body(&c, block);
+    if (is_loop)
+        entry_emit_loop(&c, block, need);
+    uint32_t body = emit_offset(&c.e);
+    while (block != NULL)
+        block = emit_block(&c, block);
     flow_emit_rest(&c);
     emit_slow_paths(&c);
     for (unsigned i = 0; i < c.load_count; i++)
         vectors_load_emit(&c, &c.loads[i]);
-    emit_entries(&c, first_need, entry, &t->entry_host, &t->entry_saved);
-    if (loaded == entry) {
-        t->loaded_host = t->entry_host;
-        t->loaded_saved = t->entry_saved;
-    } else {
-        emit_entries(&c, need, loaded, &t->loaded_host, &t->loaded_saved);
-    }
+    entry_emit(&c, need, body);
     translate->code_is_new = true;
     ring_append(translate, t, emit_offset(&c.e));
     translate_insert(translate, t);

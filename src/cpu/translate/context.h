@@ -35,6 +35,15 @@ struct vectors_load {
     bool in_host; /* flags */
 };
 
+/* A branch that leaves, to be completed out of line. */
+struct edge {
+    uint32_t at; /* offset of its displacement */
+    bool in_host, in_slot;
+    uint8_t vectors; /* enum vectors_level */
+    uint8_t privilege;
+    uint64_t rip, target;
+};
+
 struct context {
     struct emit e;
     struct translate *translate;
@@ -50,7 +59,9 @@ struct context {
     unsigned slow_count;
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     unsigned load_count;
-    unsigned link_count;
+    unsigned insn_count; /* of all blocks */
+    struct edge edges[BLOCK_MAX_INSNS + 1];
+    unsigned edge_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
     struct slow_path *jump_slow;
 };
@@ -134,8 +145,13 @@ bool privileged_emit(struct context *c, bool is_last);
 /* level.c: SYSCALL and SYSRET, which end a block. */
 bool level_emit(struct context *c);
 
-/* flow.c: near branches, calls, returns. */
-bool flow_emit(struct context *c);
+/* entry.c */
+void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
+void entry_emit(struct context *c, enum flags_need need, uint32_t body);
+
+/* flow.c: near branches, calls, returns. False: it is none of them. *next becomes the block that is
+ * to follow in line, at c->next_rip. */
+bool flow_emit(struct context *c, const struct block **next);
 bool flow_is_inline(const struct insn *insn);
 void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */

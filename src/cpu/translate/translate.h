@@ -14,7 +14,6 @@
 #define TRANSLATE_JUMPS 16384u /* entries of a jump cache, a power of 2 */
 #define JUMP_MASK       0x7ffeu
 #define JUMP_SHIFT      12
-#define JUMP_PAGE_SHIFT 12 /* log2 of the bits of jump_cache.pages */
 
 /* Room that any block surely fits in. */
 #define BLOCK_CODE_MAX (48u << 10)
@@ -88,8 +87,7 @@ struct jump {
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
     uint64_t filled[TRANSLATE_JUMPS / 64], global[TRANSLATE_JUMPS / 64];
-    uint64_t pages[(1u << JUMP_PAGE_SHIFT) / 64];
-    uint64_t large_regions;
+    struct tlb_filter pages, large_regions;
     bool is_used; /* something is filled */
 };
 

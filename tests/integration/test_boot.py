@@ -10,18 +10,18 @@ from harness import Vm
 
 
 def smaps_kilobytes(pid):
-    """(all, guest RAM alone): memory of a process in KiB, as Pss, by mapping."""
-    total = ram = 0
-    in_ram = False
+    """Memory of a process in KiB, as Pss, by mapping: {"ram": guest RAM, "code": translated code
+    and its tables, "vmm": all else}."""
+    sizes = {"ram": 0, "code": 0, "vmm": 0}
+    kind = "vmm"
     with open(f"/proc/{pid}/smaps", encoding="utf-8") as stream:
         for line in stream:
             if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-                in_ram = "/memfd:" in line and "ram" in line.split("/memfd:")[1]
+                kind = ("ram" if "/memfd:aerostat-ram" in line else
+                        "code" if "/memfd:aerostat-code" in line else "vmm")
             elif line.startswith("Pss:"):
-                size = int(line.split()[1])
-                total += size
-                ram += size if in_ram else 0
-    return total, ram
+                sizes[kind] += int(line.split()[1])
+    return sizes
 
 
 class Boot(harness.TestCase):
@@ -90,6 +90,20 @@ class Boot(harness.TestCase):
         ticks = re.search(r"LOC: +(\d+) +(\d+)", console)
         self.assertTrue(ticks and all(int(count) > 0 for count in ticks.groups()), console)
 
+    def test_little_code_cache(self):
+        """The least code cache that there is, shared by two CPUs: works, and stays within it."""
+        path = self.path("stats.json")
+        console = self.check_boot(
+            "i=0; while [ $i -lt 2000 ]; do i=$((i + 1)); done; echo counted $i; cat /proc/*/stat"
+            " | wc -l", extra=["--engine", "translate", "--code-cache", "2M", "--cpus", "2",
+                               "--stats", path])
+        self.assertIn("counted 2000", console)
+        with open(path, encoding="utf-8") as stream:
+            stats = json.load(stream)
+        self.assertGreater(stats["evictions"], 10000)
+        self.assertLessEqual(stats["code_cache"], stats["code_cache_max"])
+        self.assertLessEqual(stats["code_cache_max"], 2 << 20)
+
     def test_reboot_and_interactive_shell(self):
         """No run=: a shell that obeys the console; reboot makes a fresh machine, then exit."""
         arguments = harness.boot_arguments("")
@@ -110,11 +124,13 @@ class Boot(harness.TestCase):
         with Vm([*harness.boot_arguments("echo up; read line; reboot -f"), "--no-reboot"],
                 stdin=harness.subprocess.PIPE) as vm:
             vm.expect(r"^up$")
-            total, ram = smaps_kilobytes(vm.pid)
+            sizes = smaps_kilobytes(vm.pid)
             vm.send("\n")
             self.assertEqual((vm.wait(), vm.errors), (harness.STATUS_OK, ""), vm.report())
-        self.assertGreater(ram, 8 << 10, "guest RAM is not told apart in smaps")
-        self.assertLess(total - ram, 12 << 10, "KiB that the VMM takes beside guest RAM")
+        self.assertGreater(sizes["ram"], 8 << 10, "guest RAM is not told apart in smaps")
+        self.assertLess(sizes["vmm"], 12 << 10,
+                        "KiB that the VMM takes beside guest RAM and translated code")
+        self.assertLessEqual(sizes["code"], 32 << 10, "KiB of translated code and its tables")
 
     def test_command_status_and_console_file(self):
         """A command's failure is reported by init; the console can be a file."""

@@ -13,6 +13,13 @@
 #include "cpu/translate/context.h"
 #include "cpu/translate/crossing.h"
 
+_Static_assert(sizeof(struct crossing) +
+                       (BLOCK_MAX_INSNS + 1) * (sizeof(struct link) + sizeof(struct insn) +
+                                                sizeof(struct slow_entry)) <=
+                   BLOCK_DATA_MAX,
+               "room for all that a translation can have");
+_Static_assert(BLOCK_MAX_INSNS <= 1 << SLOW_KEY_BITS, "slow paths have numbers");
+
 /* Instructions that change the privilege without asking to leave the block, where their handler
  * runs them. */
 static bool changes_privilege(const struct insn *insn)

@@ -380,16 +380,19 @@ static void print_program(const struct program *p)
     }
 }
 
-static void translated_create(struct testvm *vm, uint64_t ram_size, const struct engine_ops *engine)
+/* pool: where code goes; NULL: the engine makes its own. */
+static void translated_create(struct testvm *vm, uint64_t ram_size, const struct engine_ops *engine,
+                              struct code_pool *pool)
 {
     struct error err = {0};
     testvm_create(vm, ram_size);
     vm->engine->detach(vm->vcpu);
     vm->engine = engine;
+    vm->vcpu->code_pool = pool;
     assert_int_equal(vm->engine->attach(vm->vcpu, &err), STATUS_OK);
 }
 
-static void run_programs(const struct engine_ops *engine, uint64_t start)
+static void run_programs(const struct engine_ops *engine, uint64_t start, struct code_pool *pool)
 {
     static struct program program;
     static struct inputs inputs;
@@ -403,7 +406,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
         random.state = strtoull(seed, NULL, 0) | 1;
     print_message("seed %#lx\n", random.state);
     testvm_create(&interpreted, RAM_SIZE);
-    translated_create(&translated, RAM_SIZE, engine);
+    translated_create(&translated, RAM_SIZE, engine, pool);
     program.random = &random;
     program.has_avx = features_has(&interpreted.features, FEATURE_AVX);
     for (unsigned i = 0; i < programs; i++) {
@@ -416,8 +419,8 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
             inputs.data[at] = (uint8_t)random_next(&random);
         memset(inputs.stack, 0x11, sizeof(inputs.stack));
 
-        if (i % 16 == 15)
-            translate_evict_all(translate_of(translated.vcpu));
+        if (i % 16 == 15 && pool == NULL)
+            ring_evict_all(translate_of(translated.vcpu));
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);
@@ -435,6 +438,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
 
     const struct translate *translate = translate_of(translated.vcpu);
     assert_true(translate->stats.translations > programs);
+    assert_true(pool == NULL || translate->stats.evictions > programs);
     if (translate->is_lockstep) {
         print_message("%lu blocks compared\n", translate->stats.lockstep_blocks);
         assert_true(translate->stats.lockstep_blocks > programs);
@@ -447,18 +451,29 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
 
 static void test_sequences(void **state)
 {
-    run_programs(&translate_engine, SEED);
+    run_programs(&translate_engine, SEED, NULL);
+}
+
+/* With so little code memory that it is used round and round. */
+static void test_little_memory(void **state)
+{
+    struct error err = {0};
+    struct code_pool *pool = NULL;
+    assert_int_equal(code_pool_create(&pool, CODE_PIECE_LEAST, 1, &err), STATUS_OK);
+    run_programs(&translate_engine, SEED + 4, pool);
+    code_pool_destroy(pool);
 }
 
 static void test_lockstep(void **state)
 {
-    run_programs(&translate_lockstep_engine, SEED + 2);
+    run_programs(&translate_lockstep_engine, SEED + 2, NULL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sequences),
+        cmocka_unit_test(test_little_memory),
         cmocka_unit_test(test_lockstep),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,7 +10,8 @@
  * when an instruction reads them, or writes only some. So an exception finds them exact, always.
  *
  * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
- * the interpreter, out of line; nothing of the guest's state has changed until then.
+ * the interpreter, out of line; nothing of the guest's state has changed until then. It resumes
+ * with the flags in the CPU and in the slot.
  */
 
 #include "cpu/translate/translate.h"
@@ -21,11 +22,9 @@ struct slow_path {
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
-    const struct insn *insn;
     uint64_t rip;
     bool exits;      /* does not resume: the handler says where it goes on */
-    bool wants_host; /* flags in the CPU when it resumes, */
-    uint8_t vectors; /* and these registers (enum vectors_level) */
+    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
 };
 
 /* Vector registers missing: out of line they are loaded. */
@@ -41,6 +40,7 @@ struct edge {
     uint32_t at; /* offset of its displacement */
     bool in_host, in_slot;
     uint8_t vectors; /* enum vectors_level */
+    uint8_t privilege;
     uint64_t rip, target;
 };
 
@@ -71,6 +71,7 @@ struct context {
 };
 
 /* memory.c: flags */
+void emit_flags_load(struct emit *e);       /* from the slot into the CPU. Spoils T2 */
 void context_flags_save(struct context *c); /* now in the slot */
 void context_flags_load(struct context *c); /* now in the CPU. Spoils T2 */
 /* After an instruction that has written all flags, or some after context_flags_load. */
@@ -84,12 +85,14 @@ static inline void context_flags_written(struct context *c)
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
-void context_slow_emit(struct context *c, const struct slow_path *slow);
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* Or it is the slow path. Spoils T1 and flags. */
+void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
 /* Runs the handler in line; leaves the block after it where `exits`. */
 void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */
@@ -160,6 +163,12 @@ unsigned vector_level(const struct insn *insn); /* enum vectors_level that it ne
 void vectors_require(struct context *c, unsigned level);
 void vectors_load_emit(struct context *c, const struct vectors_load *load);
 
+/* privileged.c: system instructions; is_last: no other instruction follows in the block */
+bool privileged_emit(struct context *c, bool is_last);
+
+/* level.c: SYSCALL and SYSRET, which end a block. */
+bool level_emit(struct context *c);
+
 /* entry.c */
 void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
 void entry_emit(struct context *c, enum flags_need need, uint32_t body);
@@ -172,5 +181,7 @@ bool flow_is_jcc(const struct insn *insn);
 void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);
+/* T0 = RIP, flags in the slot, everything done: goes there, at c->privilege. */
+void flow_go(struct context *c);
 
 #endif

@@ -1,15 +1,17 @@
 /*
  * The translator: x86-64 to x86-64, for 64-bit mode.
  *
- * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU is in
- * 64-bit mode and nothing wants single-stepping, it enters generated code, which passes from one
- * translation to the next by itself until something asks for the dispatcher: attention, an
- * instruction that ends its block, RIP without a translation. All state is in struct vcpu again
- * then. Decoding, the marks on pages with code, all other modes and every instruction that is not
- * generated are the interpreter's: generated code calls its handlers.
+ * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU runs
+ * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which
+ * passes from one translation to the next by itself until something asks for the dispatcher:
+ * attention, an instruction that ends its block, RIP without a translation. All state is in struct
+ * vcpu again then. Decoding, the marks on pages with code, all other modes and every instruction
+ * that is not generated are the interpreter's: generated code calls its handlers.
  *
  *   engine.c    the dispatcher
- *   cache.c     translations: found, dropped, chained, evicted
+ *   cache.c     translations: found, dropped, chained
+ *   ring.c      their memory
+ *   slow.c      instructions that miss the TLB
  *   stubs.c     entering and leaving generated code, calls of handlers
  *   block.c     a translation
  *   entry.c     the ways into it
@@ -17,6 +19,8 @@
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
+ *   privileged.c, level.c
+ *               system instructions
  *   memory.c    flags, TLB probes, slow paths
  *   vector.c    vector instructions; splice.c: their encoding
  *   vector_state.c  whose registers the vector registers are
@@ -50,48 +54,56 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
     }
 }
 
-/* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
- * raises. */
-static struct translation *find(struct vcpu *vcpu, struct translate *translate,
-                                const struct block **block, const struct link *link)
+/* The translation at RIP, if there is one and the instruction TLB has its page. */
+static struct translation *find_known(struct vcpu *vcpu, struct translate *translate)
 {
     uint64_t rip = vcpu->rip;
     const struct itlb_entry *entry =
         &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    if (likely(entry->tag == (rip & ~PAGE_MASK))) {
-        uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
-        struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
-        if (t != NULL && unlikely(t->is_crossing))
-            t = crossing_current(vcpu, t);
-        if (likely(t != NULL))
-            return t;
-    }
-    *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo) {
-        struct translation *crossing = crossing_find(vcpu, translate);
-        if (crossing == NULL)
-            *block = block_find(vcpu);
-        return crossing;
-    }
-    struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
-    bool is_loop = link != NULL && link->is_backward && link->target == rip;
-    return t != NULL ? t : translate_block(translate, *block, is_loop);
+    if (unlikely(entry->tag != (rip & ~PAGE_MASK)))
+        return NULL;
+    uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
+    struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+    return t != NULL && unlikely(t->is_crossing) ? crossing_current(vcpu, t) : t;
 }
 
-struct link *translate_enter(struct translate *translate, const struct translation *t)
+/* A backward link led to RIP. */
+static bool wants_loop(const struct vcpu *vcpu, const struct translate *translate)
 {
+    const struct link *link = translate->left_by;
+    return link != NULL && link->is_backward && link->target == (vcpu->rip & PAGE_MASK);
+}
+
+/* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
+ * raises. */
+static struct translation *find(struct vcpu *vcpu, struct translate *translate,
+                                const struct block **block)
+{
+    struct translation *t = find_known(vcpu, translate);
+    if (likely(t != NULL))
+        return t;
+    block_locate(vcpu); /* into the instruction TLB */
+    t = find_known(vcpu, translate);
+    if (t != NULL)
+        return t;
+    *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
+    if (*block == vcpu->interp->solo) {
+        t = crossing_find(vcpu, translate);
+        if (t == NULL)
+            *block = block_find(vcpu);
+        return t;
+    }
+    /* It may have parked, and RIP be somewhere else now. */
+    t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
+    return t != NULL ? t : translate_block(translate, *block, wants_loop(vcpu, translate));
+}
+
+void translate_enter(struct translate *translate, const struct translation *t)
+{
+    translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    return enter(translate->code.execute + t->unloaded);
-}
-
-/* The way that the guest has just left by becomes a jump to where it went. */
-static void chain(struct translate *translate, struct link *link, struct translation *t)
-{
-    const struct translation *from = link->from;
-    if (!from->is_dead && !t->is_crossing && link->target == t->rip &&
-        from->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
-        translate_chain(translate, link, t);
+    translate->left_by = enter(TRANSLATION_ENTRY(translate, t));
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
@@ -104,7 +116,7 @@ static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
 static enum vcpu_exit translate_loop(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
-    struct link *link = NULL;
+    translate->left_by = NULL;
     for (;;) {
         bool step = false;
         bool interpreted = vcpu->vectors.interpret;
@@ -119,36 +131,33 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         if (unlikely(vcpu->halted || vcpu->wait_for_sipi))
             return VCPU_EXIT_HALTED;
         vcpu->leave_block = false;
-        uint64_t epoch = translate->epoch;
         const struct block *block = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->mode == MODE_LONG && !step && !interpreted))
-            t = find(vcpu, translate, &block, link);
+        if (likely(vcpu->is_translatable && !step && !interpreted))
+            t = find(vcpu, translate, &block);
         else
             block = block_find(vcpu);
         if (unlikely(t == NULL)) {
             translate->stats.interpreted++;
             vcpu->leave_block = false;
             interpret(vcpu, block, step ? 1 : block->count);
-            link = NULL;
+            translate->left_by = NULL;
             continue;
         }
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
         jump_arm(vcpu);
-        if (unlikely(translate->dead != NULL))
+        if (unlikely(translate->dead != 0))
             translate_bury(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
             continue;
         }
-        if (link == NULL || epoch != translate->epoch)
+        if (!translate_chain(translate, t))
             jump_remember(translate, t);
-        else
-            chain(translate, link, t);
-        link = translate_enter(translate, t);
+        translate_enter(translate, t);
     }
 }
 
@@ -242,11 +251,25 @@ static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
     return status;
 }
 
+static void translate_get_stats(const struct vcpu *vcpu, struct engine_stats *stats)
+{
+    const struct translate *translate = vcpu->mmu.code_context;
+    *stats = (struct engine_stats){
+        .translations = translate->stats.translations,
+        .evictions = translate->stats.evictions,
+        .dispatches = translate->stats.dispatches,
+        .interpreted = translate->stats.interpreted,
+        .code_bytes = translate->code_ring.used + translate->data_ring.used,
+        .code_limit = translate->code.code_size + translate->code.data_size,
+    };
+}
+
 const struct engine_ops translate_lockstep_engine = {
     .name = "translate-lockstep",
     .attach = lockstep_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };
 
 const struct engine_ops translate_engine = {
@@ -254,4 +277,5 @@ const struct engine_ops translate_engine = {
     .attach = translate_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };

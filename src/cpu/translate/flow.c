@@ -34,19 +34,20 @@ static uint64_t direct_target(const struct context *c)
 static void edge_linked(struct context *c, const struct edge *edge)
 {
     struct emit *e = &c->e;
-    struct link *link = translate_allocate(c->translate, sizeof(*link));
+    struct link *link = ring_allocate(c->translate, sizeof(*link));
     *link = (struct link){
         .at = edge->at,
         .unlinked = emit_offset(e),
-        .target = edge->target,
+        .target = edge->target & PAGE_MASK,
+        .privilege = edge->privilege,
         .in_host = edge->in_host,
         .in_slot = edge->in_slot,
         .is_backward = edge->target <= edge->rip,
         .vectors = edge->vectors,
-        .from = c->translation,
+        .from = ref_of(c->translate, c->translation),
         .sibling = c->translation->links,
     };
-    c->translation->links = link;
+    c->translation->links = ref_of(c->translate, link);
     emit_constant(e, T0, edge->target);
     emit_constant(e, T1, (uint64_t)(uintptr_t)link);
     emit_jmp_to(e, edge->in_slot ? c->translate->exit_saved : c->translate->exit_host);
@@ -82,6 +83,7 @@ static void add_edge(struct context *c, uint32_t at, uint64_t target)
                                               .in_host = c->in_host,
                                               .in_slot = c->in_slot,
                                               .vectors = (uint8_t)c->vectors,
+                                              .privilege = (uint8_t)c->privilege,
                                               .rip = c->rip,
                                               .target = target};
 }
@@ -102,6 +104,7 @@ static void emit_edges(struct context *c)
         loop_emit(c, edge);
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
+        c->privilege = edge->privilege;
         if (flow_is_linked(c, edge->target))
             edge_linked(c, edge);
         else
@@ -109,20 +112,22 @@ static void emit_edges(struct context *c)
     }
 }
 
-/* The decoded block at rip, if it may follow in line: forward in the same page. Only one that has
- * been decoded, since that has been run. NULL: none. */
+/* The block at rip, if it is to follow in line: forward in the same page, and run before. NULL: it
+ * is not. */
 static const struct block *following(struct context *c, uint64_t rip)
 {
-    struct vcpu *vcpu = c->translate->vcpu;
-    if (c->translate->is_lockstep || rip <= c->rip || !flow_is_linked(c, rip))
+    struct translate *translate = c->translate;
+    if (translate->is_lockstep || rip <= c->rip || !flow_is_linked(c, rip))
         return NULL;
     uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
-    const struct block *block = block_lookup(vcpu->interp, gpa, block_key(vcpu));
+    if (translate_look_up(translate, gpa, rip, c->privilege) == NULL)
+        return NULL;
+    const struct block *block = block_decode_more(translate->vcpu, gpa);
     return block != NULL && c->insn_count + block->count <= BLOCK_MAX_INSNS ? block : NULL;
 }
 
-/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, or it is the slow path. */
-static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
+static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
@@ -133,9 +138,25 @@ static void emit_jump_lookup(struct context *c, struct slow_path *slow)
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
     emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+}
+
+/* The same, or it is the slow path. */
+static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
     c->jump_miss = emit_jcc(e, CONDITION_NE);
     c->jump_resume = emit_offset(e);
     c->jump_slow = slow;
+}
+
+void flow_go(struct context *c)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
+    uint32_t miss = emit_jcc(e, CONDITION_NE);
+    emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
+    emit_link(e, miss, c->translate->exit_jump);
 }
 
 void flow_emit_rest(struct context *c)

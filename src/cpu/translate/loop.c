@@ -359,6 +359,32 @@ static void emit_group_room(struct emit *e, const struct loop *loop, const struc
     emit_op(e, 0, 0x0f42, loop->counter, rm_reg(T0)); /* cmovb */
 }
 
+/* group->host + = the addend of T0's page, if its tag says so and `adds`. Spoils T1, T2. */
+static void emit_group_probe(struct context *c, const struct group *group, bool write, bool adds,
+                             struct fails *fails)
+{
+    struct emit *e = &c->e;
+    const struct mmu *mmu = &c->translate->vcpu->mmu;
+    size_t table =
+        write ? offsetof(struct vcpu, mmu.tlb_write) + c->privilege * sizeof(mmu->tlb_write[0])
+              : offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(mmu->tlb[0]);
+    struct emit_rm tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
+                                                : offsetof(struct tlb_entry, read_tag)));
+    struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
+    tag.reg = addend.reg = T1;
+    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
+    emit_u8(e, PAGE_SHIFT - 5);
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), ((write ? TLB_WRITE_ENTRIES : TLB_ENTRIES) - 1) * 32);
+    emit_mov(e, T2, T0);
+    emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
+    emit_op(e, EMIT_W, 0x3b, T2, tag);
+    fail_if(e, fails, CONDITION_NE);
+    if (adds)
+        emit_op(e, EMIT_W, 0x03, group->host, addend);
+}
+
 static void emit_group(struct context *c, const struct loop *loop, const struct group *group,
                        struct fails *fails)
 {
@@ -370,27 +396,10 @@ static void emit_group(struct context *c, const struct loop *loop, const struct 
         emit_u8(e, group->alignment_mask);
         fail_if(e, fails, CONDITION_NE);
     }
-    size_t table =
-        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(c->translate->vcpu->mmu.tlb[0]);
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
-    emit_u8(e, PAGE_SHIFT - 5);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) * sizeof(struct tlb_entry));
-    emit_mov(e, T2, T0);
-    emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
-    struct emit_rm rm = rm_vcpu(table + offsetof(struct tlb_entry, read_tag));
-    rm.reg = T1;
-    if (group->loads) {
-        emit_op(e, EMIT_W, 0x3b, T2, rm);
-        fail_if(e, fails, CONDITION_NE);
-    }
-    if (group->stores) {
-        rm.displacement = (int32_t)(table + offsetof(struct tlb_entry, write_tag));
-        emit_op(e, EMIT_W, 0x3b, T2, rm);
-        fail_if(e, fails, CONDITION_NE);
-    }
-    rm.displacement = (int32_t)(table + offsetof(struct tlb_entry, addend));
-    emit_op(e, EMIT_W, 0x03, group->host, rm);
+    if (group->loads)
+        emit_group_probe(c, group, false, !group->stores, fails);
+    if (group->stores)
+        emit_group_probe(c, group, true, true, fails);
     emit_group_room(e, loop, group, fails);
 }
 

@@ -15,7 +15,7 @@ void context_flags_save(struct context *c)
 
 /* POPF would be slow. SAHF takes SF ZF AF PF CF from AH; OF comes from adding 0x78 to its bit 3 of
  * the image's second byte, which overflows where it is set. */
-static void emit_flags_load(struct emit *e)
+void emit_flags_load(struct emit *e)
 {
     emit_mov(e, T2, HOST_RAX);
     emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
@@ -39,7 +39,7 @@ void context_flags_load(struct context *c)
 
 const struct insn *context_keep(struct context *c, const struct insn *insn)
 {
-    struct insn *copy = translate_allocate(c->translate, sizeof(*copy));
+    struct insn *copy = ring_allocate(c->translate, sizeof(*copy));
     *copy = *insn;
     return copy;
 }
@@ -47,7 +47,7 @@ const struct insn *context_keep(struct context *c, const struct insn *insn)
 struct slow_path *context_slow_begin(struct context *c)
 {
     struct slow_path *slow = &c->slow[c->slow_count++];
-    *slow = (struct slow_path){.rip = c->rip, .insn = context_keep(c, c->insn)};
+    *slow = (struct slow_path){.rip = c->rip};
     context_flags_save(c);
     return slow;
 }
@@ -60,45 +60,41 @@ void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condi
 void context_slow_end(struct context *c, struct slow_path *slow)
 {
     slow->resume = emit_offset(&c->e);
-    slow->wants_host = c->in_host;
     slow->vectors = (uint8_t)c->vectors;
 }
 
-static void emit_handler_call(struct context *c, const struct insn *insn, uint64_t rip,
-                              uint32_t routine)
+void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg)
 {
     struct emit *e = &c->e;
-    emit_constant(e, T0, (uint64_t)(uintptr_t)insn);
-    emit_constant(e, T1, rip);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
-    emit_call_to(e, routine);
+    emit_mov(e, T1, reg);
+    emit_op(e, EMIT_W, 0xc1, 4, rm_reg(T1)); /* shl */
+    emit_u8(e, 16);
+    emit_op(e, EMIT_W, 0xc1, 7, rm_reg(T1)); /* sar */
+    emit_u8(e, 16);
+    emit_op(e, EMIT_W, 0x3b, T1, rm_reg(reg));
+    context_slow_jump(c, slow, CONDITION_NE);
 }
 
-void context_slow_emit(struct context *c, const struct slow_path *slow)
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
-    if (slow->exits) {
-        emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler_exit);
-        return;
-    }
-    emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler[slow->vectors]);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
-    if (slow->wants_host)
-        emit_flags_load(e);
-    emit_jmp_to(e, slow->resume);
+    emit_constant(e, T0, ref_of(c->translate, c->translation) << SLOW_KEY_BITS | number);
+    emit_jmp_to(e, c->translate->slow[slow->vectors]);
 }
 
 void context_call_handler(struct context *c, bool exits)
 {
     const struct insn *copy = context_keep(c, c->insn);
+    struct emit *e = &c->e;
     context_flags_save(c);
-    emit_handler_call(c, copy, c->rip,
-                      exits ? c->translate->call_handler_exit
-                            : c->translate->call_handler[VECTORS_NONE]);
+    emit_constant(e, T0, (uint64_t)(uintptr_t)copy);
+    emit_constant(e, T1, c->rip);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_call_to(e, exits ? c->translate->call_handler_exit : c->translate->call_handler);
     if (!exits)
-        emit_lea(&c->e, HOST_RSP, rm_at(HOST_RSP, 8));
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     c->in_host = false;
     c->vectors = VECTORS_NONE;
 }
@@ -141,7 +137,7 @@ void context_address(struct context *c)
 /*
  *      mov  r10, r9
  *      shr  r10, 7                     entries are 32 bytes
- *      and  r10d, 0x7fe0
+ *      and  r10d, 0x1ffe0              4096 entries; 2048 for a write
  *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
  *      and  r11, -4096
  *      cmp  r11, gs:[r10 + tag]
@@ -152,8 +148,11 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
+    const struct mmu *mmu = &c->translate->vcpu->mmu;
     size_t table =
-        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(c->translate->vcpu->mmu.tlb[0]);
+        write ? offsetof(struct vcpu, mmu.tlb_write) + c->privilege * sizeof(mmu->tlb_write[0])
+              : offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(mmu->tlb[0]);
+    unsigned entries = write ? TLB_WRITE_ENTRIES : TLB_ENTRIES;
     struct emit_rm tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
                                                 : offsetof(struct tlb_entry, read_tag)));
     struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
@@ -162,7 +161,7 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
     emit_mov(e, T1, T0);
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
     emit_u8(e, PAGE_SHIFT - 5);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) * 32);
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), (entries - 1) * 32);
     emit_lea(e, T2, rm_at(T0, (int32_t)size - 1));
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);

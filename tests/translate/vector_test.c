@@ -253,6 +253,120 @@ static void make_program(struct program *p)
     put_u8(p, 0xf4);
 }
 
+/* ---- Loops over arrays: what loop.c makes a second copy of, and what it must not ---- */
+
+#define HOLE     0x600000u /* 2 MiB that are not mapped, */
+#define ARRAY    (HOLE - 0x4000u)
+#define PD_ENTRY (0x3000u + 8 * (HOLE >> 21))
+
+/* ModRM and what follows: [rsi + d], [rdi + rdx * s + d], [rbp + rsi + d], or [rbx + d]. */
+static void put_operand(struct program *p, unsigned reg)
+{
+    static const int32_t displacements[] = {0, 16, 32, -16, 0x40, 0x1000, -0x1010, 8, 1};
+    int32_t d = displacements[below(p, ARRAY_LENGTH(displacements))];
+    if (below(p, 4) == 0)
+        d = 0;
+    switch (below(p, 5)) {
+    case 0:
+        put_u8(p, 0x84 | (reg & 7) << 3);
+        put_u8(p, below(p, 4) << 6 | 2 << 3 | 7);
+        break;
+    case 1:
+        put_u8(p, 0x84 | (reg & 7) << 3);
+        put_u8(p, 6 << 3 | 5);
+        break;
+    case 2:
+        put_u8(p, 0x83 | (reg & 7) << 3);
+        break;
+    default:
+        put_u8(p, 0x86 | (reg & 7) << 3);
+        break;
+    }
+    put_u32(p, (uint32_t)d);
+}
+
+static void put_loop_insn(struct program *p)
+{
+    static const struct {
+        uint8_t length;
+        char bytes[4];
+    } loop_forms[] = {{1, "\x8b"},         {2, "\x48\x8b"},     {2, "\x48\x03"},     {2, "\x48\x89"},
+                 {1, "\x88"},         {1, "\x01"},         {2, "\x48\x31"},     {2, "\x48\x3b"},
+                 {2, "\x0f\xb6"},     {2, "\x4c\x8b"},     {2, "\x4c\x29"},     {2, "\x0f\x10"},
+                 {2, "\x0f\x11"},     {2, "\x0f\x28"},     {2, "\x0f\x29"},     {2, "\x0f\x58"},
+                 {3, "\x66\x0f\xfe"}, {3, "\xf3\x0f\x10"}, {3, "\xf2\x0f\x58"}, {3, "\xf3\x0f\x6f"},
+                 {2, "\x13"},         {2, "\x0f\x44"},     {3, "\xc5\xfe\x6f"}, {3, "\xc5\xfe\x7f"},
+                 {3, "\xc5\xf4\x58"}};
+    unsigned count = ARRAY_LENGTH(loop_forms);
+    if (!features_has(p->vcpu->features, FEATURE_AVX))
+        count -= 3;
+    unsigned n = below(p, count);
+    if (loop_forms[n].bytes[0] == 0x13) /* adc */
+        put(p, "\x48\x13", 2);
+    else
+        put(p, loop_forms[n].bytes, loop_forms[n].length);
+    put_operand(p, below(p, 4) ? below(p, 2) : below(p, 8) & 1); /* rax, rcx; R8, R9; XMM0, 1 */
+}
+
+/* rsi and rdx advance, the others do not. */
+static void put_advance(struct program *p, int step, unsigned kind)
+{
+    switch (kind) {
+    case 0:
+        put(p, "\x48\x81\xc6", 3); /* add rsi, imm */
+        put_u32(p, (uint32_t)step);
+        break;
+    case 1:
+        put(p, "\x48\x8d\xb6", 3); /* lea rsi, [rsi + imm] */
+        put_u32(p, (uint32_t)step);
+        break;
+    default:
+        put(p, "\x48\x81\xee", 3); /* sub rsi, -imm */
+        put_u32(p, (uint32_t)-step);
+        break;
+    }
+}
+
+static void make_loop(struct program *p)
+{
+    static const int steps[] = {1, 4, 8, 16, 16, 16, 32, 64, -1, -8, -16, -32, 24, 0, 256};
+    int step = steps[below(p, ARRAY_LENGTH(steps))];
+    unsigned rounds = 1 + below(p, 600), insns = 1 + below(p, 6);
+    bool aligned = below(p, 4) != 0;
+    p->length = 0;
+    uint64_t array = ARRAY + below(p, 0x3000);
+    if (step >= 0 && below(p, 16) == 0)
+        array = CODE + 0x800; /* stores there take their slow path */
+    put_constant(p, 6, aligned ? array & ~31ull : array);
+    put_constant(p, 7, DATA + (aligned ? 0x1100 : 0x1100 + below(p, 0x1000)));
+    put_constant(p, 2, below(p, 16) * 16);
+    put_constant(p, 5, below(p, 4) * 16);
+    put_constant(p, 3, DATA + 0x2000 + below(p, 64) * 16);
+    put_constant(p, 12, rounds);
+    size_t start = p->length;
+    unsigned advance = below(p, insns + 1), kind = below(p, 3);
+    for (unsigned i = 0; i <= insns; i++) {
+        if (i == advance)
+            put_advance(p, step, kind);
+        if (i < insns)
+            put_loop_insn(p);
+        if (below(p, 8) == 0)
+            put(p, "\x48\xff\xc2", 3); /* inc rdx */
+        if (below(p, 16) == 0)
+            put(p, "\x48\x83\xd0\x00", 4); /* adc rax, 0 */
+    }
+    if (below(p, 8) == 0)
+        put(p, "\x49\xff\xcc", 3); /* dec r12 */
+    else
+        put(p, "\x49\x83\xec\x01", 4); /* sub r12, 1 */
+    if (below(p, 4) == 0)
+        put(p, "\x0f\x28\xd8", 3); /* movaps xmm3, xmm0 */
+    put(p, "\x0f\x85", 2);
+    put_u32(p, (uint32_t)(start - (p->length + 4)));
+    put(p, "\x48\x0f\x92\xc0", 4); /* setc al */
+    put_u8(p, 0xf4);
+}
+
 struct inputs {
     uint64_t gpr[GPR_COUNT], rflags;
     uint32_t rounds;
@@ -275,10 +389,15 @@ static void make_inputs(struct random *random, struct inputs *in)
 
 static void load(struct testvm *vm, const struct program *p, const struct inputs *in)
 {
+    testvm_put(vm, CODE, in->data, sizeof(in->data));
     testvm_put(vm, CODE, p->bytes, p->length);
     testvm_put(vm, COUNTER, &in->rounds, sizeof(in->rounds));
     testvm_put(vm, DATA, in->data, sizeof(in->data));
+    testvm_put(vm, ARRAY, in->data, sizeof(in->data));
     testvm_set_mode(vm, MODE_LONG, 8);
+    static const uint8_t none[8];
+    testvm_put(vm, PD_ENTRY, none, sizeof(none));
+    mmu_flush(&vm->vcpu->mmu, false);
     memcpy(vm->vcpu->gpr, in->gpr, sizeof(in->gpr));
     vm->vcpu->rflags = in->rflags;
     struct xstate_image *image = xstate_of(vm->vcpu);
@@ -324,11 +443,14 @@ static bool is_equal(struct testvm *a, struct testvm *b)
         print_error("vector state differs\n");
         equal = false;
     }
-    assert_int_equal(pmap_read(a->map, DATA, left, DATA_SIZE), STATUS_OK);
-    assert_int_equal(pmap_read(b->map, DATA, right, DATA_SIZE), STATUS_OK);
-    if (memcmp(left, right, DATA_SIZE) != 0) {
-        print_error("memory differs\n");
-        equal = false;
+    static const uint32_t areas[] = {DATA, ARRAY, CODE};
+    for (unsigned i = 0; i < ARRAY_LENGTH(areas); i++) {
+        assert_int_equal(pmap_read(a->map, areas[i], left, DATA_SIZE), STATUS_OK);
+        assert_int_equal(pmap_read(b->map, areas[i], right, DATA_SIZE), STATUS_OK);
+        if (memcmp(left, right, DATA_SIZE) != 0) {
+            print_error("memory at %#x differs\n", areas[i]);
+            equal = false;
+        }
     }
     return equal;
 }
@@ -362,7 +484,9 @@ static void use_engine(struct testvm *vm, const struct engine_ops *engine)
     assert_int_equal(vm->engine->attach(vm->vcpu, &err), STATUS_OK);
 }
 
-static void run_programs(const struct engine_ops *engine, uint64_t start)
+typedef void make_fn(struct program *p);
+
+static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_t start)
 {
     static struct program program;
     static struct inputs inputs;
@@ -382,7 +506,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
     program.vcpu = interpreted.vcpu;
     for (unsigned i = 0; i < programs; i++) {
         testvm_set_mode(&interpreted, MODE_LONG, 8);
-        make_program(&program);
+        make(&program);
         make_inputs(&random, &inputs);
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
@@ -406,12 +530,17 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
 
 static void test_all_forms(void **state)
 {
-    run_programs(&translate_engine, SEED);
+    run_programs(&translate_engine, make_program, SEED);
 }
 
 static void test_all_forms_in_lockstep(void **state)
 {
-    run_programs(&translate_lockstep_engine, SEED + 2);
+    run_programs(&translate_lockstep_engine, make_program, SEED + 2);
+}
+
+static void test_loops(void **state)
+{
+    run_programs(&translate_engine, make_loop, SEED + 4);
 }
 
 /* A loop of vector instructions runs without leaving generated code: nothing of it is a handler,
@@ -440,6 +569,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_forms),
         cmocka_unit_test(test_all_forms_in_lockstep),
+        cmocka_unit_test(test_loops),
         cmocka_unit_test(test_loop_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,6 +62,10 @@ static const struct block *emit_block(struct context *c, const struct block *blo
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
+        if (block == c->block) {
+            c->offsets[i] = emit_offset(&c->e);
+            c->block_last_rip = c->rip;
+        }
         c->next_rip = c->rip + insn->length;
         if (is_last && (flow_emit(c, &next) || level_emit(c)))
             break;
@@ -123,6 +127,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .in_host = need != FLAGS_SAVED,
         .in_slot = need == FLAGS_SAVED,
         .vectors = t->vectors,
+        .block = block,
     };
     if (is_loop)
         entry_emit_loop(&c, block, need);

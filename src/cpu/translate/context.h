@@ -52,6 +52,7 @@ struct context {
 
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
+    struct emit_rm operand; /* is_memory: its memory operand, no probe is needed (loop.c) */
     bool in_host, in_slot;
     unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
@@ -59,7 +60,10 @@ struct context {
     unsigned slow_count;
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     unsigned load_count;
-    unsigned insn_count; /* of all blocks */
+    unsigned insn_count;       /* of all blocks */
+    const struct block *block; /* the first, for loop.c: where each of its instructions begins, */
+    uint32_t offsets[BLOCK_MAX_INSNS];
+    uint64_t block_last_rip; /* and RIP of the last */
     struct edge edges[BLOCK_MAX_INSNS + 1];
     unsigned edge_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
@@ -126,6 +130,26 @@ enum flags_need integer_need(const struct insn *insn);
 /* Bytes that its memory operand is written, 0: none. Pushes aside. */
 unsigned integer_store_size(const struct insn *insn);
 
+/* What an instruction does, if it is a simple one: of explicit operands, or none of the guest's
+ * general registers, and nothing can happen to it but a fault of its memory operand. */
+struct insn_effects {
+    bool reads_flags, writes_flags; /* reads: or keeps some */
+    bool loads, stores;
+    uint8_t memory_size, alignment_mask;
+    unsigned used, written; /* guest registers, bit by number; used: all that it names */
+};
+bool integer_effects(const struct insn *insn, struct insn_effects *effects);
+bool vector_effects(const struct insn *insn, struct insn_effects *effects);
+
+/* loop.c: out of line, what comes before the edge where it leads back to the start of a loop. */
+void loop_emit(struct context *c, struct edge *edge);
+
+/* Where the memory operand is, after the probe. */
+static inline struct emit_rm context_operand(const struct context *c)
+{
+    return c->operand.is_memory ? c->operand : rm_at(T0, 0);
+}
+
 /* vector.c, as integer.c */
 bool vector_emit(struct context *c);
 enum flags_need vector_need(const struct insn *insn);
@@ -153,6 +177,7 @@ void entry_emit(struct context *c, enum flags_need need, uint32_t body);
  * to follow in line, at c->next_rip. */
 bool flow_emit(struct context *c, const struct block **next);
 bool flow_is_inline(const struct insn *insn);
+bool flow_is_jcc(const struct insn *insn);
 void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);

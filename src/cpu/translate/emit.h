@@ -306,7 +306,9 @@ static inline void emit_stmxcsr(struct emit *e, struct emit_rm to)
     emit_op(e, 0, 0x0fae, 3, to);
 }
 
+#define CONDITION_B  2u
 #define CONDITION_E  4u
+#define CONDITION_A  7u
 #define CONDITION_NE 5u
 
 #endif

@@ -20,7 +20,7 @@ static struct emit_rm attention(void)
     return rm_vcpu(offsetof(struct vcpu, attention));
 }
 
-static bool is_jcc(const struct insn *insn)
+bool flow_is_jcc(const struct insn *insn)
 {
     return insn->exec == jcc_bind(insn);
 }
@@ -99,8 +99,9 @@ void flow_edge(struct context *c, uint64_t target)
 static void emit_edges(struct context *c)
 {
     for (unsigned i = 0; i < c->edge_count; i++) {
-        const struct edge *edge = &c->edges[i];
+        struct edge *edge = &c->edges[i];
         emit_link(&c->e, edge->at, emit_offset(&c->e));
+        loop_emit(c, edge);
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
         c->privilege = edge->privilege;
@@ -274,7 +275,7 @@ bool flow_is_inline(const struct insn *insn)
         return false;
     if (insn->exec == exec_jmp || insn->exec == exec_call)
         return insn->op[0].kind == OPERAND_IMMEDIATE || has_indirect_operand(insn);
-    return insn->exec == exec_ret || is_jcc(insn);
+    return insn->exec == exec_ret || flow_is_jcc(insn);
 }
 
 bool flow_emit(struct context *c, const struct block **next)

@@ -360,7 +360,7 @@ static void generic_emit(struct context *c, const struct plan *p)
     bool memory = rm_op->kind == OPERAND_MEMORY;
     struct slow_path *slow = NULL;
 
-    if (memory) {
+    if (memory && !c->operand.is_memory) {
         slow = context_slow_begin(c);
         context_address(c);
         if (p->effects & ATOMIC && rm_op->size > 1) {
@@ -379,7 +379,7 @@ static void generic_emit(struct context *c, const struct plan *p)
         reg_op = &insn->op[p->reg];
         reg = take_register(c, reg_op, p->effects & REG_READ, T2);
     }
-    struct emit_rm rm = rm_at(T0, 0);
+    struct emit_rm rm = context_operand(c);
     if (!memory)
         rm = rm_reg(take_register(c, rm_op, p->effects & RM_READ, T1));
     unsigned flags = p->flags | (memory && insn->prefixes & INSN_LOCK ? EMIT_LOCK : 0);
@@ -394,7 +394,7 @@ static void generic_emit(struct context *c, const struct plan *p)
         context_put(c, rm_op->reg, T1);
     if (p->effects & FLAGS_WRITE)
         context_flags_written(c);
-    if (memory)
+    if (slow != NULL)
         context_slow_end(c, slow);
 }
 
@@ -624,6 +624,54 @@ unsigned integer_store_size(const struct insn *insn)
         !plan_insn(&plan, insn))
         return 0;
     return is_memory(insn, plan.rm) && plan.effects & RM_WRITE ? insn->op[plan.rm].size : 0;
+}
+
+static unsigned named_registers(const struct insn *insn)
+{
+    unsigned named = 0;
+    for (unsigned i = 0; i < INSN_MAX_OPERANDS; i++)
+        named |= is_gpr(insn, i) ? 1u << insn->op[i].reg : 0;
+    named |= insn->base < GPR_COUNT ? 1u << insn->base : 0;
+    return named | (insn->index < GPR_COUNT ? 1u << insn->index : 0);
+}
+
+bool integer_effects(const struct insn *insn, struct insn_effects *effects)
+{
+    struct plan plan;
+    *effects = (struct insn_effects){.used = named_registers(insn)};
+    if (is_nop(insn))
+        return true;
+    switch (insn->mnemonic) {
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_XCHG:
+    case ZYDIS_MNEMONIC_XADD:
+    case ZYDIS_MNEMONIC_CMPXCHG:
+        return false;
+    case ZYDIS_MNEMONIC_IMUL:
+        if (insn->operand_count == 1)
+            return false;
+        break;
+    default:
+        break;
+    }
+    if (is_load_constant(insn) || is_lea(insn) || is_bswap(insn)) {
+        effects->written = 1u << insn->op[0].reg;
+        return true;
+    }
+    if (!plan_insn(&plan, insn) || plan.effects & ATOMIC)
+        return false;
+    effects->reads_flags = plan.effects & FLAGS_READ;
+    effects->writes_flags = plan.effects & FLAGS_WRITE;
+    if (is_memory(insn, plan.rm)) {
+        effects->memory_size = insn->op[plan.rm].size;
+        effects->loads = plan.effects & RM_READ;
+        effects->stores = plan.effects & RM_WRITE;
+    } else if (plan.effects & RM_WRITE) {
+        effects->written |= 1u << insn->op[plan.rm].reg;
+    }
+    if (plan.effects & REG_WRITE)
+        effects->written |= 1u << insn->op[plan.reg].reg;
+    return true;
 }
 
 bool translate_is_inline(const struct insn *insn)

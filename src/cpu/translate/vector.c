@@ -92,7 +92,7 @@ static void emit_move(struct context *c, const struct thunk_move *move)
     const struct operand *op = c->insn->op;
     struct vex vex = {.map = 1, .l = move->size == 32};
     unsigned reg = op[0].reg, vvvv = 0;
-    struct emit_rm rm = rm_at(T0, 0);
+    struct emit_rm rm = context_operand(c);
     switch (move->kind) {
     case THUNK_MOVE_LOAD:
         vex.opcode = 0x10;
@@ -150,7 +150,7 @@ static void put_slot(struct context *c, const struct thunk *thunk, unsigned slot
 static void emit_thunk(struct context *c, const struct vector_plan *plan)
 {
     const struct thunk *thunk = plan->thunk;
-    struct splice splice = {.rm = rm_at(T0, 0)};
+    struct splice splice = {.rm = context_operand(c)};
     if (plan->memory_size == 0)
         splice.rm = rm_reg(take_slot(c, thunk, SLOT_RM, T0));
     splice.reg = (uint8_t)take_slot(c, thunk, SLOT_REG, T1);
@@ -171,7 +171,7 @@ bool vector_emit(struct context *c)
     if (!plan_insn(&plan, c->insn))
         return false;
     vectors_require(c, plan.level);
-    if (plan.memory_size != 0) {
+    if (plan.memory_size != 0 && !c->operand.is_memory) {
         slow = context_slow_begin(c);
         context_address(c);
         if (plan.alignment_mask != 0) {
@@ -216,6 +216,36 @@ enum flags_need vector_need(const struct insn *insn)
     if (plan.reads_flags)
         return FLAGS_HOST;
     return plan.writes_flags ? FLAGS_OVERWRITTEN : FLAGS_INDIFFERENT;
+}
+
+bool vector_effects(const struct insn *insn, struct insn_effects *effects)
+{
+    struct vector_plan plan;
+    if (!plan_insn(&plan, insn))
+        return false;
+    *effects = (struct insn_effects){
+        .reads_flags = plan.reads_flags,
+        .writes_flags = plan.writes_flags,
+        .memory_size = (uint8_t)plan.memory_size,
+        .alignment_mask = (uint8_t)plan.alignment_mask,
+        .stores = plan.stores,
+        .loads = plan.memory_size != 0 && !plan.stores,
+    };
+    if (plan.memory_size != 0) {
+        effects->used |= insn->base < GPR_COUNT ? 1u << insn->base : 0;
+        effects->used |= insn->index < GPR_COUNT ? 1u << insn->index : 0;
+    }
+    if (plan.thunk == NULL) {
+        if (plan.move.kind == THUNK_MOVE_INTEGER)
+            effects->used |= 1u << insn->op[1].reg;
+        return true;
+    }
+    for (unsigned g = 0; g < THUNK_GPR_COUNT; g++) {
+        unsigned gpr = g >= THUNK_RAX ? g - THUNK_RAX : insn->op[g].reg;
+        effects->used |= plan.thunk->gprs >> g & 1 ? 1u << gpr : 0;
+        effects->written |= plan.thunk->gprs_out >> g & 1 ? 1u << gpr : 0;
+    }
+    return true;
 }
 
 unsigned vector_store_size(const struct insn *insn)

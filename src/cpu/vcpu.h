@@ -245,6 +245,7 @@ struct vcpu {
     uint8_t stack_size; /* width of the stack pointer: 2, 4 or 8 */
     uint8_t cpl;
     enum mmu_privilege privilege; /* for explicit data accesses now */
+    bool is_translatable;         /* 64-bit code at CPL 0 or 3, so that privilege tells the CPL */
 
     bool leave_block;       /* the block being run must end after this instruction */
     bool interrupt_shadow;  /* STI, MOV SS, POP SS: none taken before the next instruction ends */
@@ -254,7 +255,10 @@ struct vcpu {
     uint64_t pending_debug; /* DR6 bits of a #DB trap to be raised after this instruction */
     struct vcpu_step step;
 
-    _Atomic uint32_t attention;
+    _Alignas(8) _Atomic uint32_t attention;
+    /* Own thread, 0 or 1: an ATTENTION_IRQ was seen with IF clear, so whatever sets IF sets it
+     * again. Behind attention, so that generated code can look at both at once. */
+    uint32_t irq_waiting;
     _Atomic uint8_t sipi_vector;
 
     struct segment seg[SEG_COUNT], ldtr, tr;

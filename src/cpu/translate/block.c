@@ -19,8 +19,8 @@
     (sizeof(struct crossing) +                                                                     \
      (BLOCK_MAX_INSNS + 1) * (sizeof(struct insn) + sizeof(struct link) + 16))
 
-/* Instructions that change what translated code was made for (its privilege) without asking to
- * leave the block. */
+/* Instructions that change the privilege without asking to leave the block, where their handler
+ * runs them. */
 static bool changes_privilege(const struct insn *insn)
 {
     return insn->mnemonic == ZYDIS_MNEMONIC_STAC || insn->mnemonic == ZYDIS_MNEMONIC_CLAC;
@@ -52,9 +52,9 @@ static const struct block *emit_block(struct context *c, const struct block *blo
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && flow_emit(c, &next))
+        if (is_last && (flow_emit(c, &next) || level_emit(c)))
             break;
-        if (!integer_emit(c) && !vector_emit(c)) {
+        if (!integer_emit(c) && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)

@@ -31,6 +31,7 @@ struct slow_path {
 struct edge {
     uint32_t at; /* offset of its displacement */
     bool in_host, in_slot;
+    uint8_t privilege;
     uint64_t rip, target;
 };
 
@@ -74,6 +75,8 @@ void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* Or it is the slow path. Spoils T1 and flags. */
+void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
 /* Runs the handler in line; leaves the block after it where `exits`. */
 void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */
@@ -118,6 +121,12 @@ bool vector_emit(struct context *c);
 void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
 void entry_emit(struct context *c, enum flags_need need, uint32_t body);
 
+/* privileged.c: system instructions; is_last: no other instruction follows in the block */
+bool privileged_emit(struct context *c, bool is_last);
+
+/* level.c: SYSCALL and SYSRET, which end a block. */
+bool level_emit(struct context *c);
+
 /* flow.c: near branches, calls, returns. False: it is none of them. *next becomes the block that is
  * to follow in line, at c->next_rip. */
 bool flow_emit(struct context *c, const struct block **next);
@@ -125,5 +134,7 @@ bool flow_is_inline(const struct insn *insn);
 void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);
+/* T0 = RIP, flags in the slot, everything done: goes there, at c->privilege. */
+void flow_go(struct context *c);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * The translator: x86-64 to x86-64, for 64-bit mode.
  *
- * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU is in
- * 64-bit mode and nothing wants single-stepping, it enters generated code, which passes from one
+ * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU runs
+ * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which passes from one
  * translation to the next by itself until something asks for the dispatcher: attention, an
  * instruction that ends its block, RIP without a translation. All state is in struct vcpu again
  * then. Decoding, the marks on pages with code, all other modes and every instruction that is not
@@ -17,6 +17,8 @@
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
+ *   privileged.c, level.c
+ *               system instructions
  *   memory.c    flags, TLB probes, slow paths
  *   emit.h      encoding
  *
@@ -88,7 +90,7 @@ static void chain(struct translate *translate, struct link *link, struct transla
 {
     const struct translation *from = link->from;
     if (!from->is_dead && !t->is_crossing && link->target == t->rip &&
-        from->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
+        link->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
         translate_chain(translate, link, t);
 }
 
@@ -118,7 +120,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         uint64_t epoch = translate->epoch;
         const struct block *block = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->mode == MODE_LONG && !step))
+        if (likely(vcpu->is_translatable && !step))
             t = find(vcpu, translate, &block, link);
         else
             block = block_find(vcpu);

@@ -42,6 +42,7 @@ static void edge_linked(struct context *c, const struct edge *edge)
         .in_host = edge->in_host,
         .in_slot = edge->in_slot,
         .is_backward = edge->target <= edge->rip,
+        .privilege = edge->privilege,
         .from = c->translation,
         .sibling = c->translation->links,
     };
@@ -77,8 +78,12 @@ static bool flow_is_linked(const struct context *c, uint64_t target)
 
 static void add_edge(struct context *c, uint32_t at, uint64_t target)
 {
-    c->edges[c->edge_count++] = (struct edge){
-        .at = at, .in_host = c->in_host, .in_slot = c->in_slot, .rip = c->rip, .target = target};
+    c->edges[c->edge_count++] = (struct edge){.at = at,
+                                              .in_host = c->in_host,
+                                              .in_slot = c->in_slot,
+                                              .privilege = (uint8_t)c->privilege,
+                                              .rip = c->rip,
+                                              .target = target};
 }
 
 void flow_edge(struct context *c, uint64_t target)
@@ -96,6 +101,7 @@ static void emit_edges(struct context *c)
         emit_link(&c->e, edge->at, emit_offset(&c->e));
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
+        c->privilege = edge->privilege;
         if (flow_is_linked(c, edge->target))
             edge_linked(c, edge);
         else
@@ -115,8 +121,8 @@ static const struct block *following(struct context *c, uint64_t rip)
     return block != NULL && c->insn_count + block->count <= BLOCK_MAX_INSNS ? block : NULL;
 }
 
-/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, or it is the slow path. */
-static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
+static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
@@ -127,9 +133,25 @@ static void emit_jump_lookup(struct context *c, struct slow_path *slow)
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
     emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+}
+
+/* The same, or it is the slow path. */
+static void emit_jump_lookup(struct context *c, struct slow_path *slow)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
     c->jump_miss = emit_jcc(e, CONDITION_NE);
     c->jump_resume = emit_offset(e);
     c->jump_slow = slow;
+}
+
+void flow_go(struct context *c)
+{
+    struct emit *e = &c->e;
+    emit_jump_entry(c);
+    uint32_t miss = emit_jcc(e, CONDITION_NE);
+    emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
+    emit_link(e, miss, c->translate->exit_jump);
 }
 
 void flow_emit_rest(struct context *c)

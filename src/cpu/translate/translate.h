@@ -30,6 +30,7 @@ struct link {
     uint64_t target;       /* RIP */
     bool in_host, in_slot; /* where the flags are */
     bool is_backward;      /* attention is to be looked at on the way */
+    uint8_t privilege;     /* there */
     struct translation *from, *to;
     struct link *sibling;      /* another of `from` */
     struct link *next, **back; /* among those that lead to `to` */

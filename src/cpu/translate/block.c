@@ -82,7 +82,8 @@ struct translation *translate_block(struct translate *translate, const struct bl
     *t = (struct translation){.rip = vcpu->rip,
                               .gpa = block->gpa,
                               .privilege = (uint8_t)vcpu->privilege,
-                              .is_crossing = is_crossing};
+                              .is_crossing = is_crossing,
+                              .is_hot = is_loop};
     enum flags_need need = block_need(block);
     struct context c = {
         .e = {translate->code.write, translate->code.write + translate->code_used},

@@ -30,7 +30,7 @@ struct slow_path {
 /* A branch that leaves, to be completed out of line. */
 struct edge {
     uint32_t at; /* offset of its displacement */
-    bool in_host, in_slot;
+    bool in_host, in_slot, may_follow;
     uint8_t privilege;
     uint64_t rip, target;
 };

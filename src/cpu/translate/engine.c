@@ -2,11 +2,11 @@
  * The translator: x86-64 to x86-64, for 64-bit mode.
  *
  * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU runs
- * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which passes from one
- * translation to the next by itself until something asks for the dispatcher: attention, an
- * instruction that ends its block, RIP without a translation. All state is in struct vcpu again
- * then. Decoding, the marks on pages with code, all other modes and every instruction that is not
- * generated are the interpreter's: generated code calls its handlers.
+ * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which
+ * passes from one translation to the next by itself until something asks for the dispatcher:
+ * attention, an instruction that ends its block, RIP without a translation. All state is in struct
+ * vcpu again then. Decoding, the marks on pages with code, all other modes and every instruction
+ * that is not generated are the interpreter's: generated code calls its handlers.
  *
  *   engine.c    the dispatcher
  *   cache.c     translations: found, dropped, chained, evicted
@@ -85,13 +85,48 @@ struct link *translate_enter(struct translate *translate, const struct translati
     return enter(translate->code.execute + t->entry_saved);
 }
 
-/* The way that the guest has just left by becomes a jump to where it went. */
-static void chain(struct translate *translate, struct link *link, struct translation *t)
+static void discard(struct translate *translate, struct translation *t)
 {
-    const struct translation *from = link->from;
-    if (!from->is_dead && !t->is_crossing && link->target == t->rip &&
-        link->privilege == t->privilege && from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
+    translate_unlink(translate, t);
+    translate_bury(translate);
+}
+
+/* t, in a loop, once more: with what follows in line by now. */
+static struct translation *improve(struct translate *translate, struct translation *t,
+                                   const struct link *link)
+{
+    const struct block *block = NULL;
+    for (const struct link *out = t->links; out != NULL && block == NULL; out = out->sibling) {
+        if (out->may_follow && flow_block(translate, t, out->target) != NULL)
+            block = flow_block(translate, t, t->rip);
+    }
+    if (block != NULL) {
+        discard(translate, t);
+        t = translate_block(translate, block, link->is_backward);
+    }
+    t->is_hot = true;
+    return t;
+}
+
+/* The way that the guest has just left by becomes a jump to where it went. Returns the translation
+ * there: what is in loops may be made anew. */
+static struct translation *chain(struct translate *translate, struct link *link,
+                                 struct translation *t)
+{
+    struct translation *from = link->from;
+    if (from->is_dead || t->is_crossing || link->target != t->rip ||
+        link->privilege != t->privilege || from->gpa >> PAGE_SHIFT != t->gpa >> PAGE_SHIFT)
+        return t;
+    if (from->is_hot && link->may_follow) {
+        discard(translate, from); /* when it is reached again, t follows in line */
+        return t;
+    }
+    uint64_t epoch = translate->epoch;
+    if (from->is_hot && !t->is_hot && t != from)
+        t = improve(translate, t, link);
+    if (epoch == translate->epoch)
         translate_chain(translate, link, t);
+    return t;
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
@@ -145,7 +180,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         if (link == NULL || epoch != translate->epoch)
             jump_remember(translate, t);
         else
-            chain(translate, link, t);
+            t = chain(translate, link, t);
         link = translate_enter(translate, t);
     }
 }

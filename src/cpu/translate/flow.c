@@ -1,8 +1,9 @@
 /*
  * Near branches, calls and returns: how one translation goes on to the next.
  *
- * A direct branch within the page becomes a link; where the way on is forward and has been run
- * before, its block follows in line instead. Everything else asks the jump cache (jump.c). It
+ * A direct branch within the page becomes a link. Where the way on is forward and has been run
+ * before, its block follows in line instead: so loops, which are translated the second time round,
+ * have their first way round in line. Everything else asks the jump cache (jump.c). It
  * has been filled by the dispatcher, so whatever is found there has been checked: canonical,
  * mapped, executable. What is not found there goes to the instruction's handler before anything of
  * it has been done, and to the dispatcher after that.
@@ -42,6 +43,7 @@ static void edge_linked(struct context *c, const struct edge *edge)
         .in_host = edge->in_host,
         .in_slot = edge->in_slot,
         .is_backward = edge->target <= edge->rip,
+        .may_follow = edge->may_follow,
         .privilege = edge->privilege,
         .from = c->translation,
         .sibling = c->translation->links,
@@ -109,16 +111,32 @@ static void emit_edges(struct context *c)
     }
 }
 
-/* The decoded block at rip, if it may follow in line: forward in the same page. Only one that has
- * been decoded, since that has been run. NULL: none. */
-static const struct block *following(struct context *c, uint64_t rip)
+const struct block *flow_block(const struct translate *translate, const struct translation *t,
+                               uint64_t rip)
 {
-    struct vcpu *vcpu = c->translate->vcpu;
-    if (c->translate->is_lockstep || rip <= c->rip || !flow_is_linked(c, rip))
-        return NULL;
-    uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
-    const struct block *block = block_lookup(vcpu->interp, gpa, block_key(vcpu));
-    return block != NULL && c->insn_count + block->count <= BLOCK_MAX_INSNS ? block : NULL;
+    uint64_t gpa = (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
+    return block_lookup(translate->vcpu->interp, gpa, block_key(translate->vcpu));
+}
+
+/* Goes on at rip: with the decoded block that follows in line, which it returns, or by an edge.
+ * Only forward, in the same page; and only what has been run, and so been decoded. */
+static const struct block *follow(struct context *c, uint64_t rip)
+{
+    const struct block *block = NULL;
+    bool may_follow = !c->translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
+    if (may_follow) {
+        block = flow_block(c->translate, c->translation, rip);
+        may_follow = block == NULL;
+        if (block != NULL && c->insn_count + block->count > BLOCK_MAX_INSNS)
+            block = NULL;
+    }
+    if (block == NULL) {
+        flow_edge(c, rip);
+        if (may_follow)
+            c->edges[c->edge_count - 1].may_follow = true;
+    }
+    c->next_rip = rip;
+    return block;
 }
 
 /* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
@@ -219,14 +237,8 @@ static void emit_call(struct context *c)
 
 static const struct block *emit_jump(struct context *c)
 {
-    if (c->insn->op[0].kind == OPERAND_IMMEDIATE) {
-        const struct block *next = following(c, direct_target(c));
-        if (next != NULL)
-            c->next_rip = direct_target(c);
-        else
-            flow_edge(c, direct_target(c));
-        return next;
-    }
+    if (c->insn->op[0].kind == OPERAND_IMMEDIATE)
+        return follow(c, direct_target(c));
     struct slow_path *slow = begin_exiting(c);
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
@@ -251,10 +263,7 @@ static const struct block *emit_condition(struct context *c)
 {
     context_flags_load(c);
     add_edge(c, emit_jcc(&c->e, c->insn->condition), direct_target(c));
-    const struct block *next = following(c, c->next_rip);
-    if (next == NULL)
-        flow_edge(c, c->next_rip);
-    return next;
+    return follow(c, c->next_rip);
 }
 
 /* Operands of 8 bytes: all that 64-bit code has, unless it tries hard. */

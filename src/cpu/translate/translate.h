@@ -30,6 +30,7 @@ struct link {
     uint64_t target;       /* RIP */
     bool in_host, in_slot; /* where the flags are */
     bool is_backward;      /* attention is to be looked at on the way */
+    bool may_follow;       /* its target would have followed in line, had it been run before */
     uint8_t privilege;     /* there */
     struct translation *from, *to;
     struct link *sibling;      /* another of `from` */
@@ -46,6 +47,7 @@ struct translation {
     bool wants_saved;                 /* entry_saved is the shorter way in */
     uint8_t privilege;
     bool is_dead;
+    bool is_hot;      /* made for a loop, or reached by a link from such a one */
     bool is_crossing; /* part of a struct crossing */
     struct link *incoming;
     struct link *links; /* that lead out of it */
@@ -138,6 +140,10 @@ void translate_emit_stubs(struct translate *translate);
 /* block.c. is_loop: because a backward link leads there. */
 struct translation *translate_block(struct translate *translate, const struct block *block,
                                     bool is_loop);
+
+/* flow.c: the decoded block at rip, in the page of t; NULL: it is not decoded. */
+const struct block *flow_block(const struct translate *translate, const struct translation *t,
+                               uint64_t rip);
 
 /* entry.c: where a link into t leads; 0: there is no room to make that. */
 uint32_t translate_entry(struct translate *translate, struct translation *t,

@@ -8,8 +8,9 @@
  * mapped, executable. What is not found there goes to the instruction's handler before anything of
  * it has been done, and to the dispatcher after that.
  *
- * Attention (see vcpu.h) is looked at on every way that can be part of a loop: links that go
- * backward (entry.c), and all uses of the jump cache. Within a translation RIP only grows.
+ * Attention (see vcpu.h) is looked at on every way that can close a loop: where RIP is looked up in
+ * the jump cache, and where a direct branch goes backward (entry.c). All else only makes RIP grow,
+ * within a translation as well.
  */
 
 #include "cpu/access.h"
@@ -63,12 +64,12 @@ static void edge_far(struct context *c, uint64_t target)
     emit_constant(e, T0, target);
     emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c->translate, c->privilege, target));
     emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
-    uint32_t miss = emit_jcc(e, CONDITION_NE);
-    emit_alu_immediate(e, 7, 4, attention(), 0);
-    uint32_t away = emit_jcc(e, CONDITION_NE);
+    emit_link(e, emit_jcc(e, CONDITION_NE), c->translate->exit_jump);
+    if (target <= c->rip) {
+        emit_alu_immediate(e, 7, 4, attention(), 0);
+        emit_link(e, emit_jcc(e, CONDITION_NE), c->translate->exit_jump);
+    }
     emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
-    emit_link(e, miss, c->translate->exit_jump);
-    emit_link(e, away, c->translate->exit_jump);
 }
 
 /* In the same page, and whole in it: an instruction there might cross into the next. */
@@ -104,6 +105,7 @@ static void emit_edges(struct context *c)
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
         c->privilege = edge->privilege;
+        c->rip = edge->rip;
         if (flow_is_linked(c, edge->target))
             edge_linked(c, edge);
         else

@@ -82,6 +82,7 @@ struct translate {
     struct translation *pages[TRANSLATE_PAGE_HASH_SIZE];
     struct translation *dead; /* unlinked from the tables, jumps to them not yet undone */
     struct crossing *crossings;
+    uint32_t jump_toss;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
 
     /* Offsets of the fixed routines. */

@@ -13,12 +13,6 @@
 #include "cpu/translate/context.h"
 #include "cpu/translate/crossing.h"
 
-/* Room that any block surely fits in. */
-#define BLOCK_CODE_MAX ((size_t)48 << 10)
-#define BLOCK_DATA_MAX                                                                             \
-    (sizeof(struct crossing) +                                                                     \
-     (BLOCK_MAX_INSNS + 1) * (sizeof(struct insn) + sizeof(struct link) + 16))
-
 /* Instructions that change the privilege without asking to leave the block, where their handler
  * runs them. */
 static bool changes_privilege(const struct insn *insn)
@@ -36,11 +30,21 @@ static enum flags_need block_need(const struct block *block)
                            (insn->exec == exec_jmp && insn->op[0].kind == OPERAND_IMMEDIATE)
                        ? FLAGS_HOST
                        : FLAGS_SAVED;
-        enum flags_need need = integer_need(insn);
+        enum flags_need need = vector_is_inline(insn) ? vector_need(insn) : integer_need(insn);
         if (need != FLAGS_INDIFFERENT)
             return need;
     }
     return FLAGS_HOST;
+}
+
+unsigned translate_block_vectors(const struct block *block)
+{
+    unsigned vectors = VECTORS_NONE;
+    for (unsigned i = 0; i < block->count && translate_is_inline(&block->insns[i]); i++) {
+        unsigned level = vector_level(&block->insns[i]);
+        vectors = level > vectors ? level : vectors;
+    }
+    return vectors;
 }
 
 /* Returns the block that follows in line; NULL: none does. */
@@ -68,31 +72,51 @@ static const struct block *emit_block(struct context *c, const struct block *blo
     return next;
 }
 
+/* The slow paths' code, and what slow.c has to know of each. */
+static void emit_slow_paths(struct context *c)
+{
+    struct translation *t = c->translation;
+    if (c->slow_count == 0)
+        return;
+    struct slow_entry *entries =
+        ring_allocate(c->translate, c->slow_count * sizeof(struct slow_entry));
+    t->slow = ref_of(c->translate, entries);
+    for (unsigned i = 0; i < c->slow_count; i++) {
+        const struct slow_path *slow = &c->slow[i];
+        context_slow_emit(c, slow, i);
+        entries[i] = (struct slow_entry){
+            .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
+            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code)};
+    }
+}
+
 struct translation *translate_block(struct translate *translate, const struct block *block,
                                     bool is_loop)
 {
     struct vcpu *vcpu = translate->vcpu;
-    if (TRANSLATE_CODE_SIZE - translate->code_used < BLOCK_CODE_MAX ||
-        TRANSLATE_DATA_SIZE - translate->data_used < BLOCK_DATA_MAX)
-        translate_evict_all(translate);
-
+    ring_reserve(translate);
     bool is_crossing = (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
     struct translation *t =
-        translate_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
+        ring_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
     *t = (struct translation){.rip = vcpu->rip,
                               .gpa = block->gpa,
                               .privilege = (uint8_t)vcpu->privilege,
                               .is_crossing = is_crossing,
-                              .is_hot = is_loop};
+                              .is_hot = is_loop,
+                              .vectors = (uint8_t)translate_block_vectors(block),
+                              .code = translate->code_ring.at};
+    if (is_crossing)
+        ((struct crossing *)t)->insn = block->insns[0];
     enum flags_need need = block_need(block);
     struct context c = {
-        .e = {translate->code.write, translate->code.write + translate->code_used},
+        .e = {translate->code.write, translate->code.write + t->code},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
         .rip = vcpu->rip,
         .in_host = need != FLAGS_SAVED,
         .in_slot = need == FLAGS_SAVED,
+        .vectors = t->vectors,
     };
     if (is_loop)
         entry_emit_loop(&c, block, need);
@@ -100,11 +124,12 @@ struct translation *translate_block(struct translate *translate, const struct bl
     while (block != NULL)
         block = emit_block(&c, block);
     flow_emit_rest(&c);
-    for (unsigned i = 0; i < c.slow_count; i++)
-        context_slow_emit(&c, &c.slow[i]);
+    emit_slow_paths(&c);
+    for (unsigned i = 0; i < c.load_count; i++)
+        vectors_load_emit(&c, &c.loads[i]);
     entry_emit(&c, need, body);
-    translate->code_used = align_up(emit_offset(&c.e), 16);
+    translate->code_is_new = true;
+    ring_append(translate, t, emit_offset(&c.e));
     translate_insert(translate, t);
-    translate_serialize();
     return t;
 }

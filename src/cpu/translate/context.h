@@ -10,7 +10,8 @@
  * when an instruction reads them, or writes only some. So an exception finds them exact, always.
  *
  * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
- * the interpreter, out of line; nothing of the guest's state has changed until then.
+ * the interpreter, out of line; nothing of the guest's state has changed until then. It resumes
+ * with the flags in the CPU and in the slot.
  */
 
 #include "cpu/translate/translate.h"
@@ -21,16 +22,24 @@ struct slow_path {
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
-    const struct insn *insn;
     uint64_t rip;
     bool exits;      /* does not resume: the handler says where it goes on */
-    bool wants_host; /* flags in the CPU when it resumes */
+    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
+};
+
+/* Vector registers missing: out of line they are loaded. */
+struct vectors_load {
+    uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
+    uint64_t rip;        /* of what comes next */
+    uint8_t level;
+    bool in_host; /* flags */
 };
 
 /* A branch that leaves, to be completed out of line. */
 struct edge {
     uint32_t at; /* offset of its displacement */
     bool in_host, in_slot, may_follow;
+    uint8_t vectors; /* enum vectors_level */
     uint8_t privilege;
     uint64_t rip, target;
 };
@@ -44,10 +53,12 @@ struct context {
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
     bool in_host, in_slot;
-    bool has_sse, has_avx; /* checked earlier in the block (vector.c) */
+    unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
+    struct vectors_load loads[BLOCK_MAX_INSNS + 1];
+    unsigned load_count;
     unsigned insn_count; /* of all blocks */
     struct edge edges[BLOCK_MAX_INSNS + 1];
     unsigned edge_count;
@@ -56,6 +67,7 @@ struct context {
 };
 
 /* memory.c: flags */
+void emit_flags_load(struct emit *e);       /* from the slot into the CPU. Spoils T2 */
 void context_flags_save(struct context *c); /* now in the slot */
 void context_flags_load(struct context *c); /* now in the CPU. Spoils T2 */
 /* After an instruction that has written all flags, or some after context_flags_load. */
@@ -69,7 +81,7 @@ static inline void context_flags_written(struct context *c)
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
-void context_slow_emit(struct context *c, const struct slow_path *slow);
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
@@ -114,18 +126,28 @@ enum flags_need integer_need(const struct insn *insn);
 /* Bytes that its memory operand is written, 0: none. Pushes aside. */
 unsigned integer_store_size(const struct insn *insn);
 
-/* vector.c */
+/* vector.c, as integer.c */
 bool vector_emit(struct context *c);
+enum flags_need vector_need(const struct insn *insn);
+unsigned vector_store_size(const struct insn *insn);
+bool vector_is_inline(const struct insn *insn);
+unsigned vector_level(const struct insn *insn); /* enum vectors_level that it needs */
 
-/* entry.c */
-void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
-void entry_emit(struct context *c, enum flags_need need, uint32_t body);
+/* vector_state.c */
+/* From here on the registers of this level are in the CPU. Spoils T1, and flags that are in their
+ * slot. */
+void vectors_require(struct context *c, unsigned level);
+void vectors_load_emit(struct context *c, const struct vectors_load *load);
 
 /* privileged.c: system instructions; is_last: no other instruction follows in the block */
 bool privileged_emit(struct context *c, bool is_last);
 
 /* level.c: SYSCALL and SYSRET, which end a block. */
 bool level_emit(struct context *c);
+
+/* entry.c */
+void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
+void entry_emit(struct context *c, enum flags_need need, uint32_t body);
 
 /* flow.c: near branches, calls, returns. False: it is none of them. *next becomes the block that is
  * to follow in line, at c->next_rip. */

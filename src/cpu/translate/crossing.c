@@ -30,13 +30,13 @@ static uint64_t next_page(uint64_t rip)
     return (rip & ~PAGE_MASK) + PAGE_SIZE;
 }
 
-struct translation *crossing_current(const struct vcpu *vcpu, struct translation *t)
+struct translation *crossing_current(struct vcpu *vcpu, struct translation *t)
 {
     const struct itlb_entry *next = page_of(vcpu, next_page(vcpu->rip));
     if (next == NULL)
         return NULL;
     uint64_t ppn = next->info >> PAGE_SHIFT, gpa = t->gpa;
-    for (; t != NULL; t = t->hash_next) {
+    for (; t != NULL; t = ref_get(translate_of(vcpu), t->hash_next)) {
         if (t->is_crossing && t->gpa == gpa && t->rip == vcpu->rip &&
             t->privilege == vcpu->privilege && ((struct crossing *)t)->next_ppn == ppn)
             return t;

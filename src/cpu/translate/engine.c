@@ -9,7 +9,9 @@
  * that is not generated are the interpreter's: generated code calls its handlers.
  *
  *   engine.c    the dispatcher
- *   cache.c     translations: found, dropped, chained, evicted
+ *   cache.c     translations: found, dropped, chained
+ *   ring.c      their memory
+ *   slow.c      instructions that miss the TLB
  *   stubs.c     entering and leaving generated code, calls of handlers
  *   block.c     a translation
  *   entry.c     the ways into it
@@ -20,6 +22,8 @@
  *   privileged.c, level.c
  *               system instructions
  *   memory.c    flags, TLB probes, slow paths
+ *   vector.c    vector instructions; splice.c: their encoding
+ *   vector_state.c  whose registers the vector registers are
  *   emit.h      encoding
  *
  * Host registers: see translate.h. The gs base is struct vcpu while a vCPU runs.
@@ -50,83 +54,97 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
     }
 }
 
-/* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
- * raises. */
-static struct translation *find(struct vcpu *vcpu, struct translate *translate,
-                                const struct block **block, const struct link *link)
+/* The translation at RIP, if there is one and the instruction TLB has its page. */
+static struct translation *find_known(struct vcpu *vcpu, struct translate *translate)
 {
     uint64_t rip = vcpu->rip;
     const struct itlb_entry *entry =
         &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    if (likely(entry->tag == (rip & ~PAGE_MASK))) {
-        uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
-        struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
-        if (t != NULL && unlikely(t->is_crossing))
-            t = crossing_current(vcpu, t);
-        if (likely(t != NULL))
-            return t;
-    }
-    *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo) {
-        struct translation *crossing = crossing_find(vcpu, translate);
-        if (crossing == NULL)
-            *block = block_find(vcpu);
-        return crossing;
-    }
-    struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
-    bool is_loop = link != NULL && link->is_backward && link->target == rip;
-    return t != NULL ? t : translate_block(translate, *block, is_loop);
+    if (unlikely(entry->tag != (rip & ~PAGE_MASK)))
+        return NULL;
+    uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
+    struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+    return t != NULL && unlikely(t->is_crossing) ? crossing_current(vcpu, t) : t;
 }
 
-struct link *translate_enter(struct translate *translate, const struct translation *t)
+/* The link by which the guest came to RIP; NULL: none. */
+static const struct link *link_here(const struct vcpu *vcpu, const struct translate *translate)
 {
+    const struct link *link = translate->left_by;
+    return link != NULL && link->target == (vcpu->rip & PAGE_MASK) ? link : NULL;
+}
+
+/*
+ * Loops are made anew as more of them is known, so that their ways follow in line (flow.c). A
+ * translation is hot if it was made for a loop, or reached by a link from a hot one. One that has
+ * gone on by a link where it could have gone on in line is dropped, to be made when it is next
+ * reached; this happens once for each such link.
+ */
+static bool could_grow(struct translate *translate, const struct translation *t)
+{
+    for (const struct link *link = ref_get(translate, t->links); link != NULL;
+         link = ref_get(translate, link->sibling)) {
+        uint64_t gpa = (t->gpa & ~PAGE_MASK) | link->target;
+        uint64_t rip = (t->rip & ~PAGE_MASK) | link->target;
+        if (link->may_follow && translate_look_up(translate, gpa, rip, link->privilege) != NULL)
+            return true;
+    }
+    return false;
+}
+
+/* t is at RIP. True: it has become hot. */
+static bool heat(struct vcpu *vcpu, struct translate *translate, struct translation *t)
+{
+    const struct link *link = link_here(vcpu, translate);
+    struct translation *from = link != NULL ? ref_get(translate, link->from) : NULL;
+    if (from == NULL || !from->is_hot || from == t || from->is_dead)
+        return false;
+    if (link->may_follow)
+        translate_unlink(translate, from);
+    if (t->is_hot)
+        return false;
+    t->is_hot = true;
+    return true;
+}
+
+/* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
+ * raises. */
+static struct translation *find(struct vcpu *vcpu, struct translate *translate,
+                                const struct block **block)
+{
+    struct translation *t = find_known(vcpu, translate);
+    if (t == NULL) {
+        block_locate(vcpu); /* into the instruction TLB */
+        t = find_known(vcpu, translate);
+    }
+    if (t != NULL) {
+        if (likely(!heat(vcpu, translate, t) || !could_grow(translate, t)))
+            return t;
+        translate_unlink(translate, t);
+    }
+    *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
+    if (*block == vcpu->interp->solo) {
+        t = crossing_find(vcpu, translate);
+        if (t == NULL)
+            *block = block_find(vcpu);
+        return t;
+    }
+    /* It may have parked, and RIP be somewhere else now. */
+    t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
+    if (t == NULL) {
+        const struct link *link = link_here(vcpu, translate);
+        t = translate_block(translate, *block, link != NULL && link->is_backward);
+        heat(vcpu, translate, t);
+    }
+    return t;
+}
+
+void translate_enter(struct translate *translate, const struct translation *t)
+{
+    translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    return enter(translate->code.execute + t->entry_saved);
-}
-
-static void discard(struct translate *translate, struct translation *t)
-{
-    translate_unlink(translate, t);
-    translate_bury(translate);
-}
-
-/* t, in a loop, once more: with what follows in line by now. */
-static struct translation *improve(struct translate *translate, struct translation *t,
-                                   const struct link *link)
-{
-    const struct block *block = NULL;
-    for (const struct link *out = t->links; out != NULL && block == NULL; out = out->sibling) {
-        if (out->may_follow && flow_block(translate, t, out->target) != NULL)
-            block = flow_block(translate, t, t->rip);
-    }
-    if (block != NULL) {
-        discard(translate, t);
-        t = translate_block(translate, block, link->is_backward);
-    }
-    t->is_hot = true;
-    return t;
-}
-
-/* The way that the guest has just left by becomes a jump to where it went. Returns the translation
- * there: what is in loops may be made anew. */
-static struct translation *chain(struct translate *translate, struct link *link,
-                                 struct translation *t)
-{
-    struct translation *from = link->from;
-    if (from->is_dead || t->is_crossing || link->target != t->rip ||
-        link->privilege != t->privilege || from->gpa >> PAGE_SHIFT != t->gpa >> PAGE_SHIFT)
-        return t;
-    if (from->is_hot && link->may_follow) {
-        discard(translate, from); /* when it is reached again, t follows in line */
-        return t;
-    }
-    uint64_t epoch = translate->epoch;
-    if (from->is_hot && !t->is_hot && t != from)
-        t = improve(translate, t, link);
-    if (epoch == translate->epoch)
-        translate_chain(translate, link, t);
-    return t;
+    translate->left_by = enter(TRANSLATION_ENTRY(translate, t));
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
@@ -139,9 +157,11 @@ static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
 static enum vcpu_exit translate_loop(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
-    struct link *link = NULL;
+    translate->left_by = NULL;
     for (;;) {
         bool step = false;
+        bool interpreted = vcpu->vectors.interpret;
+        vcpu->vectors.interpret = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
             atomic_store(&vcpu->mmu.jump_mask, 0);
@@ -152,42 +172,38 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         if (unlikely(vcpu->halted || vcpu->wait_for_sipi))
             return VCPU_EXIT_HALTED;
         vcpu->leave_block = false;
-        uint64_t epoch = translate->epoch;
         const struct block *block = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->is_translatable && !step))
-            t = find(vcpu, translate, &block, link);
+        if (likely(vcpu->is_translatable && !step && !interpreted))
+            t = find(vcpu, translate, &block);
         else
             block = block_find(vcpu);
         if (unlikely(t == NULL)) {
             translate->stats.interpreted++;
             vcpu->leave_block = false;
             interpret(vcpu, block, step ? 1 : block->count);
-            link = NULL;
+            translate->left_by = NULL;
             continue;
         }
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
         jump_arm(vcpu);
-        if (unlikely(translate->dead != NULL))
+        if (unlikely(translate->dead != 0))
             translate_bury(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
             continue;
         }
-        if (link == NULL || epoch != translate->epoch)
+        if (!translate_chain(translate, t))
             jump_remember(translate, t);
-        else
-            t = chain(translate, link, t);
-        link = translate_enter(translate, t);
+        translate_enter(translate, t);
     }
 }
 
-static enum vcpu_exit loop_after_fault(struct vcpu *vcpu, unsigned host_mxcsr)
+static enum vcpu_exit loop_after_fault(struct vcpu *vcpu)
 {
-    __builtin_ia32_ldmxcsr(host_mxcsr); /* generated code may have had the guest's */
     return vcpu_deliver_fault(vcpu) ? translate_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
 }
 
@@ -224,15 +240,16 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
     jmp_buf fault_exit;
     enum vcpu_exit exit;
     const uint64_t gs_base = gs_base_read();
-    const unsigned host_mxcsr = __builtin_ia32_stmxcsr();
 
+    vcpu->vectors = (struct vcpu_vectors){
+        .sse_absent = 1, .avx_absent = 1, .host_mxcsr = __builtin_ia32_stmxcsr()};
     gs_base_write((uint64_t)(uintptr_t)vcpu);
     mmu_unpark(&vcpu->mmu);
     vcpu->fault_exit = &fault_exit;
     if (setjmp(fault_exit) == 0)
         exit = translate_loop(vcpu);
     else
-        exit = loop_after_fault(vcpu, host_mxcsr);
+        exit = loop_after_fault(vcpu);
     vcpu->fault_exit = NULL;
     mmu_park(&vcpu->mmu);
     gs_base_write(gs_base);
@@ -275,11 +292,25 @@ static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
     return status;
 }
 
+static void translate_get_stats(const struct vcpu *vcpu, struct engine_stats *stats)
+{
+    const struct translate *translate = vcpu->mmu.code_context;
+    *stats = (struct engine_stats){
+        .translations = translate->stats.translations,
+        .evictions = translate->stats.evictions,
+        .dispatches = translate->stats.dispatches,
+        .interpreted = translate->stats.interpreted,
+        .code_bytes = translate->code_ring.used + translate->data_ring.used,
+        .code_limit = translate->code.code_size + translate->code.data_size,
+    };
+}
+
 const struct engine_ops translate_lockstep_engine = {
     .name = "translate-lockstep",
     .attach = lockstep_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };
 
 const struct engine_ops translate_engine = {
@@ -287,4 +318,5 @@ const struct engine_ops translate_engine = {
     .attach = translate_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };

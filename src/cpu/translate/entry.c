@@ -12,14 +12,17 @@
  *                          way out executes these instructions, and leaves behind them, where the
  *                          flags are right again. So nobody ever sees them spoiled
  *   in the CPU, needed     RCX = jump_mask (which is 0 when attention is raised), and JRCXZ
+ * unloaded and its like for links see to it that the vector registers that it begins with are in
+ * the CPU: all other entries take that for granted.
+ *
  * Where a translation is made because a backward link wants it, the check is made right before its
  * body; else when the first such link is patched, elsewhere.
  */
 
 #include "cpu/translate/context.h"
 
-#define OVERWRITE_MAX 4  /* instructions that the way out may execute */
-#define POLL_MAX      96 /* bytes of a check made elsewhere */
+#define OVERWRITE_MAX 4    /* instructions that the way out may execute */
+#define ELSEWHERE_MAX 128u /* bytes of a way in that is made elsewhere */
 
 static void emit_exit(struct emit *e, const struct translate *translate, uint64_t rip,
                       bool is_saved)
@@ -103,34 +106,57 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
     }
 }
 
+/* As an offset within its own code. */
+static uint16_t within(const struct translation *t, uint32_t at)
+{
+    return (uint16_t)(at - t->code);
+}
+
 void entry_emit(struct context *c, enum flags_need need, uint32_t body)
 {
     struct translation *t = c->translation;
-    t->entry_host = t->entry_saved = body;
+    t->entry_host = t->entry_saved = within(t, body);
     t->wants_saved = need == FLAGS_SAVED;
     if (need == FLAGS_HOST) {
-        t->entry_saved = emit_offset(&c->e);
+        t->entry_saved = within(t, emit_offset(&c->e));
         c->in_host = false;
         c->in_slot = true;
         context_flags_load(c);
         emit_jmp_to(&c->e, body);
     } else if (need == FLAGS_SAVED) {
-        t->entry_host = emit_offset(&c->e);
+        t->entry_host = within(t, emit_offset(&c->e));
         emit_save(&c->e);
         emit_jmp_to(&c->e, body);
     }
+    t->unloaded = t->entry_saved;
+    if (t->vectors != VECTORS_NONE) {
+        t->unloaded = within(t, emit_offset(&c->e));
+        vectors_emit_check(&c->e, c->translate, t->vectors, t->rip);
+        emit_jmp_to(&c->e, t->code + t->entry_saved);
+    }
+}
+
+/*
+ * What is made elsewhere, later, stands in the ring of code behind the youngest translation. That
+ * is as young as t or younger, so t has been evicted when this place is wanted again.
+ */
+static bool elsewhere_begin(const struct translate *translate, struct emit *e)
+{
+    const struct ring *ring = &translate->code_ring;
+    *e = (struct emit){translate->code.write, translate->code.write + ring->at};
+    return ring->limit - ring->at >= ELSEWHERE_MAX;
 }
 
 /* A check elsewhere, of flags in either place; 0: no room. */
 static uint32_t make_poll(struct translate *translate, const struct translation *t, bool is_saved)
 {
-    if (TRANSLATE_CODE_SIZE - translate->code_used < POLL_MAX)
-        return 0;
-    struct emit e = {translate->code.write, translate->code.write + translate->code_used};
+    struct emit e;
     uint32_t poll;
+    if (!elsewhere_begin(translate, &e))
+        return 0;
     if (!is_saved && !t->wants_saved) {
         poll = emit_careful(&e, translate, t->rip);
-        emit_jmp_to(&e, t->entry_host);
+        emit_jmp_to(&e, t->code + t->entry_host);
     } else {
         uint32_t away = emit_offset(&e);
         emit_exit(&e, translate, t->rip, true);
@@ -138,18 +164,44 @@ static uint32_t make_poll(struct translate *translate, const struct translation 
         if (!is_saved)
             emit_save(&e);
         emit_compare(&e, away);
-        emit_jmp_to(&e, t->entry_saved);
+        emit_jmp_to(&e, t->code + t->entry_saved);
     }
-    translate->code_used = align_up(emit_offset(&e), 16);
+    ring_append_code(translate, emit_offset(&e));
     return poll;
+}
+
+/* A way in that loads vector registers; 0: no room. */
+static uint32_t make_unloaded(struct translate *translate, const struct translation *t,
+                              const struct link *link)
+{
+    struct emit e;
+    if (!elsewhere_begin(translate, &e))
+        return 0;
+    uint32_t away = emit_offset(&e);
+    emit_exit(&e, translate, t->rip, true);
+    uint32_t entry = emit_offset(&e);
+    if (!link->in_slot)
+        emit_save(&e);
+    if (link->is_backward)
+        emit_compare(&e, away);
+    vectors_emit_check(&e, translate, t->vectors, t->rip);
+    emit_jmp_to(&e, t->code + t->entry_saved);
+    ring_append_code(translate, emit_offset(&e));
+    return entry;
 }
 
 uint32_t translate_entry(struct translate *translate, struct translation *t,
                          const struct link *link)
 {
+    if (link->vectors < t->vectors) {
+        uint32_t *entry = &t->unloaded_links[(link->in_slot ? 2 : 0) + (link->is_backward ? 1 : 0)];
+        if (*entry == 0)
+            *entry = make_unloaded(translate, t, link);
+        return *entry;
+    }
     bool is_saved = link->in_slot && (!link->in_host || t->wants_saved);
     if (!link->is_backward)
-        return is_saved ? t->entry_saved : t->entry_host;
+        return t->code + (is_saved ? t->entry_saved : t->entry_host);
     uint32_t *poll = is_saved ? &t->poll_saved : &t->poll_host;
     if (*poll == 0)
         *poll = make_poll(translate, t, is_saved);

@@ -36,20 +36,21 @@ static uint64_t direct_target(const struct context *c)
 static void edge_linked(struct context *c, const struct edge *edge)
 {
     struct emit *e = &c->e;
-    struct link *link = translate_allocate(c->translate, sizeof(*link));
+    struct link *link = ring_allocate(c->translate, sizeof(*link));
     *link = (struct link){
         .at = edge->at,
         .unlinked = emit_offset(e),
-        .target = edge->target,
+        .target = edge->target & PAGE_MASK,
+        .privilege = edge->privilege,
         .in_host = edge->in_host,
         .in_slot = edge->in_slot,
         .is_backward = edge->target <= edge->rip,
         .may_follow = edge->may_follow,
-        .privilege = edge->privilege,
-        .from = c->translation,
+        .vectors = edge->vectors,
+        .from = ref_of(c->translate, c->translation),
         .sibling = c->translation->links,
     };
-    c->translation->links = link;
+    c->translation->links = ref_of(c->translate, link);
     emit_constant(e, T0, edge->target);
     emit_constant(e, T1, (uint64_t)(uintptr_t)link);
     emit_jmp_to(e, edge->in_slot ? c->translate->exit_saved : c->translate->exit_host);
@@ -84,6 +85,7 @@ static void add_edge(struct context *c, uint32_t at, uint64_t target)
     c->edges[c->edge_count++] = (struct edge){.at = at,
                                               .in_host = c->in_host,
                                               .in_slot = c->in_slot,
+                                              .vectors = (uint8_t)c->vectors,
                                               .privilege = (uint8_t)c->privilege,
                                               .rip = c->rip,
                                               .target = target};
@@ -113,22 +115,17 @@ static void emit_edges(struct context *c)
     }
 }
 
-const struct block *flow_block(const struct translate *translate, const struct translation *t,
-                               uint64_t rip)
-{
-    uint64_t gpa = (t->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
-    return block_lookup(translate->vcpu->interp, gpa, block_key(translate->vcpu));
-}
-
-/* Goes on at rip: with the decoded block that follows in line, which it returns, or by an edge.
- * Only forward, in the same page; and only what has been run, and so been decoded. */
+/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only
+ * forward, in the same page, and only where something has been run before. */
 static const struct block *follow(struct context *c, uint64_t rip)
 {
+    struct translate *translate = c->translate;
     const struct block *block = NULL;
-    bool may_follow = !c->translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
-    if (may_follow) {
-        block = flow_block(c->translate, c->translation, rip);
-        may_follow = block == NULL;
+    bool may_follow = !translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
+    uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
+    if (may_follow && translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
+        may_follow = false;
+        block = block_decode_more(translate->vcpu, gpa);
         if (block != NULL && c->insn_count + block->count > BLOCK_MAX_INSNS)
             block = NULL;
     }

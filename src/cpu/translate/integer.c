@@ -632,5 +632,6 @@ bool translate_is_inline(const struct insn *insn)
     unsigned prefix;
     return is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
            is_lea(insn) || is_bswap(insn) || is_carry_op(insn) || is_push(insn) || is_pop(insn) ||
-           is_leave(insn) || plan_insn(&plan, insn) || flow_is_inline(insn);
+           is_leave(insn) || plan_insn(&plan, insn) || flow_is_inline(insn) ||
+           vector_is_inline(insn);
 }

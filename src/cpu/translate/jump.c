@@ -131,8 +131,7 @@ void jump_remember(struct translate *translate, const struct translation *t)
     bool is_global = note_page(translate, t->privilege, t->rip);
     if (t->is_crossing)
         is_global &= note_page(translate, t->privilege, reach(t->rip));
-    slot_set(cache, slot, (struct jump){t->rip, translate->code.execute + t->entry_saved},
-             is_global);
+    slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)}, is_global);
     cache->is_used = true;
 }
 

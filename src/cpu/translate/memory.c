@@ -15,7 +15,7 @@ void context_flags_save(struct context *c)
 
 /* POPF would be slow. SAHF takes SF ZF AF PF CF from AH; OF comes from adding 0x78 to its bit 3 of
  * the image's second byte, which overflows where it is set. */
-static void emit_flags_load(struct emit *e)
+void emit_flags_load(struct emit *e)
 {
     emit_mov(e, T2, HOST_RAX);
     emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
@@ -39,7 +39,7 @@ void context_flags_load(struct context *c)
 
 const struct insn *context_keep(struct context *c, const struct insn *insn)
 {
-    struct insn *copy = translate_allocate(c->translate, sizeof(*copy));
+    struct insn *copy = ring_allocate(c->translate, sizeof(*copy));
     *copy = *insn;
     return copy;
 }
@@ -47,7 +47,7 @@ const struct insn *context_keep(struct context *c, const struct insn *insn)
 struct slow_path *context_slow_begin(struct context *c)
 {
     struct slow_path *slow = &c->slow[c->slow_count++];
-    *slow = (struct slow_path){.rip = c->rip, .insn = context_keep(c, c->insn)};
+    *slow = (struct slow_path){.rip = c->rip};
     context_flags_save(c);
     return slow;
 }
@@ -60,7 +60,7 @@ void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condi
 void context_slow_end(struct context *c, struct slow_path *slow)
 {
     slow->resume = emit_offset(&c->e);
-    slow->wants_host = c->in_host;
+    slow->vectors = (uint8_t)c->vectors;
 }
 
 void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg)
@@ -75,41 +75,28 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
     context_slow_jump(c, slow, CONDITION_NE);
 }
 
-static void emit_handler_call(struct context *c, const struct insn *insn, uint64_t rip,
-                              uint32_t routine)
-{
-    struct emit *e = &c->e;
-    emit_constant(e, T0, (uint64_t)(uintptr_t)insn);
-    emit_constant(e, T1, rip);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
-    emit_call_to(e, routine);
-}
-
-void context_slow_emit(struct context *c, const struct slow_path *slow)
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
-    if (slow->exits) {
-        emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler_exit);
-        return;
-    }
-    emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
-    if (slow->wants_host)
-        emit_flags_load(e);
-    emit_jmp_to(e, slow->resume);
+    emit_constant(e, T0, ref_of(c->translate, c->translation) << SLOW_KEY_BITS | number);
+    emit_jmp_to(e, c->translate->slow[slow->vectors]);
 }
 
 void context_call_handler(struct context *c, bool exits)
 {
     const struct insn *copy = context_keep(c, c->insn);
+    struct emit *e = &c->e;
     context_flags_save(c);
-    emit_handler_call(c, copy, c->rip,
-                      exits ? c->translate->call_handler_exit : c->translate->call_handler);
+    emit_constant(e, T0, (uint64_t)(uintptr_t)copy);
+    emit_constant(e, T1, c->rip);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_call_to(e, exits ? c->translate->call_handler_exit : c->translate->call_handler);
     if (!exits)
-        emit_lea(&c->e, HOST_RSP, rm_at(HOST_RSP, 8));
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     c->in_host = false;
+    c->vectors = VECTORS_NONE;
 }
 
 /* ------------------------------------------------------------------------- addresses */

@@ -11,47 +11,75 @@
 #include "cpu/translate/code_pool.h"
 #include "cpu/translate/emit.h"
 
-#define TRANSLATE_CODE_SIZE CODE_PIECE_SIZE
-#define TRANSLATE_DATA_SIZE ((size_t)8 << 20)
+#define TRANSLATE_JUMPS 16384u /* entries of a jump cache, a power of 2 */
+#define JUMP_MASK       0x7ffeu
+#define JUMP_SHIFT      12
+#define JUMP_PAGE_SHIFT 12 /* log2 of the bits of jump_cache.pages */
 
-#define TRANSLATE_HASH_SIZE      16384u
-#define TRANSLATE_PAGE_HASH_SIZE 1024u
-#define TRANSLATE_JUMPS          16384u /* entries of a jump cache, a power of 2 */
-#define JUMP_MASK                0x7ffeu
-#define JUMP_SHIFT               12
-#define JUMP_PAGE_SHIFT          12 /* log2 of the bits of jump_cache.pages */
+/* Room that any block surely fits in. */
+#define BLOCK_CODE_MAX (48u << 10)
+#define BLOCK_DATA_MAX (8u << 10)
 
-struct translation;
+/* Tables are many and small. A reference is a distance from the start of the data, in units of 8
+ * bytes; 0 is none. */
+typedef uint32_t ref;
+#define REF_UNIT 8u
 
-/* A direct jump to a translation in the same page: patched when its target is known. */
+#define CODE_ALIGNMENT 16u
+
+/* Which of the guest's vector registers are in the CPU. vector_state.c */
+enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
+
+/* A direct jump to a translation in the same page: patched when its target is known. While it is
+ * not, the jump leads to the exit right behind it. */
 struct link {
     uint32_t at;           /* offset of the displacement */
     uint32_t unlinked;     /* where it goes otherwise: the exit to the dispatcher */
-    uint64_t target;       /* RIP */
+    ref from, to;          /* translations */
+    ref sibling;           /* another link of `from` */
+    ref next;              /* among those that lead to `to` */
+    uint16_t target;       /* RIP's offset in the page */
+    uint8_t privilege;     /* there */
     bool in_host, in_slot; /* where the flags are */
     bool is_backward;      /* attention is to be looked at on the way */
     bool may_follow;       /* its target would have followed in line, had it been run before */
-    uint8_t privilege;     /* there */
-    struct translation *from, *to;
-    struct link *sibling;      /* another of `from` */
-    struct link *next, **back; /* among those that lead to `to` */
+    uint8_t vectors;       /* enum vectors_level: what is in the CPU */
 };
+
+/* An instruction that generated code may send to its handler (slow.c). */
+struct slow_entry {
+    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS */
+    uint16_t resume; /* where to go on, from the start of the code */
+};
+
+#define SLOW_EXITS 0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
 
 struct translation {
     uint64_t rip, gpa;
-    struct translation *hash_next, **hash_back;
-    struct translation *page_next, **page_back;
-    struct translation *dead_next;
-    uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
-    uint32_t poll_host, poll_saved;   /* the same, which look at attention first; 0: not made */
+    ref younger;   /* the one made after it */
+    ref hash_next; /* in its bucket; of a dead one: the next dead one */
+    ref page_next, page_previous;
+    ref incoming, links;              /* links that lead to it, and out of it */
+    ref slow;                         /* array of struct slow_entry */
+    uint32_t code;                    /* offset of its first byte of code; from there: */
+    uint16_t entry_host, entry_saved; /* flags in the CPU, or in their slot */
+    uint16_t unloaded;                /* flags in their slot, vector registers anywhere */
     bool wants_saved;                 /* entry_saved is the shorter way in */
+    uint8_t vectors;                  /* enum vectors_level that it begins with */
     uint8_t privilege;
     bool is_dead;
     bool is_hot;      /* made for a loop, or reached by a link from such a one */
     bool is_crossing; /* part of a struct crossing */
-    struct link *incoming;
-    struct link *links; /* that lead out of it */
+    /* Offsets of ways in that are made when the first link wants them (entry.c); 0: not yet. */
+    uint32_t poll_host, poll_saved; /* the same as the entries, which look at attention first */
+    uint32_t unloaded_links[4];     /* the same as unloaded, by kind of link */
 };
+
+_Static_assert(sizeof(struct translation) == 88, "there are a hundred thousand of these");
+
+/* Everything leads to this entry but links, which know more. */
+#define TRANSLATION_ENTRY(translate, t)                                                            \
+    ((const void *)((translate)->code.execute + (t)->code + (t)->unloaded))
 
 /* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
 struct jump {
@@ -67,27 +95,44 @@ struct jump_cache {
     bool is_used; /* something is filled */
 };
 
+/* Memory that is used round and round: [at, limit) is free. Offsets. (ring.c) */
+struct ring {
+    uint32_t at, limit;
+    uint32_t start, end;
+    uint32_t used; /* the most that `at` has been */
+};
+
+#define SLOW_INSNS 256u /* entries of the cache of instructions */
+
 struct crossing;
 
 struct translate {
     struct vcpu *vcpu;
     struct code_pool *pool, *own_pool; /* where `code` is from; NULL or the same */
     struct code_piece code;
-    size_t code_used, code_start;
-    uint8_t *data; /* translations and copies of instructions */
-    size_t data_used;
-    uint64_t epoch; /* counts wholesale evictions */
+    struct ring code_ring, data_ring;
+    ref oldest, youngest;
+    bool code_is_new; /* written since the last serializing instruction */
 
-    struct translation *hash[TRANSLATE_HASH_SIZE];
-    struct translation *pages[TRANSLATE_PAGE_HASH_SIZE];
-    struct translation *dead; /* unlinked from the tables, jumps to them not yet undone */
+    ref *hash, *pages; /* buckets */
+    uint32_t hash_mask, page_mask;
+    ref dead;             /* unlinked from the tables, jumps to them not yet undone */
+    struct link *left_by; /* by which generated code has come to the dispatcher; NULL: not known */
     struct crossing *crossings;
+
+    /* Instructions that have been on the slow path, by guest-physical address; 0: none. */
+    struct slow_insn {
+        uint64_t gpa;
+        struct insn insn;
+    } slow_insns[SLOW_INSNS];
     uint32_t jump_toss;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
 
     /* Offsets of the fixed routines. */
     uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
-    uint32_t jump_second;
+    uint32_t jump_second, vectors_save;
+    uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
+    uint32_t vectors_load[VECTORS_LEVELS];
 
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
@@ -107,20 +152,48 @@ enum status translate_create(struct translate **translate, struct vcpu *vcpu, st
 void translate_destroy(struct translate *translate);
 /* mmu_code_drop_fn; the context is the struct translate. */
 void translate_drop(void *context, uint64_t ppn);
-/* Takes it from the tables; it is dead then. */
+/* Takes it from the tables; it is dead then, and to be buried. */
 void translate_unlink(struct translate *translate, struct translation *t);
+/* The dispatcher's: the same, and undoes the jumps. Its memory is free. */
+void translate_evict(struct translate *translate, struct translation *t);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
 void translate_bury(struct translate *translate);
-void translate_evict_all(struct translate *translate);
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege);
 void translate_insert(struct translate *translate, struct translation *translation);
-/* Makes the jump `link` go to `to`. */
-void translate_chain(struct translate *translate, struct link *link, struct translation *to);
-/* Data memory, 8-byte aligned; the caller has made sure of the room. */
-void *translate_allocate(struct translate *translate, size_t size);
-/* After code was written, before it is run. */
-void translate_serialize(void);
+/* Makes the way that the guest has just left by (`left_by`) a jump to where it went, if it may. */
+bool translate_chain(struct translate *translate, struct translation *to);
+/* Before generated code is run: makes sure that the CPU sees what was written of it. */
+void translate_serialize(struct translate *translate);
+
+/* ring.c: memory of translations */
+void ring_init(struct translate *translate);
+/* Room for any block: the oldest translations give way. */
+void ring_reserve(struct translate *translate);
+/* Data, 8-byte aligned, within what was reserved. */
+void *ring_allocate(struct translate *translate, size_t size);
+/* t has been written, with code up to code_end. */
+void ring_append(struct translate *translate, struct translation *t, uint32_t code_end);
+/* What was made behind the youngest translation ends here. */
+void ring_append_code(struct translate *translate, uint32_t code_end);
+void ring_evict_all(struct translate *translate);
+
+static inline void *ref_get(const struct translate *translate, ref at)
+{
+    return at != 0 ? translate->code.data + (size_t)at * REF_UNIT : NULL;
+}
+
+static inline ref ref_of(const struct translate *translate, const void *data)
+{
+    return (ref)((size_t)((const uint8_t *)data - translate->code.data) / REF_UNIT);
+}
+
+/* slow.c: the C part of the slow path. `key` says which. Returns where generated code goes on,
+ * NULL: to the dispatcher. */
+#define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
+const void *slow_run(struct vcpu *vcpu, uint32_t key);
+/* Guest code has changed, somewhere. */
+void slow_forget(struct translate *translate);
 
 /* jump.c: the jump cache. */
 void jump_init(struct translate *translate); /* after the fixed routines were emitted */
@@ -138,13 +211,22 @@ void jump_arm(struct vcpu *vcpu);
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
 
+/* vector_state.c: its routines. The save first, since others call it; and what saves vector
+ * registers if they are in the CPU, which has to come before any call of C. */
+void vectors_emit_save_stub(struct translate *translate, struct emit *e);
+void vectors_emit_load_stubs(struct translate *translate, struct emit *e);
+void vectors_emit_save(struct emit *e, const struct translate *translate);
+/* At a translation's entry, flags in their slot: the registers of this level are loaded if need be,
+ * and the guest is at rip if they cannot be. */
+void vectors_emit_check(struct emit *e, const struct translate *translate, unsigned level,
+                        uint64_t rip);
+bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
+/* What the block begins with, by its instructions. block.c */
+unsigned translate_block_vectors(const struct block *block);
+
 /* block.c. is_loop: because a backward link leads there. */
 struct translation *translate_block(struct translate *translate, const struct block *block,
                                     bool is_loop);
-
-/* flow.c: the decoded block at rip, in the page of t; NULL: it is not decoded. */
-const struct block *flow_block(const struct translate *translate, const struct translation *t,
-                               uint64_t rip);
 
 /* entry.c: where a link into t leads; 0: there is no room to make that. */
 uint32_t translate_entry(struct translate *translate, struct translation *t,
@@ -156,8 +238,8 @@ bool translate_is_inline(const struct insn *insn);
 
 /* engine.c. translate_engine (cpu/engine.h) in lock-step mode: slow, for tests. */
 extern const struct engine_ops translate_lockstep_engine;
-/* Runs generated code from t on. Returns the link it has left by. */
-struct link *translate_enter(struct translate *translate, const struct translation *t);
+/* Runs generated code from t on, and sets left_by. */
+void translate_enter(struct translate *translate, const struct translation *t);
 
 /* lockstep.c: runs the block, whose translation is t, on both engines. False: it is not one that
  * can be compared, and has not been run. */
@@ -196,12 +278,8 @@ static inline struct emit_rm rm_jump(size_t offset)
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
  * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
-#define FRAME_SIZE       40
-#define FRAME_TARGET     0  /* the code that an indirect call goes to */
-#define FRAME_HOST_MXCSR 8  /* the caller's MXCSR, 4 bytes, */
-#define FRAME_MXCSR      12 /* and what is there now, to look at */
-#define FRAME_RSI        16 /* saved while the host's register holds something else */
-#define FRAME_R8         24
-#define FLAGS_SLOT       (-8)
+#define FRAME_SIZE   8
+#define FRAME_TARGET 0 /* the code that an indirect call goes to */
+#define FLAGS_SLOT   (-8)
 
 #endif

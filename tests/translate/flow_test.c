@@ -36,11 +36,6 @@
 #define PTE_S 0x80u
 #define PTE_G 0x100u
 
-struct suite {
-    struct testvm vm;
-    const struct engine_ops *engine;
-};
-
 static void put_u64(struct testvm *vm, uint64_t gpa, uint64_t value)
 {
     testvm_put(vm, gpa, &value, sizeof(value));
@@ -310,7 +305,7 @@ static void test_crossing(void **state)
 
 /* ------------------------------------------------------------------------- attention */
 
-/* Loops of every kind, that end when RCX is 0. RBX is CODE, RSI and RDI are COUNT. */
+/* Loops of every kind, that end when RCX is 0 (or RDI). RBX is where it begins, RSI COUNT. */
 static const struct {
     const char *name, *code;
     size_t length;
@@ -336,7 +331,6 @@ static const struct {
 
 struct kicker {
     struct vcpu *vcpu;
-    const struct translate *translate;
     atomic_bool is_over;
 };
 
@@ -351,23 +345,25 @@ static void *kick(void *context)
     return NULL;
 }
 
-static void put_loop(struct testvm *vm, unsigned n)
+/* `shift`: behind so many NOPs, so that the loop is translated as one when it comes round. */
+static void put_loop(struct testvm *vm, unsigned n, unsigned shift, unsigned rounds)
 {
     testvm_set_mode(vm, MODE_LONG, 8);
-    testvm_put(vm, CODE, loops[n].code, loops[n].length);
+    testvm_put(vm, CODE, "\x90", 1);
+    testvm_put(vm, CODE + shift, loops[n].code, loops[n].length);
     put_u64(vm, COUNT, 12345);
     vm->vcpu->gpr[GPR_RAX] = 0x123456789abcdef;
-    vm->vcpu->gpr[GPR_RBX] = CODE;
+    vm->vcpu->gpr[GPR_RBX] = CODE + shift;
     vm->vcpu->gpr[GPR_RSI] = COUNT;
     vm->vcpu->gpr[GPR_RDI] = 3000;
-    vm->vcpu->gpr[GPR_RCX] = 300000;
+    vm->vcpu->gpr[GPR_RCX] = rounds;
     vm->vcpu->gpr[GPR_RSP] = 0x9000;
 }
 
 /* The first loop may leave behind its ADD only, or behind the branch: with flags to match. */
-static void check_flags(const struct vcpu *vcpu)
+static void check_flags(const struct vcpu *vcpu, unsigned shift)
 {
-    if (vcpu->rip != CODE + 7)
+    if (vcpu->rip != CODE + shift + 7)
         return;
     uint64_t sum = vcpu->gpr[GPR_RAX], left = sum - vcpu->gpr[GPR_RBX], flags;
     __asm__("addq %2, %1; pushfq; popq %0"
@@ -377,18 +373,35 @@ static void check_flags(const struct vcpu *vcpu)
     assert_int_equal(vcpu->rflags & FLAGS_STATUS, flags & FLAGS_STATUS);
 }
 
+static void check_equal(struct testvm *interpreted, struct testvm *translated, unsigned n)
+{
+    uint64_t memory[2];
+    assert_int_equal(pmap_read(interpreted->map, COUNT, &memory[0], 8), STATUS_OK);
+    assert_int_equal(pmap_read(translated->map, COUNT, &memory[1], 8), STATUS_OK);
+    const struct vcpu *a = interpreted->vcpu, *b = translated->vcpu;
+    if (memory[0] != memory[1] || a->rflags != b->rflags || a->rip != b->rip ||
+        memcmp(a->gpr, b->gpr, sizeof(a->gpr)) != 0)
+        fail_msg("%s: rax %#lx, translated %#lx", loops[n].name, a->gpr[GPR_RAX], b->gpr[GPR_RAX]);
+}
+
+static void run_interpreted(struct testvm *vm, unsigned n, unsigned shift, unsigned rounds)
+{
+    put_loop(vm, n, shift, rounds);
+    if (testvm_run(vm, CODE) != VCPU_EXIT_HALTED)
+        fail_msg("%s: stops at %#lx", loops[n].name, vm->vcpu->rip);
+}
+
+/* From another thread, at any time. */
 static void test_attention(void **state)
 {
     struct testvm interpreted, translated;
+    const unsigned rounds = 300000;
+    unsigned stops = 0;
     create(&interpreted, &interp_engine);
     create(&translated, &translate_engine);
-    unsigned stops = 0;
     for (unsigned n = 0; n < ARRAY_LENGTH(loops); n++) {
-        put_loop(&interpreted, n);
-        put_loop(&translated, n);
-        if (testvm_run(&interpreted, CODE) != VCPU_EXIT_HALTED)
-            fail_msg("%s: stops at %#lx", loops[n].name, interpreted.vcpu->rip);
-
+        run_interpreted(&interpreted, n, n % 2, rounds);
+        put_loop(&translated, n, n % 2, rounds);
         struct kicker kicker = {.vcpu = translated.vcpu};
         pthread_t thread;
         assert_int_equal(pthread_create(&thread, NULL, kick, &kicker), 0);
@@ -396,25 +409,36 @@ static void test_attention(void **state)
         while (exit == VCPU_EXIT_REQUESTED) {
             stops++;
             if (n == 0)
-                check_flags(translated.vcpu);
+                check_flags(translated.vcpu, n % 2);
             exit = translated.engine->run(translated.vcpu);
         }
         atomic_store(&kicker.is_over, true);
         pthread_join(thread, NULL);
         assert_int_equal(exit, VCPU_EXIT_HALTED);
-
-        uint64_t memory[2];
-        assert_int_equal(pmap_read(interpreted.map, COUNT, &memory[0], 8), STATUS_OK);
-        assert_int_equal(pmap_read(translated.map, COUNT, &memory[1], 8), STATUS_OK);
-        bool equal =
-            memory[0] == memory[1] && interpreted.vcpu->rflags == translated.vcpu->rflags &&
-            interpreted.vcpu->rip == translated.vcpu->rip &&
-            memcmp(interpreted.vcpu->gpr, translated.vcpu->gpr, sizeof(interpreted.vcpu->gpr)) == 0;
-        if (!equal)
-            fail_msg("%s: rax %#lx, translated %#lx", loops[n].name, interpreted.vcpu->gpr[GPR_RAX],
-                     translated.vcpu->gpr[GPR_RAX]);
+        check_equal(&interpreted, &translated, n);
     }
     print_message("stopped %u times\n", stops);
+    testvm_destroy(&translated);
+    testvm_destroy(&interpreted);
+}
+
+/* All the time: an NMI that is not to be taken yet, so that every look at attention finds it. */
+static void test_every_look(void **state)
+{
+    struct testvm interpreted, translated;
+    const unsigned rounds = 3000;
+    create(&interpreted, &interp_engine);
+    create(&translated, &translate_engine);
+    for (unsigned n = 0; n < 2 * ARRAY_LENGTH(loops); n++) {
+        run_interpreted(&interpreted, n / 2, n % 2, rounds);
+        put_loop(&translated, n / 2, n % 2, rounds);
+        translated.vcpu->nmi_blocked = true;
+        vcpu_kick(translated.vcpu, ATTENTION_NMI);
+        uint64_t before = translate_of(translated.vcpu)->stats.dispatches;
+        assert_int_equal(testvm_run(&translated, CODE), VCPU_EXIT_HALTED);
+        assert_true(translate_of(translated.vcpu)->stats.dispatches - before >= rounds - 2);
+        check_equal(&interpreted, &translated, n / 2);
+    }
     testvm_destroy(&translated);
     testvm_destroy(&interpreted);
 }
@@ -440,7 +464,7 @@ static void test_endless(void **state)
     struct testvm vm;
     create(&vm, &translate_engine);
     for (unsigned n = 0; n < ARRAY_LENGTH(endless); n++) {
-        put_loop(&vm, 0);
+        put_loop(&vm, 0, 0, 0);
         testvm_put(&vm, CODE, endless[n].code, endless[n].length);
         testvm_put(&vm, CODE + 0x1000, "\xe9\xfb\xef\xff\xff", 5);
         struct kicker kicker = {.vcpu = vm.vcpu};
@@ -462,7 +486,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_flushes),   cmocka_unit_test(test_large_page),
         cmocka_unit_test(test_kept),      cmocka_unit_test(test_crossing),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_endless),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_every_look),
+        cmocka_unit_test(test_endless),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

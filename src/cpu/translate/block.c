@@ -113,6 +113,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
                               .gpa = block->gpa,
                               .privilege = (uint8_t)vcpu->privilege,
                               .is_crossing = is_crossing,
+                              .is_hot = is_loop,
                               .vectors = (uint8_t)translate_block_vectors(block),
                               .code = translate->code_ring.at};
     if (is_crossing)

@@ -38,7 +38,7 @@ struct vectors_load {
 /* A branch that leaves, to be completed out of line. */
 struct edge {
     uint32_t at; /* offset of its displacement */
-    bool in_host, in_slot;
+    bool in_host, in_slot, may_follow;
     uint8_t vectors; /* enum vectors_level */
     uint8_t privilege;
     uint64_t rip, target;

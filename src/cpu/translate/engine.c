@@ -67,11 +67,44 @@ static struct translation *find_known(struct vcpu *vcpu, struct translate *trans
     return t != NULL && unlikely(t->is_crossing) ? crossing_current(vcpu, t) : t;
 }
 
-/* A backward link led to RIP. */
-static bool wants_loop(const struct vcpu *vcpu, const struct translate *translate)
+/* The link by which the guest came to RIP; NULL: none. */
+static const struct link *link_here(const struct vcpu *vcpu, const struct translate *translate)
 {
     const struct link *link = translate->left_by;
-    return link != NULL && link->is_backward && link->target == (vcpu->rip & PAGE_MASK);
+    return link != NULL && link->target == (vcpu->rip & PAGE_MASK) ? link : NULL;
+}
+
+/*
+ * Loops are made anew as more of them is known, so that their ways follow in line (flow.c). A
+ * translation is hot if it was made for a loop, or reached by a link from a hot one. One that has
+ * gone on by a link where it could have gone on in line is dropped, to be made when it is next
+ * reached; this happens once for each such link.
+ */
+static bool could_grow(struct translate *translate, const struct translation *t)
+{
+    for (const struct link *link = ref_get(translate, t->links); link != NULL;
+         link = ref_get(translate, link->sibling)) {
+        uint64_t gpa = (t->gpa & ~PAGE_MASK) | link->target;
+        uint64_t rip = (t->rip & ~PAGE_MASK) | link->target;
+        if (link->may_follow && translate_look_up(translate, gpa, rip, link->privilege) != NULL)
+            return true;
+    }
+    return false;
+}
+
+/* t is at RIP. True: it has become hot. */
+static bool heat(struct vcpu *vcpu, struct translate *translate, struct translation *t)
+{
+    const struct link *link = link_here(vcpu, translate);
+    struct translation *from = link != NULL ? ref_get(translate, link->from) : NULL;
+    if (from == NULL || !from->is_hot || from == t || from->is_dead)
+        return false;
+    if (link->may_follow)
+        translate_unlink(translate, from);
+    if (t->is_hot)
+        return false;
+    t->is_hot = true;
+    return true;
 }
 
 /* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
@@ -80,12 +113,15 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
     struct translation *t = find_known(vcpu, translate);
-    if (likely(t != NULL))
-        return t;
-    block_locate(vcpu); /* into the instruction TLB */
-    t = find_known(vcpu, translate);
-    if (t != NULL)
-        return t;
+    if (t == NULL) {
+        block_locate(vcpu); /* into the instruction TLB */
+        t = find_known(vcpu, translate);
+    }
+    if (t != NULL) {
+        if (likely(!heat(vcpu, translate, t) || !could_grow(translate, t)))
+            return t;
+        translate_unlink(translate, t);
+    }
     *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
     if (*block == vcpu->interp->solo) {
         t = crossing_find(vcpu, translate);
@@ -95,7 +131,12 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     }
     /* It may have parked, and RIP be somewhere else now. */
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
-    return t != NULL ? t : translate_block(translate, *block, wants_loop(vcpu, translate));
+    if (t == NULL) {
+        const struct link *link = link_here(vcpu, translate);
+        t = translate_block(translate, *block, link != NULL && link->is_backward);
+        heat(vcpu, translate, t);
+    }
+    return t;
 }
 
 void translate_enter(struct translate *translate, const struct translation *t)

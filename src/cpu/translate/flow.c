@@ -1,14 +1,16 @@
 /*
  * Near branches, calls and returns: how one translation goes on to the next.
  *
- * A direct branch within the page becomes a link; where the way on is forward and has been run
- * before, its block follows in line instead. Everything else asks the jump cache (jump.c). It
+ * A direct branch within the page becomes a link. Where the way on is forward and has been run
+ * before, its block follows in line instead: so loops, which are translated the second time round,
+ * have their first way round in line. Everything else asks the jump cache (jump.c). It
  * has been filled by the dispatcher, so whatever is found there has been checked: canonical,
  * mapped, executable. What is not found there goes to the instruction's handler before anything of
  * it has been done, and to the dispatcher after that.
  *
- * Attention (see vcpu.h) is looked at on every way that can be part of a loop: links that go
- * backward (entry.c), and all uses of the jump cache. Within a translation RIP only grows.
+ * Attention (see vcpu.h) is looked at on every way that can close a loop: where RIP is looked up in
+ * the jump cache, and where a direct branch goes backward (entry.c). All else only makes RIP grow,
+ * within a translation as well.
  */
 
 #include "cpu/access.h"
@@ -43,6 +45,7 @@ static void edge_linked(struct context *c, const struct edge *edge)
         .in_host = edge->in_host,
         .in_slot = edge->in_slot,
         .is_backward = edge->target <= edge->rip,
+        .may_follow = edge->may_follow,
         .vectors = edge->vectors,
         .from = ref_of(c->translate, c->translation),
         .sibling = c->translation->links,
@@ -62,12 +65,12 @@ static void edge_far(struct context *c, uint64_t target)
     emit_constant(e, T0, target);
     emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c->translate, c->privilege, target));
     emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
-    uint32_t miss = emit_jcc(e, CONDITION_NE);
-    emit_alu_immediate(e, 7, 4, attention(), 0);
-    uint32_t away = emit_jcc(e, CONDITION_NE);
+    emit_link(e, emit_jcc(e, CONDITION_NE), c->translate->exit_jump);
+    if (target <= c->rip) {
+        emit_alu_immediate(e, 7, 4, attention(), 0);
+        emit_link(e, emit_jcc(e, CONDITION_NE), c->translate->exit_jump);
+    }
     emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
-    emit_link(e, miss, c->translate->exit_jump);
-    emit_link(e, away, c->translate->exit_jump);
 }
 
 /* In the same page, and whole in it: an instruction there might cross into the next. */
@@ -105,6 +108,7 @@ static void emit_edges(struct context *c)
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
         c->privilege = edge->privilege;
+        c->rip = edge->rip;
         if (flow_is_linked(c, edge->target))
             edge_linked(c, edge);
         else
@@ -112,18 +116,27 @@ static void emit_edges(struct context *c)
     }
 }
 
-/* The block at rip, if it is to follow in line: forward in the same page, and run before. NULL: it
- * is not. */
-static const struct block *following(struct context *c, uint64_t rip)
+/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only
+ * forward, in the same page, and only where something has been run before. */
+static const struct block *follow(struct context *c, uint64_t rip)
 {
     struct translate *translate = c->translate;
-    if (translate->is_lockstep || rip <= c->rip || !flow_is_linked(c, rip))
-        return NULL;
+    const struct block *block = NULL;
+    bool may_follow = !translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
     uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
-    if (translate_look_up(translate, gpa, rip, c->privilege) == NULL)
-        return NULL;
-    const struct block *block = block_decode_more(translate->vcpu, gpa);
-    return block != NULL && c->insn_count + block->count <= BLOCK_MAX_INSNS ? block : NULL;
+    if (may_follow && translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
+        may_follow = false;
+        block = block_decode_more(translate->vcpu, gpa);
+        if (block != NULL && c->insn_count + block->count > BLOCK_MAX_INSNS)
+            block = NULL;
+    }
+    if (block == NULL) {
+        flow_edge(c, rip);
+        if (may_follow)
+            c->edges[c->edge_count - 1].may_follow = true;
+    }
+    c->next_rip = rip;
+    return block;
 }
 
 /* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
@@ -224,14 +237,8 @@ static void emit_call(struct context *c)
 
 static const struct block *emit_jump(struct context *c)
 {
-    if (c->insn->op[0].kind == OPERAND_IMMEDIATE) {
-        const struct block *next = following(c, direct_target(c));
-        if (next != NULL)
-            c->next_rip = direct_target(c);
-        else
-            flow_edge(c, direct_target(c));
-        return next;
-    }
+    if (c->insn->op[0].kind == OPERAND_IMMEDIATE)
+        return follow(c, direct_target(c));
     struct slow_path *slow = begin_exiting(c);
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
@@ -256,10 +263,7 @@ static const struct block *emit_condition(struct context *c)
 {
     context_flags_load(c);
     add_edge(c, emit_jcc(&c->e, c->insn->condition), direct_target(c));
-    const struct block *next = following(c, c->next_rip);
-    if (next == NULL)
-        flow_edge(c, c->next_rip);
-    return next;
+    return follow(c, c->next_rip);
 }
 
 /* Operands of 8 bytes: all that 64-bit code has, unless it tries hard. */

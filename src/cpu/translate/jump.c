@@ -97,6 +97,16 @@ static bool note_page(struct translate *translate, unsigned privilege, uint64_t 
     return is_known && entry->info & TLB_GLOBAL;
 }
 
+/* Either of two, as it comes. */
+static bool toss(struct translate *translate)
+{
+    translate->jump_toss = translate->jump_toss * 1103515245u + 12345u;
+    return translate->jump_toss >> 16 & 1;
+}
+
+/* Who was there before moves to the other slot, where it is found as well. Where that is taken one
+ * of the two must go, and nobody knows which is still wanted: chance does not choose wrong for
+ * long, as any fixed rule would with some pattern of use. */
 void jump_remember(struct translate *translate, const struct translation *t)
 {
     struct jump_cache *cache = &translate->jumps[t->privilege];
@@ -106,8 +116,8 @@ void jump_remember(struct translate *translate, const struct translation *t)
         return;
     if (jump->rip == t->rip || cache->jumps[other].rip == t->rip) {
         jump_forget(translate, t);
-    } else if (other != 0 && cache->filled[slot / 64] & bit(slot % 64)) {
-        /* Both RIPs may be in either slot. */
+    } else if (other != 0 && cache->filled[slot / 64] & bit(slot % 64) &&
+               (!(cache->filled[other / 64] & bit(other % 64)) || toss(translate))) {
         slot_set(cache, other, *jump, cache->global[slot / 64] & bit(slot % 64));
     }
     bool is_global = note_page(translate, t->privilege, t->rip);

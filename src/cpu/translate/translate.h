@@ -41,6 +41,7 @@ struct link {
     uint8_t privilege;     /* there */
     bool in_host, in_slot; /* where the flags are */
     bool is_backward;      /* attention is to be looked at on the way */
+    bool may_follow;       /* its target would have followed in line, had it been run before */
     uint8_t vectors;       /* enum vectors_level: what is in the CPU */
 };
 
@@ -66,6 +67,7 @@ struct translation {
     uint8_t vectors;                  /* enum vectors_level that it begins with */
     uint8_t privilege;
     bool is_dead;
+    bool is_hot;      /* made for a loop, or reached by a link from such a one */
     bool is_crossing; /* part of a struct crossing */
     /* Offsets of ways in that are made when the first link wants them (entry.c); 0: not yet. */
     uint32_t poll_host, poll_saved; /* the same as the entries, which look at attention first */
@@ -122,6 +124,7 @@ struct translate {
         uint64_t gpa;
         struct insn insn;
     } slow_insns[SLOW_INSNS];
+    uint32_t jump_toss;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
 
     /* Offsets of the fixed routines. */

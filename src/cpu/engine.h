@@ -12,7 +12,7 @@ struct engine_stats {
     uint64_t dispatches;   /* times that generated code was entered */
     uint64_t interpreted;  /* blocks that the interpreter ran */
     uint64_t code_bytes;   /* memory of generated code and its tables that has been used, ... */
-    uint64_t code_limit;   /* ... and that there is */
+    uint64_t code_limit;   /* ... and that has been granted */
 };
 
 struct engine_ops {

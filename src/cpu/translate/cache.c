@@ -38,12 +38,12 @@ static enum status take_code(struct translate *translate, struct error *err)
     return status == STATUS_OK ? code_pool_take(translate->pool, &translate->code, err) : status;
 }
 
-/* The tables are the first part of the data, a bucket for 128 bytes of it: about one for each
- * translation that there will be. */
+/* The tables are the first part of the data, a bucket for about each translation that there will
+ * be. */
 static void place_tables(struct translate *translate)
 {
     uint32_t buckets = 1;
-    while (buckets * 2 <= translate->code.data_size / 128)
+    while (buckets * 2 <= translate->code.expected / 320)
         buckets *= 2;
     translate->hash_mask = buckets - 1;
     translate->page_mask = buckets / 16 - 1;

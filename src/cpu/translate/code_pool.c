@@ -9,15 +9,14 @@
 
 #define PIECES_MAX 64u
 
-/* Of every 16 bytes: what a translation takes of either, on average of all kinds of guest code. */
-#define CODE_SIXTEENTHS 10u
-
 struct code_pool {
     struct code_memory code, data;
-    size_t code_size, data_size; /* of a piece */
+    size_t size;    /* of all that is granted */
+    size_t reserve; /* what every piece is sure of */
     unsigned pieces;
-    pthread_mutex_t lock; /* leaf; guards taken */
+    pthread_mutex_t lock; /* leaf; guards the fields below */
     uint64_t taken;       /* a bit a piece */
+    size_t left;          /* to be granted beside the reserves */
 };
 
 enum status code_pool_create(struct code_pool **out, size_t size, unsigned pieces,
@@ -33,14 +32,16 @@ enum status code_pool_create(struct code_pool **out, size_t size, unsigned piece
     if (pool == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a code pool");
     pool->pieces = pieces;
-    pool->code_size = align_down(piece / 16 * CODE_SIXTEENTHS, PAGE_SIZE);
-    pool->data_size = piece - pool->code_size;
+    pool->size = align_down(size, PAGE_SIZE);
+    pool->reserve = piece / 2 > CODE_PIECE_LEAST ? piece / 2 : CODE_PIECE_LEAST;
+    pool->reserve = align_down(pool->reserve, CODE_STEP);
+    pool->left = pool->size - pieces * pool->reserve;
     pthread_mutex_init(&pool->lock, NULL);
     enum status status =
-        code_memory_create(&pool->code, "aerostat-code", pieces * pool->code_size, true, err);
+        code_memory_create(&pool->code, "aerostat-code", pieces * pool->size, true, err);
     if (status == STATUS_OK)
-        status = code_memory_create(&pool->data, "aerostat-code-tables", pieces * pool->data_size,
-                                    false, err);
+        status = code_memory_create(&pool->data, "aerostat-code-tables", pieces * pool->size, false,
+                                    err);
     if (status != STATUS_OK) {
         code_pool_destroy(pool);
         return status;
@@ -70,19 +71,34 @@ enum status code_pool_take(struct code_pool *pool, struct code_piece *piece, str
         status = error_set(err, STATUS_NO_SPACE, "no code memory for another CPU");
     } else {
         pool->taken |= bit(n);
-        piece->code_size = pool->code_size;
-        piece->data_size = pool->data_size;
-        piece->write = pool->code.write + n * pool->code_size;
-        piece->execute = pool->code.execute + n * pool->code_size;
-        piece->data = pool->data.write + n * pool->data_size;
+        size_t share = pool->size / pool->pieces, at = n * pool->size;
+        *piece = (struct code_piece){.write = pool->code.write + at,
+                                     .execute = pool->code.execute + at,
+                                     .data = pool->data.write + at,
+                                     .code_size = pool->size,
+                                     .data_size = pool->size,
+                                     .expected = 4 * share < pool->size ? 4 * share : pool->size};
     }
     pthread_mutex_unlock(&pool->lock);
     return status;
 }
 
+bool code_pool_grant(struct code_pool *pool, struct code_piece *piece)
+{
+    bool reserved = piece->granted + CODE_STEP <= pool->reserve;
+    pthread_mutex_lock(&pool->lock);
+    bool granted = reserved || pool->left >= CODE_STEP;
+    if (granted && !reserved)
+        pool->left -= CODE_STEP;
+    pthread_mutex_unlock(&pool->lock);
+    if (granted)
+        piece->granted += CODE_STEP;
+    return granted;
+}
+
 void code_pool_give(struct code_pool *pool, const struct code_piece *piece)
 {
-    size_t n = (size_t)(piece->write - pool->code.write) / pool->code_size;
+    size_t n = (size_t)(piece->write - pool->code.write) / pool->size;
     /* Punches a hole. Where the host does not: the next user overwrites what it needs of the code,
      * but relies on empty tables. */
     madvise(piece->write, piece->code_size, MADV_REMOVE);
@@ -90,5 +106,7 @@ void code_pool_give(struct code_pool *pool, const struct code_piece *piece)
         memset(piece->data, 0, piece->data_size);
     pthread_mutex_lock(&pool->lock);
     pool->taken &= ~bit((unsigned)n);
+    if (piece->granted > pool->reserve)
+        pool->left += piece->granted - pool->reserve;
     pthread_mutex_unlock(&pool->lock);
 }

@@ -301,7 +301,7 @@ static void translate_get_stats(const struct vcpu *vcpu, struct engine_stats *st
         .dispatches = translate->stats.dispatches,
         .interpreted = translate->stats.interpreted,
         .code_bytes = translate->code_ring.used + translate->data_ring.used,
-        .code_limit = translate->code.code_size + translate->code.data_size,
+        .code_limit = translate->code.granted,
     };
 }
 

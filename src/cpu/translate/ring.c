@@ -9,9 +9,10 @@
  *      start        at          limit                 end
  *        | younger   |   free     | older              |
  *
- * `limit` is where the oldest translation stands, or the end if that is behind us. Before a block
- * is translated there must be room for the largest one in a piece, so the end of a ring may stay
- * unused.
+ * A ring grows at its end for as long as the pool grants memory, so code and data come to have as
+ * much of it as they need. `limit` is where the oldest translation stands, or the end if that is
+ * behind us. Before a block is translated there must be room for the largest one in a piece, so the
+ * end of a ring may stay unused.
  *
  * Eviction happens when a block is to be translated, that is in the dispatcher: nothing is running,
  * and no link but `left_by` is remembered anywhere else.
@@ -19,13 +20,28 @@
 
 #include "cpu/translate/translate.h"
 
+/* A longer ring, as long as there is memory for it. Its free part is at the end. */
+static bool lengthen(struct translate *translate, struct ring *ring)
+{
+    const struct code_piece *piece = &translate->code;
+    size_t most = ring == &translate->code_ring ? piece->code_size : piece->data_size;
+    if (most - ring->end < CODE_STEP || !code_pool_grant(translate->pool, &translate->code))
+        return false;
+    ring->limit = ring->end += (uint32_t)CODE_STEP;
+    return true;
+}
+
+static void init(struct translate *translate, struct ring *ring, uint32_t size)
+{
+    while (ring->end < ring->start + size && lengthen(translate, ring)) {
+    }
+    ring->at = ring->used = ring->start;
+}
+
 void ring_init(struct translate *translate)
 {
-    struct ring *code = &translate->code_ring, *data = &translate->data_ring;
-    code->limit = code->end = (uint32_t)translate->code.code_size;
-    data->limit = data->end = (uint32_t)translate->code.data_size;
-    code->at = code->used = code->start;
-    data->at = data->used = data->start;
+    init(translate, &translate->code_ring, BLOCK_CODE_MAX);
+    init(translate, &translate->data_ring, BLOCK_DATA_MAX);
 }
 
 /* Where the oldest translation stands in this ring. */
@@ -58,11 +74,11 @@ static void evict_oldest(struct translate *translate)
 static void reserve(struct translate *translate, struct ring *ring, uint32_t size)
 {
     while (ring->limit - ring->at < size) {
-        if (ring->limit == ring->end) {
+        if (ring->limit != ring->end) {
+            evict_oldest(translate);
+        } else if (!lengthen(translate, ring)) {
             ring->at = ring->start;
             limit_set(translate, ring);
-        } else {
-            evict_oldest(translate);
         }
     }
 }

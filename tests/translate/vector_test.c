@@ -350,6 +350,13 @@ static void make_loop(struct program *p)
             put_advance(p, step, kind);
         if (i < insns)
             put_loop_insn(p);
+        if (below(p, 12) == 0) { /* a loop of several blocks */
+            put_u8(p, 0x70 | below(p, 16));
+            put_u8(p, 0);
+            size_t at = p->length;
+            put_loop_insn(p);
+            p->bytes[at - 1] = (uint8_t)(p->length - at);
+        }
         if (below(p, 8) == 0)
             put(p, "\x48\xff\xc2", 3); /* inc rdx */
         if (below(p, 16) == 0)

@@ -58,14 +58,13 @@ unsigned translate_block_vectors(const struct block *block)
 static const struct block *emit_block(struct context *c, const struct block *block)
 {
     const struct block *next = NULL;
+    bool is_first = c->insn_count == 0;
     c->insn_count += block->count;
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
         bool is_last = i + 1 == block->count;
-        if (block == c->block) {
-            c->offsets[i] = emit_offset(&c->e);
-            c->block_last_rip = c->rip;
-        }
+        if (is_first)
+            c->loop_offsets[i] = emit_offset(&c->e);
         c->next_rip = c->rip + insn->length;
         if (is_last && (flow_emit(c, &next) || level_emit(c)))
             break;
@@ -128,8 +127,8 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .in_host = need != FLAGS_SAVED,
         .in_slot = need == FLAGS_SAVED,
         .vectors = t->vectors,
-        .block = block,
     };
+    loop_begin(&c, block);
     if (is_loop)
         entry_emit_loop(&c, block, need);
     uint32_t body = emit_offset(&c.e);

@@ -60,10 +60,12 @@ struct context {
     unsigned slow_count;
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     unsigned load_count;
-    unsigned insn_count;       /* of all blocks */
-    const struct block *block; /* the first, for loop.c: where each of its instructions begins, */
-    uint32_t offsets[BLOCK_MAX_INSNS];
-    uint64_t block_last_rip; /* and RIP of the last */
+    unsigned insn_count; /* of all blocks */
+    /* The first block, where it is a loop (loop.c), and where its instructions begin. */
+    struct insn loop[BLOCK_MAX_INSNS];
+    uint32_t loop_offsets[BLOCK_MAX_INSNS];
+    unsigned loop_count;  /* without the branch; 0: it is none */
+    uint64_t loop_branch; /* RIP of that */
     struct edge edges[BLOCK_MAX_INSNS + 1];
     unsigned edge_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
@@ -141,7 +143,9 @@ struct insn_effects {
 bool integer_effects(const struct insn *insn, struct insn_effects *effects);
 bool vector_effects(const struct insn *insn, struct insn_effects *effects);
 
-/* loop.c: out of line, what comes before the edge where it leads back to the start of a loop. */
+/* loop.c. Looks at the first block, before it is translated; and out of line, what comes before the
+ * edge where it leads back to the start of a loop. */
+void loop_begin(struct context *c, const struct block *block);
 void loop_emit(struct context *c, struct edge *edge);
 
 /* Where the memory operand is, after the probe. */

@@ -49,7 +49,7 @@ struct access {
 };
 
 struct loop {
-    const struct block *block;
+    const struct insn *insns;
     unsigned count, writer;
     struct insn_effects effects[BLOCK_MAX_INSNS];
     struct access accesses[BLOCK_MAX_INSNS];
@@ -106,7 +106,7 @@ static bool find_effects(struct loop *loop)
     unsigned not_advancing = 0;
     loop->writer = loop->count;
     for (unsigned i = 0; i < loop->count; i++) {
-        const struct insn *insn = &loop->block->insns[i];
+        const struct insn *insn = &loop->insns[i];
         struct insn_effects *effects = &loop->effects[i];
         if (!integer_effects(insn, effects) && !vector_effects(insn, effects))
             return false;
@@ -145,7 +145,7 @@ static bool is_varying(const struct loop *loop, unsigned gpr)
 static bool describe_access(const struct loop *loop, unsigned i, const int64_t *advanced,
                             struct group *group)
 {
-    const struct insn *insn = &loop->block->insns[i];
+    const struct insn *insn = &loop->insns[i];
     const struct insn_effects *effects = &loop->effects[i];
     *group = (struct group){.varying = NO_REGISTER,
                             .base = insn->base < GPR_COUNT ? insn->base : NO_REGISTER,
@@ -203,7 +203,7 @@ static bool find_groups(struct loop *loop)
 {
     int64_t advanced[GPR_COUNT] = {0};
     for (unsigned i = 0; i < loop->count; i++) {
-        const struct insn *insn = &loop->block->insns[i];
+        const struct insn *insn = &loop->insns[i];
         if (loop->effects[i].memory_size != 0) {
             struct group group;
             if (!describe_access(loop, i, advanced, &group))
@@ -269,7 +269,7 @@ static bool find_registers(struct loop *loop)
         if (!access->is_memory)
             continue;
         const struct group *group = &loop->groups[access->group];
-        access->rm = rm_at(group->host, (int32_t)loop->block->insns[i].displacement);
+        access->rm = rm_at(group->host, (int32_t)loop->insns[i].displacement);
         if (group->varying != NO_REGISTER) {
             access->rm.index = (uint8_t)host_of(group->varying);
             access->rm.scale = group->scale;
@@ -280,11 +280,22 @@ static bool find_registers(struct loop *loop)
 
 static bool analyze(struct loop *loop, const struct context *c, const struct edge *edge)
 {
-    *loop = (struct loop){.block = c->block, .count = c->block->count - 1};
-    const struct insn *last = &c->block->insns[loop->count];
-    return edge->target == c->translation->rip && edge->rip == c->block_last_rip &&
-           !c->translate->is_lockstep && c->privilege != MMU_USER_CHECKED && flow_is_jcc(last) &&
-           find_effects(loop) && find_groups(loop) && find_counter(loop) && find_registers(loop);
+    *loop = (struct loop){.insns = c->loop, .count = c->loop_count};
+    return c->loop_count != 0 && edge->rip == c->loop_branch &&
+           edge->target == c->translation->rip && find_effects(loop) && find_groups(loop) &&
+           find_counter(loop) && find_registers(loop);
+}
+
+void loop_begin(struct context *c, const struct block *block)
+{
+    const struct insn *last = &block->insns[block->count - 1];
+    if (block->count < 2 || !flow_is_jcc(last) || !flow_is_inline(last) ||
+        last->immediate != -(uint64_t)block->bytes || c->translate->is_lockstep ||
+        c->privilege == MMU_USER_CHECKED)
+        return;
+    c->loop_count = block->count - 1u;
+    c->loop_branch = c->rip + block->bytes - last->length;
+    memcpy(c->loop, block->insns, block->count * sizeof(block->insns[0]));
 }
 
 /* ------------------------------------------------------------------------- emission */
@@ -411,7 +422,7 @@ static void emit_second_copy(struct context *c, const struct loop *loop, const s
     c->in_slot = false;
     c->rip = c->translation->rip;
     for (unsigned i = 0; i < loop->count; i++) {
-        c->insn = &loop->block->insns[i];
+        c->insn = &loop->insns[i];
         c->operand = loop->accesses[i].rm;
         c->next_rip = c->rip + c->insn->length;
         if (i == loop->writer) {
@@ -423,14 +434,14 @@ static void emit_second_copy(struct context *c, const struct loop *loop, const s
         c->rip = c->next_rip;
     }
     c->operand = (struct emit_rm){.is_memory = false};
-    emit_link(e, emit_jcc(e, loop->block->insns[loop->count].condition), top);
+    emit_link(e, emit_jcc(e, loop->insns[loop->count].condition), top);
     emit_return(e, loop);
     if (edge->in_slot)
         context_flags_save(c);
     emit_jmp_to(e, edge->at + 4); /* what follows the branch */
     emit_link(e, out, emit_offset(e));
     emit_return(e, loop);
-    emit_jmp_to(e, c->offsets[loop->writer]);
+    emit_jmp_to(e, c->loop_offsets[loop->writer]);
 }
 
 void loop_emit(struct context *c, struct edge *edge)

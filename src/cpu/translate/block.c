@@ -1,10 +1,11 @@
 /*
  * One block of decoded instructions to host code.
  *
- *      entry      flags in the CPU or in the slot, whichever its first instructions want
+ *      entry      flags in the CPU; where its first instructions want them in the slot:
+ *      entry      saves them
  *      each instruction; the last leads to other translations, or to the dispatcher
  *      slow paths
- *      the other entry: brings the flags where they are wanted, jumps to the first
+ *      where they want them in the CPU: the other entry, which brings them there
  */
 
 #include <Zydis/Zydis.h>
@@ -44,11 +45,15 @@ static void emit_body(struct context *c, const struct block *block)
 {
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
+        c->index = i;
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && flow_emit(c))
+        bool done = integer_emit(c);
+        if (!done || is_last)
+            context_flags_settle(c);
+        if (!done && is_last && flow_emit(c))
             return;
-        if (!integer_emit(c) && !vector_emit(c)) {
+        if (!done && !vector_emit(c)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
@@ -60,23 +65,25 @@ static void emit_body(struct context *c, const struct block *block)
     }
 }
 
-static void emit_entries(struct context *c, enum flags_need need, uint32_t body)
+/* Where the body wants the flags in their slot, who comes with them in the CPU comes this way: the
+ * likelier way to come to a block that begins with memory. */
+static void emit_saving_entry(struct context *c)
 {
-    struct translation *t = c->translation;
-    t->entry_host = t->entry_saved = body;
-    if (need == FLAGS_HOST) {
-        t->entry_saved = emit_offset(&c->e);
-        c->in_host = false;
-        c->in_slot = true;
-        context_flags_load(c);
-        emit_jmp_to(&c->e, body);
-    } else if (need == FLAGS_SAVED) {
-        t->entry_host = emit_offset(&c->e);
-        c->in_host = true;
-        c->in_slot = false;
-        context_flags_save(c);
-        emit_jmp_to(&c->e, body);
-    }
+    c->translation->entry_host = emit_offset(&c->e);
+    c->in_host = true;
+    context_flags_save(c);
+    c->in_host = false;
+}
+
+/* The body wants them in the CPU: who comes with them in the slot comes this way. */
+static void emit_loading_entry(struct context *c, uint32_t body)
+{
+    c->translation->entry_saved = emit_offset(&c->e);
+    c->in_host = false;
+    c->in_slot = true;
+    c->recipe.kind = RECIPE_NONE;
+    context_flags_load(c);
+    emit_jmp_to(&c->e, body);
 }
 
 struct translation *translate_block(struct translate *translate, const struct block *block)
@@ -95,15 +102,19 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
+        .block = block,
         .rip = vcpu->rip,
         .in_host = need != FLAGS_SAVED,
-        .in_slot = need == FLAGS_SAVED,
     };
-    uint32_t body = emit_offset(&c.e);
+    t->entry_host = emit_offset(&c.e);
+    if (need == FLAGS_SAVED)
+        emit_saving_entry(&c);
+    uint32_t body = t->entry_saved = emit_offset(&c.e);
     emit_body(&c, block);
     for (unsigned i = 0; i < c.slow_count; i++)
         context_slow_emit(&c, &c.slow[i]);
-    emit_entries(&c, need, body);
+    if (need == FLAGS_HOST)
+        emit_loading_entry(&c, body);
     translate->code_used = align_up(emit_offset(&c.e), 16);
     translate_insert(translate, t);
     translate_serialize();

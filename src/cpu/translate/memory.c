@@ -1,39 +1,6 @@
-/* Guest flags, guest memory and slow paths in generated code. See context.h. */
+/* Guest memory and slow paths in generated code. See context.h. */
 
 #include "cpu/translate/context.h"
-
-/* ------------------------------------------------------------------------- flags */
-
-void context_flags_save(struct context *c)
-{
-    if (c->in_slot)
-        return;
-    emit_u8(&c->e, 0x9c); /* pushf */
-    emit_lea(&c->e, HOST_RSP, rm_at(HOST_RSP, 8));
-    c->in_slot = true;
-}
-
-/* POPF would be slow. SAHF takes SF ZF AF PF CF from AH; OF comes from adding 0x78 to its bit 3 of
- * the image's second byte, which overflows where it is set. */
-static void emit_flags_load(struct emit *e)
-{
-    emit_mov(e, T2, HOST_RAX);
-    emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
-    emit_op(e, EMIT_66, 0xc1, 1, rm_reg(HOST_RAX)); /* ror ax, 8 */
-    emit_u8(e, 8);
-    emit_alu_immediate(e, 4, 1, rm_reg(HOST_RAX), 0x08); /* and al, 8 */
-    emit_alu_immediate(e, 0, 1, rm_reg(HOST_RAX), 0x78); /* add al, 0x78 */
-    emit_u8(e, 0x9e);                                    /* sahf */
-    emit_mov(e, HOST_RAX, T2);
-}
-
-void context_flags_load(struct context *c)
-{
-    if (c->in_host)
-        return;
-    emit_flags_load(&c->e);
-    c->in_host = true;
-}
 
 /* ------------------------------------------------------------------------- slow paths */
 
@@ -44,11 +11,24 @@ const struct insn *context_keep(struct context *c, const struct insn *insn)
     return copy;
 }
 
-struct slow_path *context_slow_begin(struct context *c)
+static struct slow_path *slow_new(struct context *c)
 {
     struct slow_path *slow = &c->slow[c->slow_count++];
     *slow = (struct slow_path){.rip = c->rip, .insn = context_keep(c, c->insn)};
+    return slow;
+}
+
+struct slow_path *context_slow_begin(struct context *c)
+{
+    struct slow_path *slow = slow_new(c);
     context_flags_save(c);
+    return slow;
+}
+
+struct slow_path *context_slow_begin_spare(struct context *c)
+{
+    struct slow_path *slow = slow_new(c);
+    flags_spare(c, slow);
     return slow;
 }
 
@@ -78,6 +58,7 @@ void context_slow_emit(struct context *c, const struct slow_path *slow)
     struct emit *e = &c->e;
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
+    flags_emit_slow(c, &slow->recipe);
     if (slow->exits) {
         emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler_exit);
         return;
@@ -85,7 +66,7 @@ void context_slow_emit(struct context *c, const struct slow_path *slow)
     emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler);
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     if (slow->wants_host)
-        emit_flags_load(e);
+        flags_emit_load(e);
     emit_jmp_to(e, slow->resume);
 }
 

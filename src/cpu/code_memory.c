@@ -16,7 +16,7 @@ static void *map(int fd, size_t size, int protection)
 }
 
 enum status code_memory_create(struct code_memory *memory, const char *name, size_t size,
-                               struct error *err)
+                               bool executable, struct error *err)
 {
     enum status status = STATUS_OK;
     *memory = (struct code_memory){.size = size};
@@ -26,10 +26,11 @@ enum status code_memory_create(struct code_memory *memory, const char *name, siz
         fd = memfd_create(name, MFD_CLOEXEC);
     if (fd < 0)
         return error_set(err, STATUS_NO_MEMORY, "cannot create code memory: %s", strerror(errno));
-    if (ftruncate(fd, (off_t)size) == 0 &&
-        (memory->write = map(fd, size, PROT_READ | PROT_WRITE)) != NULL)
+    if (ftruncate(fd, (off_t)size) == 0)
+        memory->write = map(fd, size, PROT_READ | PROT_WRITE);
+    if (memory->write != NULL && executable)
         memory->execute = map(fd, size, PROT_READ | PROT_EXEC);
-    if (memory->execute == NULL) {
+    if (memory->write == NULL || (executable && memory->execute == NULL)) {
         status = error_set(err, STATUS_NO_MEMORY, "cannot map code memory: %s", strerror(errno));
         code_memory_destroy(memory);
     }

@@ -5,6 +5,16 @@
 
 #include "cpu/vcpu.h"
 
+/* What an engine counts of its own since it was attached. */
+struct engine_stats {
+    uint64_t translations; /* blocks of guest code translated */
+    uint64_t evictions;    /* translations that gave way to others */
+    uint64_t dispatches;   /* times that generated code was entered */
+    uint64_t interpreted;  /* blocks that the interpreter ran */
+    uint64_t code_bytes;   /* memory of generated code and its tables that has been used, ... */
+    uint64_t code_limit;   /* ... and that there is */
+};
+
 struct engine_ops {
     const char *name;
     /* Per-vCPU caches; registers its code-drop function with the vCPU's MMU. */
@@ -12,6 +22,8 @@ struct engine_ops {
     void (*detach)(struct vcpu *vcpu);
     /* Runs the vCPU, unparked, until there is a reason to leave; returns parked. */
     enum vcpu_exit (*run)(struct vcpu *vcpu);
+    /* NULL: nothing to count. The vCPU is not running. */
+    void (*get_stats)(const struct vcpu *vcpu, struct engine_stats *stats);
 };
 
 extern const struct engine_ops interp_engine, translate_engine;

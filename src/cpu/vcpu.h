@@ -228,7 +228,15 @@ struct vcpu_event { /* an exception on its way to the guest */
     uint32_t error_code;
 };
 
-struct thunk_set;
+/* Whether the guest's vector registers and MXCSR are in the host CPU rather than in xstate: never
+ * while C code runs (cpu/translate/vector_state.c). */
+struct vcpu_vectors {
+    uint8_t sse_absent; /* 0: XMM registers and MXCSR are there, and the guest may use them */
+    uint8_t avx_absent; /* 0: the same for YMM registers */
+    bool interpret;     /* generated code may not run this block: the interpreter is to */
+    uint32_t host_mxcsr;
+};
+
 struct thunk_set;
 struct interp; /* the interpreter's caches, one a vCPU */
 
@@ -268,6 +276,8 @@ struct vcpu {
     /* x87, SSE and AVX state in the standard XSAVE layout (header's XSTATE_BV always says what is
      * not in its initial state, or more). Every part is valid in memory at all times. */
     _Alignas(64) uint8_t xstate[XSTATE_SIZE];
+
+    struct vcpu_vectors vectors;
 
     struct mmu mmu;
 

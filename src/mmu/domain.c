@@ -124,6 +124,7 @@ static void request_all(struct mmu_domain *domain, uint64_t word)
         } else {
             mmu->posted = word;
             atomic_fetch_or(mmu->attention, mmu->attention_bit);
+            atomic_store(&mmu->jump_mask, 0);
         }
         pthread_mutex_unlock(&mmu->lock);
     }

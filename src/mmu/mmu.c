@@ -61,12 +61,16 @@ void mmu_flush(struct mmu *mmu, bool keep_global)
 {
     mmu->stats.flushes++;
     tlb_flush(mmu, keep_global);
+    if (mmu->code_flush != NULL)
+        mmu->code_flush(mmu->code_context, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL, 0);
 }
 
 void mmu_flush_page(struct mmu *mmu, uint64_t linear)
 {
     mmu->stats.page_flushes++;
     tlb_flush_page(mmu, linear);
+    if (mmu->code_flush != NULL)
+        mmu->code_flush(mmu->code_context, MMU_FLUSH_PAGE, linear);
 }
 
 void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count)

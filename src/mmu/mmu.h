@@ -96,6 +96,15 @@ struct mmu_domain;
 typedef void mmu_code_drop_fn(void *context, uint64_t ppn);
 #define MMU_ALL_PAGES UINT64_MAX
 
+/* Tells an engine that remembers where linear addresses lead of each flush, as it happens. Called on
+ * the vCPU's own thread or while it is parked. `linear` counts for MMU_FLUSH_PAGE. */
+enum mmu_flush_scope {
+    MMU_FLUSH_PAGE,
+    MMU_FLUSH_LOCAL, /* all but global pages */
+    MMU_FLUSH_ALL,
+};
+typedef void mmu_code_flush_fn(void *context, enum mmu_flush_scope scope, uint64_t linear);
+
 struct mmu {
     struct tlb_entry tlb[MMU_PRIVILEGES + 1][TLB_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
@@ -113,6 +122,7 @@ struct mmu {
     struct bus *mmio;
 
     mmu_code_drop_fn *code_drop;
+    mmu_code_flush_fn *code_flush;
     void *code_context;
 
     /* Shared with other threads. */
@@ -120,6 +130,7 @@ struct mmu {
     bool parked;                 /* true from mmu_init on */
     uint32_t attention_bit;      /* asks the vCPU to call mmu_service, ... */
     _Atomic uint32_t *attention; /* ... in this word of its */
+    _Atomic uint32_t jump_mask;  /* an engine's; whoever raises attention makes it 0 after that */
     uint64_t posted;             /* the request (domain.c) to be served; 0: none */
     pthread_cond_t served;       /* posted has become 0 */
 

@@ -472,7 +472,7 @@ json_t *machine_stats(const struct machine *machine)
     struct vcpu *vcpus[OPTIONS_MAX_CPUS];
     for (unsigned i = 0; i < machine->cpu_count; i++)
         vcpus[i] = machine->cpus[i].vcpu;
-    json_t *stats = stats_of_machine(machine->map, vcpus, machine->cpu_count);
+    json_t *stats = stats_of_machine(machine->map, machine->engine, vcpus, machine->cpu_count);
     if (stats != NULL)
         json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));
     return stats;

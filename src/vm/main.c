@@ -248,7 +248,8 @@ static int program_run(struct program *program, bool has_stdout)
     if (status == STATUS_OK)
         status = thunk_set_create(&program->host.thunks, &err);
     if (status == STATUS_OK && program->options.engine == &translate_engine)
-        status = code_pool_create(&program->host.code_pool, program->options.cpus, &err);
+        status = code_pool_create(&program->host.code_pool, program->options.code_cache,
+                                  program->options.cpus, &err);
     if (status == STATUS_OK)
         status = watch_signals(program, &err);
     if (status != STATUS_OK) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/translate/code_pool.h"
 #include "util/bits.h"
 #include "util/size.h"
 
@@ -29,6 +30,9 @@ const char options_help[] =
     "                     of the VM: hostfwd=tcp:127.0.0.1:2222-:22 or hostfwd=tcp:2222-22\n"
     "  --name NAME        name of the VM: letters, digits, '-', '_' and '.'; default \"vm\"\n"
     "  --engine ENGINE    interp (default) or translate (faster, still experimental)\n"
+    "  --code-cache SIZE  bound of the translator's code and tables, shared by all CPUs: 2M to "
+    "512M,\n"
+    "                     at least 256K a CPU, default 32M\n"
     "  --mmu MMU          nested (default)\n"
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
@@ -52,6 +56,7 @@ enum option_id {
     OPTION_NET,
     OPTION_NAME,
     OPTION_ENGINE,
+    OPTION_CODE_CACHE,
     OPTION_MMU,
     OPTION_CONSOLE,
     OPTION_DEBUG_EXIT,
@@ -70,6 +75,7 @@ static const struct option long_options[] = {
     {"net", required_argument, NULL, OPTION_NET},
     {"name", required_argument, NULL, OPTION_NAME},
     {"engine", required_argument, NULL, OPTION_ENGINE},
+    {"code-cache", required_argument, NULL, OPTION_CODE_CACHE},
     {"mmu", required_argument, NULL, OPTION_MMU},
     {"console", required_argument, NULL, OPTION_CONSOLE},
     {"debug-exit", no_argument, NULL, OPTION_DEBUG_EXIT},
@@ -87,6 +93,17 @@ static enum status memory_parse(const char *text, uint64_t *memory, struct error
     if (*memory < MEMORY_LEAST || *memory > MEMORY_MOST)
         return error_set(err, STATUS_INVALID, "--memory %s is out of range; give 2M to 256G", text);
     *memory = align_down(*memory, PAGE_SIZE);
+    return STATUS_OK;
+}
+
+static enum status code_cache_parse(const char *text, uint64_t *size, struct error *err)
+{
+    if (size_parse(text, size) != STATUS_OK)
+        return error_set(err, STATUS_INVALID, "--code-cache %s is not a size; write it like 32M",
+                         text);
+    if (*size < CODE_POOL_LEAST || *size > CODE_POOL_MOST)
+        return error_set(err, STATUS_INVALID, "--code-cache %s is out of range; give 2M to 512M",
+                         text);
     return STATUS_OK;
 }
 
@@ -223,6 +240,8 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         return name_check(value, err);
     case OPTION_ENGINE:
         return engine_parse(value, &options->engine, err);
+    case OPTION_CODE_CACHE:
+        return code_cache_parse(value, &options->code_cache, err);
     case OPTION_MMU:
         return mmu_check(value, err);
     case OPTION_CONSOLE:
@@ -252,6 +271,7 @@ enum status options_parse(int argc, char *const *argv, struct vm_options *option
         .append = "",
         .name = "vm",
         .memory = MEMORY_DEFAULT,
+        .code_cache = CODE_POOL_DEFAULT,
         .cpus = 1,
     };
     enum status status = STATUS_OK;
@@ -279,6 +299,9 @@ enum status options_parse(int argc, char *const *argv, struct vm_options *option
     }
     if (options->kernel == NULL)
         status = error_set(err, STATUS_INVALID, "--kernel is missing; see aerostat run --help");
+    else if (options->code_cache / options->cpus < CODE_PIECE_LEAST)
+        status = error_set(err, STATUS_INVALID, "--code-cache: %u CPUs need at least %uK",
+                           options->cpus, options->cpus * (unsigned)(CODE_PIECE_LEAST / KIB));
 out:
     if (status != STATUS_OK)
         options_free(options);

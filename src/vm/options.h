@@ -28,7 +28,8 @@ struct net_options { /* a user-mode network */
 struct vm_options {
     const struct engine_ops *engine;
     const char *kernel, *initrd, *append, *name;
-    uint64_t memory; /* bytes, a multiple of the page size */
+    uint64_t memory;     /* bytes, a multiple of the page size */
+    uint64_t code_cache; /* bytes */
     unsigned cpus;
     struct disk_options disks[OPTIONS_MAX_DISKS];
     unsigned disk_count;

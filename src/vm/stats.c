@@ -28,7 +28,32 @@ static void add_exceptions(json_t *faults, const struct vcpu_stats *cpu)
         add_count(faults, kinds[i].name, cpu->exceptions[kinds[i].vector]);
 }
 
-json_t *stats_of_machine(const struct pmap *map, struct vcpu *const *vcpus, unsigned count)
+static void add_engine(json_t *stats, const struct engine_ops *engine, struct vcpu *const *vcpus,
+                       unsigned count)
+{
+    struct engine_stats sum = {0};
+    if (engine->get_stats == NULL)
+        return;
+    for (unsigned i = 0; i < count; i++) {
+        struct engine_stats one;
+        engine->get_stats(vcpus[i], &one);
+        sum.translations += one.translations;
+        sum.evictions += one.evictions;
+        sum.dispatches += one.dispatches;
+        sum.interpreted += one.interpreted;
+        sum.code_bytes += one.code_bytes;
+        sum.code_limit += one.code_limit;
+    }
+    add_count(stats, "translations", sum.translations);
+    add_count(stats, "evictions", sum.evictions);
+    add_count(stats, "dispatches", sum.dispatches);
+    add_count(stats, "blocks_interpreted", sum.interpreted);
+    add_count(stats, "code_cache", sum.code_bytes);
+    add_count(stats, "code_cache_max", sum.code_limit);
+}
+
+json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine,
+                         struct vcpu *const *vcpus, unsigned count)
 {
     struct vcpu_stats cpu = {0};
     struct mmu_stats mmu = {0};
@@ -60,6 +85,7 @@ json_t *stats_of_machine(const struct pmap *map, struct vcpu *const *vcpus, unsi
     add_count(stats, "cpus", count);
     add_count(stats, "instructions", cpu.instructions);
     add_count(stats, "blocks_decoded", cpu.blocks_decoded);
+    add_engine(stats, engine, vcpus, count);
     add_count(stats, "interrupts", cpu.interrupts);
     add_count(stats, "halts", cpu.halts);
     add_count(stats, "port_io", cpu.port_io);

@@ -5,11 +5,12 @@
 
 #include <jansson.h>
 
-#include "cpu/vcpu.h"
+#include "cpu/engine.h"
 #include "mem/pmap.h"
 
 /* Sums over the vCPUs, and the page map's own. NULL when out of memory. The caller owns it. */
-json_t *stats_of_machine(const struct pmap *map, struct vcpu *const *vcpus, unsigned count);
+json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine,
+                         struct vcpu *const *vcpus, unsigned count);
 
 /* Adds wall and CPU seconds, resets so far and the exit status, and writes it to fd, whose name for
  * messages is `path`. Takes over `stats`. */

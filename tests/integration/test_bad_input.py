@@ -45,7 +45,7 @@ class Options(harness.TestCase):
 
     def test_every_option_with_a_value_needs_one(self):
         for option in ("--kernel", "--initrd", "--append", "--memory", "--cpus", "--disk", "--net",
-                       "--name", "--engine", "--mmu", "--console", "--stats"):
+                       "--name", "--engine", "--code-cache", "--mmu", "--console", "--stats"):
             with self.subTest(option=option):
                 self.check_refused([*self.good(), option], option)
 
@@ -58,6 +58,11 @@ class Options(harness.TestCase):
             "0", "1", "4K", "1M", "-5M", "12X", "128M junk", "0x10", "1.5G", "1e9", "M",
             "999999G", "99999999999999999999", "18446744073709551617")])
         self.check_refused([*self.good(), "--memory", ""], "--memory")
+
+    def test_code_cache(self):
+        self.check_each([(["--code-cache", size], "--code-cache") for size in (
+            "", "0", "1M", "2047K", "513M", "-2M", "much")])
+        self.check_refused([*self.good(), "--code-cache", "2M", "--cpus", "16"], "4096K")
 
     def test_cpus(self):
         self.check_each([(["--cpus", count], "--cpus") for count in (

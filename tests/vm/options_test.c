@@ -40,6 +40,7 @@ static void test_defaults(void **state)
     assert_string_equal(options.name, "vm");
     assert_int_equal(options.memory, 256 * MIB);
     assert_int_equal(options.cpus, 1);
+    assert_int_equal(options.code_cache, 32 * MIB);
     assert_ptr_equal(options.engine, &interp_engine);
     assert_int_equal(options.disk_count, 0);
     assert_int_equal(options.net_count, 0);
@@ -56,7 +57,7 @@ static void test_everything(void **state)
     assert_int_equal(
         parse("--kernel k --initrd i --append a=b --memory 1G --cpus 4 --disk d,ro "
               "--disk e,x --net user,hostfwd=tcp:1-2,hostfwd=tcp:3-4 --name n-1 --engine translate "
-              "--mmu nested --console c --debug-exit --no-reboot --stats s",
+              "--code-cache 2M --mmu nested --console c --debug-exit --no-reboot --stats s",
               &options, &err),
         STATUS_OK);
     assert_string_equal(options.initrd, "i");
@@ -73,6 +74,7 @@ static void test_everything(void **state)
     assert_int_equal(options.nets[0].forwards[1].host_port, 3);
     assert_int_equal(options.nets[0].forwards[1].guest_port, 4);
     assert_ptr_equal(options.engine, &translate_engine);
+    assert_int_equal(options.code_cache, 2 * MIB);
     assert_string_equal(options.name, "n-1");
     assert_string_equal(options.console, "c");
     assert_string_equal(options.stats, "s");
@@ -116,6 +118,12 @@ static void test_mistakes(void **state)
         "--kernel k --name _",
         "--kernel k --name a/b",
         "--kernel k --engine fast",
+        "--kernel k --code-cache _",
+        "--kernel k --code-cache 1M",
+        "--kernel k --code-cache 513M",
+        "--kernel k --code-cache lots",
+        "--kernel k --code-cache 2M --cpus 9",
+        "--kernel k --cpus 9 --code-cache 2M",
         "--kernel k --mmu shadow",
         "--kernel k --mmu auto",
         "--kernel k --mmu x",

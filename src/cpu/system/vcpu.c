@@ -151,6 +151,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 void vcpu_kick(struct vcpu *vcpu, uint32_t attention)
 {
     atomic_fetch_or(&vcpu->attention, attention);
+    atomic_store(&vcpu->mmu.jump_mask, 0);
     /* The lock orders this with the test in vcpu_wait, so that no wake-up is lost. */
     pthread_mutex_lock(&vcpu->wake_lock);
     pthread_cond_signal(&vcpu->wake);

@@ -173,6 +173,35 @@ static bool bind_zero(const ZydisDecodedInstruction *decoded, const ZydisDecoded
     return insn->extra != NULL;
 }
 
+bool thunk_describe_move(const struct insn *insn, struct thunk_move *out)
+{
+    static const struct {
+        insn_fn *exec;
+        enum thunk_move_kind kind;
+    } kinds[] = {
+        {exec_load, THUNK_MOVE_LOAD},
+        {exec_store, THUNK_MOVE_STORE},
+        {exec_copy, THUNK_MOVE_COPY},
+        {exec_zero, THUNK_MOVE_ZERO},
+        {exec_vzeroupper, THUNK_MOVE_ZERO_UPPER},
+        {exec_vzeroall, THUNK_MOVE_ZERO_ALL},
+        {exec_movnti, THUNK_MOVE_INTEGER},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
+        if (insn->exec != kinds[i].exec)
+            continue;
+        const struct move *move = insn->extra;
+        *out = (struct thunk_move){.kind = kinds[i].kind};
+        if (out->kind <= THUNK_MOVE_ZERO) {
+            out->size = move->size;
+            out->is_aligned = move->aligned;
+            out->is_vex = move->vex;
+        }
+        return true;
+    }
+    return false;
+}
+
 bool thunk_bind_move(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands,
                      struct insn *insn)
 {

@@ -134,6 +134,22 @@ void thunk_thread_prepare(void);
 /* moves.c and masked.c: instructions done by hand. They fill op[] by operand. */
 bool thunk_bind_move(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands,
                      struct insn *insn);
+/* What an instruction that thunk_bind_move has bound is. */
+enum thunk_move_kind {
+    THUNK_MOVE_LOAD,
+    THUNK_MOVE_STORE,
+    THUNK_MOVE_COPY,
+    THUNK_MOVE_ZERO, /* the last that has a size */
+    THUNK_MOVE_ZERO_UPPER,
+    THUNK_MOVE_ZERO_ALL,
+    THUNK_MOVE_INTEGER, /* MOVNTI */
+};
+struct thunk_move {
+    enum thunk_move_kind kind;
+    uint8_t size; /* 16 or 32 */
+    bool is_aligned, is_vex;
+};
+bool thunk_describe_move(const struct insn *insn, struct thunk_move *move);
 bool thunk_bind_masked(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operands,
                        struct insn *insn);
 

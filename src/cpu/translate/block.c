@@ -12,10 +12,7 @@
 
 #include "cpu/interp/interp.h"
 #include "cpu/translate/context.h"
-
-/* Room that any block surely fits in. */
-#define BLOCK_CODE_MAX ((size_t)48 << 10)
-#define BLOCK_DATA_MAX (sizeof(struct translation) + BLOCK_MAX_INSNS * (sizeof(struct insn) + 8))
+#include "cpu/translate/crossing.h"
 
 /* Instructions that change what translated code was made for (its privilege) without asking to
  * leave the block. */
@@ -34,11 +31,21 @@ static enum flags_need block_need(const struct block *block)
                            (insn->exec == exec_jmp && insn->op[0].kind == OPERAND_IMMEDIATE)
                        ? FLAGS_HOST
                        : FLAGS_SAVED;
-        enum flags_need need = integer_need(insn);
+        enum flags_need need = vector_is_inline(insn) ? vector_need(insn) : integer_need(insn);
         if (need != FLAGS_INDIFFERENT)
             return need;
     }
     return FLAGS_HOST;
+}
+
+unsigned translate_block_vectors(const struct block *block)
+{
+    unsigned vectors = VECTORS_NONE;
+    for (unsigned i = 0; i < block->count && translate_is_inline(&block->insns[i]); i++) {
+        unsigned level = vector_level(&block->insns[i]);
+        vectors = level > vectors ? level : vectors;
+    }
+    return vectors;
 }
 
 static void emit_body(struct context *c, const struct block *block)
@@ -65,58 +72,105 @@ static void emit_body(struct context *c, const struct block *block)
     }
 }
 
-/* Where the body wants the flags in their slot, who comes with them in the CPU comes this way: the
- * likelier way to come to a block that begins with memory. */
+/* Before code that wants flags in their slot: saves them. Who comes to a block that begins with
+ * memory mostly has them in the CPU. */
 static void emit_saving_entry(struct context *c)
 {
-    c->translation->entry_host = emit_offset(&c->e);
     c->in_host = true;
+    c->in_slot = false;
     context_flags_save(c);
     c->in_host = false;
 }
 
-/* The body wants them in the CPU: who comes with them in the slot comes this way. */
-static void emit_loading_entry(struct context *c, uint32_t body)
+/* Entries for both places where flags may be, of code at `at` that wants them where `need` says. */
+static void emit_entries(struct context *c, enum flags_need need, uint32_t at, uint16_t *host,
+                         uint16_t *saved)
 {
-    c->translation->entry_saved = emit_offset(&c->e);
-    c->in_host = false;
-    c->in_slot = true;
+    const uint32_t code = c->translation->code;
+    *host = *saved = (uint16_t)(at - code);
+    if (need != FLAGS_HOST && need != FLAGS_SAVED)
+        return;
+    bool loads = need == FLAGS_HOST;
+    *(loads ? saved : host) = (uint16_t)(emit_offset(&c->e) - code);
+    c->in_host = !loads;
+    c->in_slot = loads;
     c->recipe.kind = RECIPE_NONE;
-    context_flags_load(c);
-    emit_jmp_to(&c->e, body);
+    if (loads)
+        context_flags_load(c);
+    else
+        context_flags_save(c);
+    emit_jmp_to(&c->e, at);
+}
+
+/* The slow paths' code, and what slow.c has to know of each. */
+static void emit_slow_paths(struct context *c)
+{
+    struct translation *t = c->translation;
+    if (c->slow_count == 0)
+        return;
+    struct slow_entry *entries =
+        ring_allocate(c->translate, c->slow_count * sizeof(struct slow_entry));
+    t->slow = ref_of(c->translate, entries);
+    for (unsigned i = 0; i < c->slow_count; i++) {
+        const struct slow_path *slow = &c->slow[i];
+        context_slow_emit(c, slow, i);
+        entries[i] = (struct slow_entry){
+            .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
+            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code)};
+    }
 }
 
 struct translation *translate_block(struct translate *translate, const struct block *block)
 {
     struct vcpu *vcpu = translate->vcpu;
-    if (TRANSLATE_CODE_SIZE - translate->code_used < BLOCK_CODE_MAX ||
-        TRANSLATE_DATA_SIZE - translate->data_used < BLOCK_DATA_MAX)
-        translate_evict_all(translate);
-
-    struct translation *t = translate_allocate(translate, sizeof(*t));
-    *t = (struct translation){
-        .rip = vcpu->rip, .gpa = block->gpa, .privilege = (uint8_t)vcpu->privilege};
-    enum flags_need need = block_need(block);
+    ring_reserve(translate);
+    bool is_crossing = (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
+    struct translation *t =
+        ring_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
+    *t = (struct translation){.rip = vcpu->rip,
+                              .gpa = block->gpa,
+                              .privilege = (uint8_t)vcpu->privilege,
+                              .is_crossing = is_crossing,
+                              .vectors = (uint8_t)translate_block_vectors(block),
+                              .code = translate->code_ring.at};
+    if (is_crossing)
+        ((struct crossing *)t)->insn = block->insns[0];
+    enum flags_need need = block_need(block), first_need = need;
+    if (t->vectors != VECTORS_NONE && need == FLAGS_OVERWRITTEN)
+        first_need = FLAGS_SAVED; /* loading vector registers may end in an exception */
     struct context c = {
-        .e = {translate->code.write, translate->code.write + translate->code_used},
+        .e = {translate->code.write, translate->code.write + t->code},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
         .block = block,
         .rip = vcpu->rip,
-        .in_host = need != FLAGS_SAVED,
+        .in_host = first_need != FLAGS_SAVED,
     };
-    t->entry_host = emit_offset(&c.e);
-    if (need == FLAGS_SAVED)
+    if (first_need == FLAGS_SAVED)
         emit_saving_entry(&c);
-    uint32_t body = t->entry_saved = emit_offset(&c.e);
+    uint32_t entry = emit_offset(&c.e);
+    vectors_require(&c, t->vectors);
+    if (need == FLAGS_OVERWRITTEN)
+        context_flags_written(&c);
+    uint32_t loaded = emit_offset(&c.e);
     emit_body(&c, block);
-    for (unsigned i = 0; i < c.slow_count; i++)
-        context_slow_emit(&c, &c.slow[i]);
-    if (need == FLAGS_HOST)
-        emit_loading_entry(&c, body);
-    translate->code_used = align_up(emit_offset(&c.e), 16);
+    flow_emit_rest(&c);
+    emit_slow_paths(&c);
+    for (unsigned i = 0; i < c.load_count; i++)
+        vectors_load_emit(&c, &c.loads[i]);
+    if (first_need == FLAGS_SAVED)
+        t->entry_saved = (uint16_t)(entry - t->code); /* entry_host is 0 */
+    else
+        emit_entries(&c, first_need, entry, &t->entry_host, &t->entry_saved);
+    if (loaded == entry) {
+        t->loaded_host = t->entry_host;
+        t->loaded_saved = t->entry_saved;
+    } else {
+        emit_entries(&c, need, loaded, &t->loaded_host, &t->loaded_saved);
+    }
+    translate->code_is_new = true;
+    ring_append(translate, t, emit_offset(&c.e));
     translate_insert(translate, t);
-    translate_serialize();
     return t;
 }

@@ -1,5 +1,5 @@
 /*
- * Translations: their memory, how they are found, dropped and evicted.
+ * Translations: how they are found, linked and dropped.
  *
  * A translation is found by the guest-physical address of its first byte, its RIP and the privilege
  * it runs at; RIP, because constants that depend on it (return addresses, RIP-relative operands)
@@ -9,25 +9,22 @@
  *
  * Generated code passes from one translation to another without the dispatcher in two ways:
  *  - a link, a patched jump to a translation in the same page (same physical, same linear page);
- *  - the jump cache, by RIP. It remembers what the dispatcher has found, one table a privilege, and
- *    is cleared when a TLB has been flushed, in whole or for a page.
+ *  - the jump cache, by RIP (jump.c).
  *
- * Code memory is a memfd mapped twice, writable here and executable there, filled from the start to
- * the end; then everything goes at once. A dropped translation (its page was written, or moved)
- * leaves the tables at once, and its memory stays as it is: it may be what is running. The jumps to
- * it are undone by the dispatcher, on the vCPU's own thread, before anything runs again, so code is
- * written on one thread only.
+ * A dropped translation (its page was written, or moved) leaves the tables at once, and its memory
+ * stays as it is: it may be what is running. The jumps to it are undone by the dispatcher, on the
+ * vCPU's own thread, before anything runs again, so code is written on one thread only. An evicted
+ * one (ring.c) leaves them in the dispatcher, with all jumps to it.
  *
- * Invariants: a translation in the tables is in both; jumps lead to translations that are alive, or
- * in `dead` and about to be buried; translate_drop is called on the vCPU's thread or while the vCPU
- * is parked, so there is no lock here.
+ * Invariants: a translation that is not dead is in both tables; jumps lead to translations that are
+ * alive, or in `dead` and about to be buried; translate_drop is called on the vCPU's thread or
+ * while the vCPU is parked, so there is no lock here.
  */
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 /* From the machine's pool, or from one of our own (which a sandbox may refuse us). */
 static enum status take_code(struct translate *translate, struct error *err)
@@ -35,10 +32,24 @@ static enum status take_code(struct translate *translate, struct error *err)
     enum status status = STATUS_OK;
     translate->pool = translate->vcpu->code_pool;
     if (translate->pool == NULL) {
-        status = code_pool_create(&translate->own_pool, 1, err);
+        status = code_pool_create(&translate->own_pool, CODE_POOL_DEFAULT, 1, err);
         translate->pool = translate->own_pool;
     }
     return status == STATUS_OK ? code_pool_take(translate->pool, &translate->code, err) : status;
+}
+
+/* The tables are the first part of the data, a bucket for 128 bytes of it: about one for each
+ * translation that there will be. */
+static void place_tables(struct translate *translate)
+{
+    uint32_t buckets = 1;
+    while (buckets * 2 <= translate->code.data_size / 128)
+        buckets *= 2;
+    translate->hash_mask = buckets - 1;
+    translate->page_mask = buckets / 16 - 1;
+    translate->hash = (ref *)(void *)translate->code.data;
+    translate->pages = translate->hash + buckets;
+    translate->data_ring.start = (buckets + buckets / 16) * (uint32_t)sizeof(ref);
 }
 
 enum status translate_create(struct translate **out, struct vcpu *vcpu, struct error *err)
@@ -48,23 +59,14 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
         return error_set(err, STATUS_NO_MEMORY, "no memory for the translator's tables");
     translate->vcpu = vcpu;
     enum status status = take_code(translate, err);
-    if (status == STATUS_OK) {
-        void *data = mmap(NULL, TRANSLATE_DATA_SIZE, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (data == MAP_FAILED)
-            status = error_set(err, STATUS_NO_MEMORY, "no memory for translations");
-        else
-            translate->data = data;
-    }
     if (status != STATUS_OK) {
         translate_destroy(translate);
         return status;
     }
-    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
-        translate->jumps[p].is_used = true;
-    translate_clear_jumps(translate);
+    place_tables(translate);
     translate_emit_stubs(translate);
-    translate_serialize();
+    jump_init(translate);
+    ring_init(translate);
     *out = translate;
     return STATUS_OK;
 }
@@ -76,22 +78,16 @@ void translate_destroy(struct translate *translate)
     if (translate->code.write != NULL)
         code_pool_give(translate->pool, &translate->code);
     code_pool_destroy(translate->own_pool);
-    if (translate->data != NULL)
-        munmap(translate->data, TRANSLATE_DATA_SIZE);
     free(translate);
-}
-
-void *translate_allocate(struct translate *translate, size_t size)
-{
-    void *memory = translate->data + translate->data_used;
-    translate->data_used += align_up(size, 8);
-    return memory;
 }
 
 /* Code that was written through another linear address is only sure to be seen after a serializing
  * instruction (SDM vol. 3 8.1.3). IRET is the cheapest that a program may execute everywhere. */
-void translate_serialize(void)
+void translate_serialize(struct translate *translate)
 {
+    if (!translate->code_is_new)
+        return;
+    translate->code_is_new = false;
     uint64_t scratch, stack;
     __asm__ volatile("movq %%rsp, %[stack]\n\t"
                      "subq $128, %%rsp\n\t" /* the caller's red zone */
@@ -112,88 +108,88 @@ void translate_serialize(void)
 
 /* ------------------------------------------------------------------------- tables */
 
-static struct translation **hash_bucket(struct translate *translate, uint64_t gpa, uint64_t rip)
+static ref *hash_bucket(struct translate *translate, uint64_t gpa, uint64_t rip)
 {
     uint64_t mixed = (gpa ^ (rip >> PAGE_SHIFT) << 3) * 0x9e3779b97f4a7c15u;
-    return &translate->hash[(mixed >> 40) & (TRANSLATE_HASH_SIZE - 1)];
+    return &translate->hash[(mixed >> 32) & translate->hash_mask];
 }
 
-static struct translation **page_bucket(struct translate *translate, uint64_t ppn)
+static ref *page_bucket(struct translate *translate, uint64_t ppn)
 {
-    return &translate->pages[(ppn ^ ppn >> 10) & (TRANSLATE_PAGE_HASH_SIZE - 1)];
+    return &translate->pages[(ppn ^ ppn >> 12) & translate->page_mask];
 }
 
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege)
 {
-    struct translation *t = *hash_bucket(translate, gpa, rip);
+    struct translation *t = ref_get(translate, *hash_bucket(translate, gpa, rip));
     while (t != NULL && !(t->gpa == gpa && t->rip == rip && t->privilege == privilege))
-        t = t->hash_next;
+        t = ref_get(translate, t->hash_next);
     return t;
 }
 
 void translate_insert(struct translate *translate, struct translation *t)
 {
-    struct translation **bucket = hash_bucket(translate, t->gpa, t->rip);
+    ref self = ref_of(translate, t);
+    ref *bucket = hash_bucket(translate, t->gpa, t->rip);
     t->hash_next = *bucket;
-    t->hash_back = bucket;
-    if (*bucket != NULL)
-        (*bucket)->hash_back = &t->hash_next;
-    *bucket = t;
+    *bucket = self;
 
     bucket = page_bucket(translate, t->gpa >> PAGE_SHIFT);
+    struct translation *next = ref_get(translate, *bucket);
     t->page_next = *bucket;
-    t->page_back = bucket;
-    if (*bucket != NULL)
-        (*bucket)->page_back = &t->page_next;
-    *bucket = t;
+    t->page_previous = 0;
+    if (next != NULL)
+        next->page_previous = self;
+    *bucket = self;
     translate->stats.translations++;
 }
 
 static void unlink_tables(struct translate *translate, struct translation *t)
 {
-    *t->hash_back = t->hash_next;
-    if (t->hash_next != NULL)
-        t->hash_next->hash_back = t->hash_back;
-    *t->page_back = t->page_next;
-    if (t->page_next != NULL)
-        t->page_next->page_back = t->page_back;
-    unsigned slot = (unsigned)(t->rip & PAGE_MASK);
-    struct jump *jump = &translate->jumps[t->privilege].jumps[slot];
-    if (jump->rip == t->rip)
-        jump->rip = slot ^ 1u;
+    const ref self = ref_of(translate, t);
+    ref *at = hash_bucket(translate, t->gpa, t->rip);
+    while (*at != self)
+        at = &((struct translation *)ref_get(translate, *at))->hash_next;
+    *at = t->hash_next;
+
+    struct translation *next = ref_get(translate, t->page_next);
+    struct translation *previous = ref_get(translate, t->page_previous);
+    if (next != NULL)
+        next->page_previous = t->page_previous;
+    if (previous != NULL)
+        previous->page_next = t->page_next;
+    else
+        *page_bucket(translate, t->gpa >> PAGE_SHIFT) = t->page_next;
+    jump_forget(translate, t);
+    if (t->is_crossing)
+        crossing_unlist(t);
     t->is_dead = true;
-    t->dead_next = translate->dead;
-    translate->dead = t;
+}
+
+void translate_unlink(struct translate *translate, struct translation *t)
+{
+    unlink_tables(translate, t);
+    t->hash_next = translate->dead;
+    translate->dead = ref_of(translate, t);
 }
 
 void translate_drop(void *context, uint64_t ppn)
 {
     struct translate *translate = context;
     block_drop(translate->vcpu, ppn);
+    slow_forget(translate);
+    crossing_drop(translate, ppn);
     bool all = ppn == MMU_ALL_PAGES;
-    struct translation **first = all ? translate->pages : page_bucket(translate, ppn);
-    struct translation **end = all ? translate->pages + TRANSLATE_PAGE_HASH_SIZE : first + 1;
-    for (struct translation **bucket = first; bucket != end; bucket++) {
+    ref *first = all ? translate->pages : page_bucket(translate, ppn);
+    ref *end = all ? translate->pages + translate->page_mask + 1 : first + 1;
+    for (ref *bucket = first; bucket != end; bucket++) {
         struct translation *next;
-        for (struct translation *t = *bucket; t != NULL; t = next) {
-            next = t->page_next;
+        for (struct translation *t = ref_get(translate, *bucket); t != NULL; t = next) {
+            next = ref_get(translate, t->page_next);
             if (all || t->gpa >> PAGE_SHIFT == ppn)
-                unlink_tables(translate, t);
+                translate_unlink(translate, t);
         }
-    }
-}
-
-void translate_clear_jumps(struct translate *translate)
-{
-    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++) {
-        struct jump_cache *cache = &translate->jumps[p];
-        if (!cache->is_used)
-            continue;
-        cache->is_used = false;
-        /* No RIP with this offset in its page is looked for here. */
-        for (unsigned slot = 0; slot < TRANSLATE_JUMPS; slot++)
-            cache->jumps[slot].rip = slot ^ 1u;
     }
 }
 
@@ -203,56 +199,71 @@ static void patch(struct translate *translate, const struct link *link, uint32_t
 {
     struct emit e = {translate->code.write, translate->code.write};
     emit_link(&e, link->at, target);
+    translate->code_is_new = true;
 }
 
-void translate_chain(struct translate *translate, struct link *link, struct translation *to)
+void translate_chain(struct translate *translate, struct translation *to)
 {
-    if (link->to != NULL)
+    struct link *link = translate->left_by;
+    if (link == NULL || link->to != 0)
         return;
-    link->to = to;
+    const struct translation *from = ref_get(translate, link->from);
+    uint64_t target = (from->rip & ~PAGE_MASK) | link->target;
+    if (from->is_dead || to->is_crossing || target != to->rip || from->privilege != to->privilege ||
+        from->gpa >> PAGE_SHIFT != to->gpa >> PAGE_SHIFT)
+        return;
+    link->to = ref_of(translate, to);
     link->next = to->incoming;
-    link->back = &to->incoming;
-    if (to->incoming != NULL)
-        to->incoming->back = &link->next;
-    to->incoming = link;
-    patch(translate, link, link->is_saved ? to->entry_saved : to->entry_host);
-    translate_serialize();
+    to->incoming = ref_of(translate, link);
+    bool loaded = link->vectors >= to->vectors;
+    patch(translate, link,
+          to->code + (link->is_saved ? loaded ? to->loaded_saved : to->entry_saved
+                      : loaded       ? to->loaded_host
+                                     : to->entry_host));
 }
 
-static void unchain(struct link *link)
+/* Takes the link out of those that lead to its target. */
+static void unchain(struct translate *translate, struct link *link)
 {
-    *link->back = link->next;
-    if (link->next != NULL)
-        link->next->back = link->back;
-    link->to = NULL;
+    const ref self = ref_of(translate, link);
+    ref *at = &((struct translation *)ref_get(translate, link->to))->incoming;
+    while (*at != self)
+        at = &((struct link *)ref_get(translate, *at))->next;
+    *at = link->next;
+    link->to = 0;
+}
+
+/* No jump of t leads anywhere, and no jump leads to t. */
+static void unlink_jumps(struct translate *translate, struct translation *t)
+{
+    for (unsigned i = 0; i < ARRAY_LENGTH(t->links); i++) {
+        struct link *link = ref_get(translate, t->links[i]);
+        if (link == NULL)
+            continue;
+        if (link->to != 0)
+            unchain(translate, link);
+        if (link == translate->left_by)
+            translate->left_by = NULL;
+    }
+    while (t->incoming != 0) {
+        struct link *link = ref_get(translate, t->incoming);
+        patch(translate, link, link->at + 4);
+        unchain(translate, link);
+    }
 }
 
 void translate_bury(struct translate *translate)
 {
-    while (translate->dead != NULL) {
-        struct translation *t = translate->dead;
-        translate->dead = t->dead_next;
-        for (unsigned i = 0; i < ARRAY_LENGTH(t->links); i++) {
-            if (t->links[i].to != NULL)
-                unchain(&t->links[i]);
-        }
-        while (t->incoming != NULL) {
-            struct link *link = t->incoming;
-            patch(translate, link, link->unlinked);
-            unchain(link);
-        }
+    while (translate->dead != 0) {
+        struct translation *t = ref_get(translate, translate->dead);
+        translate->dead = t->hash_next;
+        unlink_jumps(translate, t);
     }
-    translate_serialize();
 }
 
-void translate_evict_all(struct translate *translate)
+void translate_evict(struct translate *translate, struct translation *t)
 {
-    memset(translate->hash, 0, sizeof(translate->hash));
-    memset(translate->pages, 0, sizeof(translate->pages));
-    translate->dead = NULL;
-    translate_clear_jumps(translate);
-    translate->code_used = translate->code_start;
-    translate->data_used = 0;
-    translate->epoch++;
-    translate->stats.evictions++;
+    if (!t->is_dead)
+        unlink_tables(translate, t);
+    unlink_jumps(translate, t);
 }

@@ -2,31 +2,45 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "cpu/code_memory.h"
-#include "util/bits.h"
 
 #define PIECES_MAX 64u
 
+/* Of every 16 bytes: what a translation takes of either, on average of all kinds of guest code. */
+#define CODE_SIXTEENTHS 10u
+
 struct code_pool {
-    struct code_memory memory;
+    struct code_memory code, data;
+    size_t code_size, data_size; /* of a piece */
     unsigned pieces;
     pthread_mutex_t lock; /* leaf; guards taken */
     uint64_t taken;       /* a bit a piece */
 };
 
-enum status code_pool_create(struct code_pool **out, unsigned pieces, struct error *err)
+enum status code_pool_create(struct code_pool **out, size_t size, unsigned pieces,
+                             struct error *err)
 {
     if (pieces == 0 || pieces > PIECES_MAX)
         return error_set(err, STATUS_INVALID, "code memory for %u CPUs", pieces);
+    size_t piece = align_down(size / pieces, PAGE_SIZE);
+    if (piece < CODE_PIECE_LEAST || size > CODE_POOL_MOST)
+        return error_set(err, STATUS_INVALID, "%zu KiB of code memory for %u CPUs",
+                         size / (size_t)KIB, pieces);
     struct code_pool *pool = calloc(1, sizeof(*pool));
     if (pool == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a code pool");
     pool->pieces = pieces;
+    pool->code_size = align_down(piece / 16 * CODE_SIXTEENTHS, PAGE_SIZE);
+    pool->data_size = piece - pool->code_size;
     pthread_mutex_init(&pool->lock, NULL);
     enum status status =
-        code_memory_create(&pool->memory, "aerostat-code", pieces * CODE_PIECE_SIZE, err);
+        code_memory_create(&pool->code, "aerostat-code", pieces * pool->code_size, true, err);
+    if (status == STATUS_OK)
+        status = code_memory_create(&pool->data, "aerostat-code-tables", pieces * pool->data_size,
+                                    false, err);
     if (status != STATUS_OK) {
         code_pool_destroy(pool);
         return status;
@@ -39,7 +53,8 @@ void code_pool_destroy(struct code_pool *pool)
 {
     if (pool == NULL)
         return;
-    code_memory_destroy(&pool->memory);
+    code_memory_destroy(&pool->code);
+    code_memory_destroy(&pool->data);
     pthread_mutex_destroy(&pool->lock);
     free(pool);
 }
@@ -55,8 +70,11 @@ enum status code_pool_take(struct code_pool *pool, struct code_piece *piece, str
         status = error_set(err, STATUS_NO_SPACE, "no code memory for another CPU");
     } else {
         pool->taken |= bit(n);
-        piece->write = pool->memory.write + n * CODE_PIECE_SIZE;
-        piece->execute = pool->memory.execute + n * CODE_PIECE_SIZE;
+        piece->code_size = pool->code_size;
+        piece->data_size = pool->data_size;
+        piece->write = pool->code.write + n * pool->code_size;
+        piece->execute = pool->code.execute + n * pool->code_size;
+        piece->data = pool->data.write + n * pool->data_size;
     }
     pthread_mutex_unlock(&pool->lock);
     return status;
@@ -64,9 +82,12 @@ enum status code_pool_take(struct code_pool *pool, struct code_piece *piece, str
 
 void code_pool_give(struct code_pool *pool, const struct code_piece *piece)
 {
-    size_t n = (size_t)(piece->write - pool->memory.write) / CODE_PIECE_SIZE;
-    /* Punches a hole; where the host does not, the next user overwrites what it needs. */
-    madvise(piece->write, CODE_PIECE_SIZE, MADV_REMOVE);
+    size_t n = (size_t)(piece->write - pool->code.write) / pool->code_size;
+    /* Punches a hole. Where the host does not: the next user overwrites what it needs of the code,
+     * but relies on empty tables. */
+    madvise(piece->write, piece->code_size, MADV_REMOVE);
+    if (madvise(piece->data, piece->data_size, MADV_REMOVE) != 0)
+        memset(piece->data, 0, piece->data_size);
     pthread_mutex_lock(&pool->lock);
     pool->taken &= ~bit((unsigned)n);
     pthread_mutex_unlock(&pool->lock);

@@ -2,28 +2,38 @@
 #define AEROSTAT_CPU_TRANSLATE_CODE_POOL_H
 
 /*
- * Memory for generated code, made before the sandbox forbids executable mappings.
+ * Memory for generated code and for all tables that grow with it: the bound of a VM's code cache.
  *
- * One memfd, mapped writable in one place and executable in another, cut into equal pieces: one a
- * vCPU. A machine that is reset gives its pieces back, and the next machine takes them again.
+ * Made before the sandbox forbids executable mappings, and cut into equal pieces, one a vCPU. Code
+ * is in one memfd, mapped writable in one place and executable in another; tables are in a second
+ * one, which is never executable. A machine that is reset gives its pieces back, and the next
+ * machine takes them again.
  */
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "util/bits.h"
 #include "util/status.h"
 
-#define CODE_PIECE_SIZE ((size_t)8 << 20)
+#define CODE_POOL_DEFAULT (32 * MIB)
+#define CODE_POOL_LEAST   (2 * MIB)
+#define CODE_POOL_MOST    (512 * MIB)
+#define CODE_PIECE_LEAST  (256 * KIB)
 
 struct code_pool;
 
 struct code_piece {
-    uint8_t *write;         /* CODE_PIECE_SIZE bytes, */
+    uint8_t *write;         /* code_size bytes, */
     const uint8_t *execute; /* and the same bytes */
+    uint8_t *data;          /* data_size bytes; all zero when the piece is taken */
+    size_t code_size, data_size;
 };
 
-/* `pieces` is 1 to 64. Costs address space; memory only as code is written. */
-enum status code_pool_create(struct code_pool **pool, unsigned pieces, struct error *err);
+/* `size`: of all code and tables, at least CODE_PIECE_LEAST a piece, at most CODE_POOL_MOST;
+ * `pieces`: 1 to 64. Costs address space; memory only as it is written. */
+enum status code_pool_create(struct code_pool **pool, size_t size, unsigned pieces,
+                             struct error *err);
 /* All pieces have been given back. */
 void code_pool_destroy(struct code_pool *pool);
 

@@ -8,7 +8,8 @@
  * (`in_slot`), or can be made again (`recipe`): see flags.c. An exception finds them exact, always.
  *
  * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
- * the interpreter, out of line; nothing of the guest's state has changed until then.
+ * the interpreter, out of line; nothing of the guest's state has changed until then. It resumes
+ * with the flags in the CPU and in the slot.
  */
 
 #include "cpu/translate/translate.h"
@@ -43,10 +44,17 @@ struct slow_path {
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
-    const struct insn *insn;
     uint64_t rip;
     bool exits;      /* does not resume: the handler says where it goes on */
-    bool wants_host; /* flags in the CPU when it resumes */
+    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
+};
+
+/* Vector registers missing: out of line they are loaded. */
+struct vectors_load {
+    uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
+    uint64_t rip;        /* of what comes next */
+    uint8_t level;
+    bool in_host; /* flags */
 };
 
 struct context {
@@ -61,11 +69,15 @@ struct context {
     const struct block *block;
     bool in_host, in_slot;
     struct flags_recipe recipe;
-    bool has_sse, has_avx; /* checked earlier in the block (vector.c) */
+    unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
+    struct vectors_load loads[BLOCK_MAX_INSNS + 1];
+    unsigned load_count;
     unsigned link_count;
+    uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
+    struct slow_path *jump_slow;
 };
 
 /* flags.c. What makes flags spoils T1 and T2. */
@@ -86,7 +98,7 @@ void flags_keep(struct context *c, unsigned gpr);
 void flags_spare(struct context *c, struct slow_path *slow);
 void flags_emit_slow(struct context *c, const struct flags_recipe *recipe);
 void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
-void flags_emit_load(struct emit *e);
+void emit_flags_load(struct emit *e);
 
 /* memory.c: guest memory */
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
@@ -94,7 +106,7 @@ struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
 struct slow_path *context_slow_begin_spare(struct context *c);
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
-void context_slow_emit(struct context *c, const struct slow_path *slow);
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
@@ -141,12 +153,23 @@ unsigned integer_store_size(const struct insn *insn);
 bool stack_is_inline(const struct insn *insn);
 void stack_emit(struct context *c);
 
-/* vector.c */
+/* vector.c, as integer.c */
 bool vector_emit(struct context *c);
+enum flags_need vector_need(const struct insn *insn);
+unsigned vector_store_size(const struct insn *insn);
+bool vector_is_inline(const struct insn *insn);
+unsigned vector_level(const struct insn *insn); /* enum vectors_level that it needs */
+
+/* vector_state.c */
+/* From here on the registers of this level are in the CPU. Spoils T1, and flags that are in their
+ * slot. */
+void vectors_require(struct context *c, unsigned level);
+void vectors_load_emit(struct context *c, const struct vectors_load *load);
 
 /* flow.c: near branches, calls, returns. */
 bool flow_emit(struct context *c);
 bool flow_is_inline(const struct insn *insn);
+void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);
 

@@ -46,6 +46,7 @@ enum emit_flags {
     EMIT_LOCK = 1 << 3,
     EMIT_BYTE_REG = 1 << 4, /* the reg field is a byte register: SPL and friends need a REX */
     EMIT_BYTE_RM = 1 << 5,  /* the same for rm */
+    EMIT_F2 = 1 << 6,       /* mandatory prefix */
 };
 
 /* The r/m operand: a register, [base + index * 2^scale + displacement], or the same from gs. */
@@ -97,6 +98,31 @@ static inline void emit_immediate(struct emit *e, uint64_t value, unsigned size)
     e->at += bytes;
 }
 
+/* ModRM, SIB and displacement. */
+static inline void emit_modrm(struct emit *e, unsigned reg, struct emit_rm rm)
+{
+    unsigned field = (reg & 7) << 3, base = rm.reg, index = rm.index;
+    if (!rm.is_memory) {
+        emit_u8(e, 0xc0 | field | (base & 7));
+    } else if (base == HOST_NONE) {
+        emit_u8(e, 0x04 | field); /* SIB, no base, 32-bit displacement */
+        emit_u8(e, (unsigned)rm.scale << 6 | (index == HOST_NONE ? 4 : index & 7) << 3 | 5);
+        emit_u32(e, (uint32_t)rm.displacement);
+    } else {
+        int32_t d = rm.displacement;
+        unsigned mod = d == 0 && (base & 7) != HOST_RBP ? 0x00 : d == (int8_t)d ? 0x40 : 0x80;
+        bool sib = index != HOST_NONE || (base & 7) == HOST_RSP;
+        emit_u8(e, mod | field | (sib ? 4 : base & 7));
+        if (sib)
+            emit_u8(e, (unsigned)rm.scale << 6 | (index == HOST_NONE ? 4 : index & 7) << 3 |
+                           (base & 7));
+        if (mod == 0x40)
+            emit_u8(e, (uint8_t)d);
+        else if (mod == 0x80)
+            emit_u32(e, (uint32_t)d);
+    }
+}
+
 /* opcode: one to three bytes, the first in the highest place: 0x0fb6 is 0F B6. */
 static inline void emit_op(struct emit *e, unsigned flags, uint32_t opcode, unsigned reg,
                            struct emit_rm rm)
@@ -105,6 +131,8 @@ static inline void emit_op(struct emit *e, unsigned flags, uint32_t opcode, unsi
         emit_u8(e, 0xf0);
     if (flags & EMIT_66)
         emit_u8(e, 0x66);
+    if (flags & EMIT_F2)
+        emit_u8(e, 0xf2);
     if (flags & EMIT_F3)
         emit_u8(e, 0xf3);
     if (rm.is_memory && rm.gs)
@@ -125,27 +153,7 @@ static inline void emit_op(struct emit *e, unsigned flags, uint32_t opcode, unsi
     if (opcode > 0xff)
         emit_u8(e, opcode >> 8);
     emit_u8(e, opcode);
-
-    unsigned field = (reg & 7) << 3;
-    if (!rm.is_memory) {
-        emit_u8(e, 0xc0 | field | (base & 7));
-    } else if (base == HOST_NONE) {
-        emit_u8(e, 0x04 | field); /* SIB, no base, 32-bit displacement */
-        emit_u8(e, (unsigned)rm.scale << 6 | (index == HOST_NONE ? 4 : index & 7) << 3 | 5);
-        emit_u32(e, (uint32_t)rm.displacement);
-    } else {
-        int32_t d = rm.displacement;
-        unsigned mod = d == 0 && (base & 7) != HOST_RBP ? 0x00 : d == (int8_t)d ? 0x40 : 0x80;
-        bool sib = index != HOST_NONE || (base & 7) == HOST_RSP;
-        emit_u8(e, mod | field | (sib ? 4 : base & 7));
-        if (sib)
-            emit_u8(e, (unsigned)rm.scale << 6 | (index == HOST_NONE ? 4 : index & 7) << 3 |
-                           (base & 7));
-        if (mod == 0x40)
-            emit_u8(e, (uint8_t)d);
-        else if (mod == 0x80)
-            emit_u32(e, (uint32_t)d);
-    }
+    emit_modrm(e, reg, rm);
 }
 
 /* Prefix flags of an operand size. */
@@ -248,6 +256,34 @@ static inline void emit_call_to(struct emit *e, uint32_t target)
     emit_u8(e, 0xe8);
     emit_u32(e, 0);
     emit_link(e, emit_offset(e) - 4, target);
+}
+
+/* Opcode of a VEX-encoded instruction. */
+struct vex {
+    uint8_t map; /* 1-3: 0F, 0F 38, 0F 3A */
+    uint8_t pp;  /* mandatory prefix 0-3: none, 66, F3, F2 */
+    bool w, l;
+    uint8_t opcode;
+};
+
+static inline void emit_vex(struct emit *e, struct vex v, unsigned reg, unsigned vvvv,
+                            struct emit_rm rm)
+{
+    unsigned x = rm.is_memory && rm.index != HOST_NONE ? rm.index >> 3 : 0;
+    unsigned b = rm.reg != HOST_NONE ? rm.reg >> 3 : 0;
+    unsigned last = (~vvvv & 15) << 3 | (unsigned)v.l << 2 | v.pp;
+    if (rm.is_memory && rm.gs)
+        emit_u8(e, 0x65);
+    if (v.map == 1 && !v.w && x == 0 && b == 0) {
+        emit_u8(e, 0xc5);
+        emit_u8(e, (~reg >> 3 & 1) << 7 | last);
+    } else {
+        emit_u8(e, 0xc4);
+        emit_u8(e, (~reg >> 3 & 1) << 7 | (~x & 1) << 6 | (~b & 1) << 5 | v.map);
+        emit_u8(e, (unsigned)v.w << 7 | last);
+    }
+    emit_u8(e, v.opcode);
+    emit_modrm(e, reg, rm);
 }
 
 static inline void emit_ldmxcsr(struct emit *e, struct emit_rm from)

@@ -9,12 +9,18 @@
  * generated are the interpreter's: generated code calls its handlers.
  *
  *   engine.c    the dispatcher
- *   cache.c     translations: found, dropped, chained, evicted
+ *   cache.c     translations: found, dropped, chained
+ *   ring.c      their memory
+ *   slow.c      instructions that miss the TLB
  *   stubs.c     entering and leaving generated code, calls of handlers
  *   block.c     a block
  *   flow.c      branches
+ *   jump.c      the jump cache
+ *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
  *   memory.c    flags, TLB probes, slow paths
+ *   vector.c    vector instructions; splice.c: their encoding
+ *   vector_state.c  whose registers the vector registers are
  *   emit.h      encoding
  *
  * Host registers: see translate.h. The gs base is struct vcpu while a vCPU runs.
@@ -28,7 +34,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/exception.h"
-#include "cpu/translate/translate.h"
+#include "cpu/translate/crossing.h"
 
 typedef struct link *enter_fn(const void *code);
 
@@ -56,48 +62,28 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     if (likely(entry->tag == (rip & ~PAGE_MASK))) {
         uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
         struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+        if (t != NULL && unlikely(t->is_crossing))
+            t = crossing_current(vcpu, t);
         if (likely(t != NULL))
             return t;
     }
     *block = block_find(vcpu);
-    if (*block == vcpu->interp->solo)
-        return NULL;
+    if (*block == vcpu->interp->solo) {
+        struct translation *crossing = crossing_find(vcpu, translate);
+        if (crossing == NULL)
+            *block = block_find(vcpu);
+        return crossing;
+    }
     struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
     return t != NULL ? t : translate_block(translate, *block);
 }
 
-static bool mapping_has_changed(struct vcpu *vcpu, struct translate *translate)
+void translate_enter(struct translate *translate, const struct translation *t)
 {
-    uint64_t flushes = vcpu->mmu.stats.flushes + vcpu->mmu.stats.page_flushes;
-    if (flushes == translate->flushes_seen)
-        return false;
-    translate->flushes_seen = flushes;
-    return true;
-}
-
-struct link *translate_enter(struct translate *translate, const struct translation *t)
-{
+    translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    return enter(translate->code.execute + t->entry_saved);
-}
-
-/* So that generated code finds it by RIP the next time. */
-static void remember(struct translate *translate, const struct translation *t)
-{
-    struct jump_cache *cache = &translate->jumps[t->privilege];
-    cache->jumps[t->rip & PAGE_MASK] =
-        (struct jump){t->rip, translate->code.execute + t->entry_saved};
-    cache->is_used = true;
-}
-
-/* The way that the guest has just left by becomes a jump to where it went. */
-static void chain(struct translate *translate, struct link *link, struct translation *t)
-{
-    const struct translation *from = link->from;
-    if (!from->is_dead && link->target == t->rip && from->privilege == t->privilege &&
-        from->gpa >> PAGE_SHIFT == t->gpa >> PAGE_SHIFT)
-        translate_chain(translate, link, t);
+    translate->left_by = enter(TRANSLATION_ENTRY(translate, t));
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
@@ -110,11 +96,14 @@ static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
 static enum vcpu_exit translate_loop(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
-    struct link *link = NULL;
+    translate->left_by = NULL;
     for (;;) {
         bool step = false;
+        bool interpreted = vcpu->vectors.interpret;
+        vcpu->vectors.interpret = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
+            atomic_store(&vcpu->mmu.jump_mask, 0);
             if (vcpu_service(vcpu, &exit))
                 return exit;
             step = atomic_load_explicit(&vcpu->attention, memory_order_relaxed) & ATTENTION_STEP;
@@ -122,10 +111,9 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         if (unlikely(vcpu->halted || vcpu->wait_for_sipi))
             return VCPU_EXIT_HALTED;
         vcpu->leave_block = false;
-        uint64_t epoch = translate->epoch;
         const struct block *block = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->mode == MODE_LONG && !step))
+        if (likely(vcpu->mode == MODE_LONG && !step && !interpreted))
             t = find(vcpu, translate, &block);
         else
             block = block_find(vcpu);
@@ -133,31 +121,28 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
             translate->stats.interpreted++;
             vcpu->leave_block = false;
             interpret(vcpu, block, step ? 1 : block->count);
-            link = NULL;
+            translate->left_by = NULL;
             continue;
         }
         /* Finding may have parked, and code may have been dropped meanwhile: never t itself, which
          * was looked up after that. */
         vcpu->leave_block = false;
-        if (unlikely(translate->dead != NULL))
+        jump_arm(vcpu);
+        if (unlikely(translate->dead != 0))
             translate_bury(translate);
-        if (unlikely(mapping_has_changed(vcpu, translate)))
-            translate_clear_jumps(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
                 translate_enter(translate, t);
             continue;
         }
-        if (link != NULL && epoch == translate->epoch)
-            chain(translate, link, t);
-        remember(translate, t);
-        link = translate_enter(translate, t);
+        translate_chain(translate, t);
+        jump_remember(translate, t);
+        translate_enter(translate, t);
     }
 }
 
-static enum vcpu_exit loop_after_fault(struct vcpu *vcpu, unsigned host_mxcsr)
+static enum vcpu_exit loop_after_fault(struct vcpu *vcpu)
 {
-    __builtin_ia32_ldmxcsr(host_mxcsr); /* generated code may have had the guest's */
     return vcpu_deliver_fault(vcpu) ? translate_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
 }
 
@@ -194,15 +179,16 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
     jmp_buf fault_exit;
     enum vcpu_exit exit;
     const uint64_t gs_base = gs_base_read();
-    const unsigned host_mxcsr = __builtin_ia32_stmxcsr();
 
+    vcpu->vectors = (struct vcpu_vectors){
+        .sse_absent = 1, .avx_absent = 1, .host_mxcsr = __builtin_ia32_stmxcsr()};
     gs_base_write((uint64_t)(uintptr_t)vcpu);
     mmu_unpark(&vcpu->mmu);
     vcpu->fault_exit = &fault_exit;
     if (setjmp(fault_exit) == 0)
         exit = translate_loop(vcpu);
     else
-        exit = loop_after_fault(vcpu, host_mxcsr);
+        exit = loop_after_fault(vcpu);
     vcpu->fault_exit = NULL;
     mmu_park(&vcpu->mmu);
     gs_base_write(gs_base);
@@ -213,6 +199,7 @@ static void translate_detach(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
     vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;
     block_cache_destroy(vcpu->interp);
     vcpu->interp = NULL;
@@ -231,6 +218,7 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
         return status;
     }
     vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_flush = jump_flush;
     vcpu->mmu.code_context = translate;
     return STATUS_OK;
 }
@@ -243,11 +231,25 @@ static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
     return status;
 }
 
+static void translate_get_stats(const struct vcpu *vcpu, struct engine_stats *stats)
+{
+    const struct translate *translate = vcpu->mmu.code_context;
+    *stats = (struct engine_stats){
+        .translations = translate->stats.translations,
+        .evictions = translate->stats.evictions,
+        .dispatches = translate->stats.dispatches,
+        .interpreted = translate->stats.interpreted,
+        .code_bytes = translate->code_ring.used + translate->data_ring.used,
+        .code_limit = translate->code.code_size + translate->code.data_size,
+    };
+}
+
 const struct engine_ops translate_lockstep_engine = {
     .name = "translate-lockstep",
     .attach = lockstep_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };
 
 const struct engine_ops translate_engine = {
@@ -255,4 +257,5 @@ const struct engine_ops translate_engine = {
     .attach = translate_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .get_stats = translate_get_stats,
 };

@@ -26,7 +26,7 @@
 
 /* POPF would be slow. SAHF takes SF ZF AF PF CF from AH; OF comes from adding 0x78 to its bit 3 of
  * the image's second byte, which overflows where it is set. */
-void flags_emit_load(struct emit *e)
+void emit_flags_load(struct emit *e)
 {
     emit_mov(e, T2, HOST_RAX);
     emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
@@ -82,7 +82,7 @@ void flags_emit_recipe(struct context *c, const struct flags_recipe *r)
 {
     struct emit *e = &c->e;
     if (r->on_slot)
-        flags_emit_load(e);
+        emit_flags_load(e);
     unsigned reg = context_get(c, r->reg, T1);
     if (r->kind >= RECIPE_ADD && reg != T1)
         emit_mov(e, T1, reg);
@@ -159,7 +159,7 @@ void context_flags_load(struct context *c)
     make(c);
     if (c->in_host)
         return;
-    flags_emit_load(&c->e);
+    emit_flags_load(&c->e);
     c->in_host = true;
 }
 

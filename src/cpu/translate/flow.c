@@ -1,11 +1,10 @@
 /*
  * Near branches, calls and returns: how one translation goes on to the next.
  *
- * A direct branch within the page becomes a link. Everything else asks the jump cache: the entry
- * for RIP's offset in its page, if it is for this very RIP, says where its translation begins. The
- * jump cache has been filled by the dispatcher, so whatever is found there has been checked:
- * canonical, mapped, executable. What is not found there goes to the instruction's handler before
- * anything of it has been done, and to the dispatcher after that.
+ * A direct branch within the page becomes a link. Everything else asks the jump cache (jump.c). It
+ * has been filled by the dispatcher, so whatever is found there has been checked: canonical,
+ * mapped, executable. What is not found there goes to the instruction's handler before anything of
+ * it has been done, and to the dispatcher after that.
  *
  * Attention (see vcpu.h) is looked at on every way that can be part of a loop: links that go
  * backward, and all uses of the jump cache.
@@ -43,7 +42,8 @@ static void emit_exit(struct context *c, uint64_t target, const struct link *lin
 static void edge_linked(struct context *c, uint64_t target)
 {
     struct emit *e = &c->e;
-    struct link *link = &c->translation->links[c->link_count++];
+    struct link *link = ring_allocate(c->translate, sizeof(*link));
+    c->translation->links[c->link_count++] = ref_of(c->translate, link);
     bool is_saved = !c->in_host;
     uint32_t away = 0;
     if (target <= c->rip) {
@@ -61,18 +61,15 @@ static void edge_linked(struct context *c, uint64_t target)
             emit_mov(e, HOST_RCX, T1);
         }
     }
-    *link = (struct link){
-        .at = emit_jmp(e), .target = target, .is_saved = is_saved, .from = c->translation};
-    link->unlinked = emit_offset(e);
-    emit_link(e, link->at, link->unlinked);
+    *link = (struct link){.at = emit_jmp(e),
+                          .target = target & PAGE_MASK,
+                          .is_saved = is_saved,
+                          .vectors = (uint8_t)c->vectors,
+                          .from = ref_of(c->translate, c->translation)};
+    emit_link(e, link->at, emit_offset(e));
     if (away != 0)
-        emit_link(e, away, link->unlinked);
+        emit_link(e, away, emit_offset(e));
     emit_exit(c, target, link, is_saved);
-}
-
-static struct jump *jump_entry(struct context *c, uint64_t rip)
-{
-    return &c->translate->jumps[c->privilege].jumps[rip & PAGE_MASK];
 }
 
 /* A direct jump to another page. */
@@ -82,40 +79,59 @@ static void edge_far(struct context *c, uint64_t target)
     context_flags_save(c);
     c->in_host = false;
     emit_constant(e, T0, target);
-    emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c, target));
+    emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c->translate, c->privilege, target));
     emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
     uint32_t miss = emit_jcc(e, CONDITION_NE);
     emit_alu_immediate(e, 7, 4, attention(), 0);
     uint32_t away = emit_jcc(e, CONDITION_NE);
     emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
-    emit_link(e, miss, emit_offset(e));
-    emit_link(e, away, emit_offset(e));
-    emit_exit(c, target, NULL, true);
+    emit_link(e, miss, c->translate->exit_jump);
+    emit_link(e, away, c->translate->exit_jump);
+}
+
+/* In the same page, and whole in it: an instruction there might cross into the next. */
+static bool flow_is_linked(const struct context *c, uint64_t target)
+{
+    return (target ^ c->translation->rip) >> PAGE_SHIFT == 0 &&
+           (target & PAGE_MASK) <= PAGE_SIZE - INSN_MAX_LENGTH;
 }
 
 void flow_edge(struct context *c, uint64_t target)
 {
-    if ((target ^ c->translation->rip) >> PAGE_SHIFT == 0)
+    if (flow_is_linked(c, target))
         edge_linked(c, target);
     else
         edge_far(c, target);
 }
 
-/* T0 has a RIP: T2 = its entry in the jump cache, or it is the slow path. Spoils T1. */
+/* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, or it is the slow path. */
 static void emit_jump_lookup(struct context *c, struct slow_path *slow)
 {
     struct emit *e = &c->e;
-    _Static_assert(sizeof(struct jump) == 16, "the shift below");
-    emit_op(e, 0, 0x8b, T1, rm_reg(T0));
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), PAGE_MASK);
-    emit_op(e, 0, 0xc1, 4, rm_reg(T1)); /* shl */
-    emit_u8(e, 4);
+    _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
+    emit_u8(e, JUMP_SHIFT);
+    emit_op(e, 0, 0x33, T1, rm_reg(T0));
+    emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
-    emit_op(e, EMIT_W, 0x03, T2, rm_reg(T1));
-    emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
-    context_slow_jump(c, slow, CONDITION_NE);
-    emit_alu_immediate(e, 7, 4, attention(), 0);
-    context_slow_jump(c, slow, CONDITION_NE);
+    emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+    c->jump_miss = emit_jcc(e, CONDITION_NE);
+    c->jump_resume = emit_offset(e);
+    c->jump_slow = slow;
+}
+
+void flow_emit_rest(struct context *c)
+{
+    struct emit *e = &c->e;
+    if (c->jump_miss == 0)
+        return;
+    emit_link(e, c->jump_miss, emit_offset(e));
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_call_to(e, c->translate->jump_second);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    context_slow_jump(c, c->jump_slow, CONDITION_NE);
+    emit_jmp_to(e, c->jump_resume);
 }
 
 /* T0 = where an indirect branch goes. Spoils T1, T2. */
@@ -161,7 +177,7 @@ static void emit_call(struct context *c)
     }
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
-    emit_load(e, T1, rm_at(T2, offsetof(struct jump, code)));
+    emit_load(e, T1, rm_jump(offsetof(struct jump, code)));
     emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), T1);
     emit_push_return(c, slow);
     emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET));
@@ -176,7 +192,7 @@ static void emit_jump(struct context *c)
     struct slow_path *slow = begin_exiting(c);
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
-    emit_op(&c->e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
+    emit_op(&c->e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
 }
 
 static void emit_return(struct context *c)
@@ -189,7 +205,7 @@ static void emit_return(struct context *c)
     emit_load(e, T0, rm_at(T0, 0));
     emit_jump_lookup(c, slow);
     emit_lea(e, HOST_R15, rm_at(HOST_R15, (int32_t)(8 + release)));
-    emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
+    emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
 }
 
 static void emit_condition(struct context *c)

@@ -360,5 +360,5 @@ bool translate_is_inline(const struct insn *insn)
     unsigned prefix;
     return is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
            is_lea(insn) || is_bswap(insn) || is_carry_op(insn) || stack_is_inline(insn) ||
-           plan_insn(&plan, insn) || flow_is_inline(insn);
+           plan_insn(&plan, insn) || flow_is_inline(insn) || vector_is_inline(insn);
 }

@@ -1,6 +1,6 @@
 /*
  * Checking mode: each block is run by the interpreter, undone, and run again as a translation; then
- * registers, flags, RIP and the memory that was written must be equal.
+ * registers, vector registers, flags, RIP and the memory that was written must be equal.
  *
  * Blocks that call handlers are the interpreter's anyway and are run once. So are those where the
  * interpreter meets something that cannot be undone: a store that misses the TLB (a device, a page
@@ -14,16 +14,19 @@
 #include <string.h>
 
 #include "cpu/access.h"
+#include "cpu/thunk/xstate.h"
 #include "cpu/translate/context.h"
 #include "util/log.h"
 
 #define STORES_MAX  (2 * BLOCK_MAX_INSNS)
 #define REPORTS_MAX 20u
 
+#define STORE_SIZE_MAX 32u
+
 struct store {
     uint8_t *host;
     unsigned size;
-    uint64_t before, after; /* after: the block, not the instruction */
+    uint8_t before[STORE_SIZE_MAX], after[STORE_SIZE_MAX]; /* the block, not the instruction */
 };
 
 struct store_log {
@@ -33,6 +36,7 @@ struct store_log {
 
 struct registers {
     uint64_t gpr[GPR_COUNT], rflags, rip;
+    struct xstate_image xstate;
 };
 
 static void registers_get(const struct vcpu *vcpu, struct registers *r)
@@ -40,6 +44,7 @@ static void registers_get(const struct vcpu *vcpu, struct registers *r)
     memcpy(r->gpr, vcpu->gpr, sizeof(r->gpr));
     r->rflags = vcpu->rflags;
     r->rip = vcpu->rip;
+    memcpy(&r->xstate, vcpu->xstate, sizeof(r->xstate));
 }
 
 static void registers_set(struct vcpu *vcpu, const struct registers *r)
@@ -47,6 +52,14 @@ static void registers_set(struct vcpu *vcpu, const struct registers *r)
     memcpy(vcpu->gpr, r->gpr, sizeof(r->gpr));
     vcpu->rflags = r->rflags;
     vcpu->rip = r->rip;
+    memcpy(vcpu->xstate, &r->xstate, sizeof(r->xstate));
+}
+
+/* XSTATE_BV may call more in use than is, and need not be equal. */
+static bool vectors_are_equal(const struct xstate_image *a, const struct xstate_image *b)
+{
+    return a->mxcsr == b->mxcsr && memcmp(a->xmm, b->xmm, sizeof(a->xmm)) == 0 &&
+           memcmp(a->ymm_high, b->ymm_high, sizeof(a->ymm_high)) == 0;
 }
 
 static bool block_is_inline(const struct block *block)
@@ -61,7 +74,7 @@ static bool block_is_inline(const struct block *block)
 /* Notes what the instruction at RIP is going to overwrite. False: it cannot be told or undone. */
 static bool log_store(struct vcpu *vcpu, const struct insn *insn, struct store_log *log)
 {
-    unsigned size = integer_store_size(insn);
+    unsigned size = integer_store_size(insn) + vector_store_size(insn);
     uint64_t linear = insn_address(vcpu, insn);
     if (insn->mnemonic == ZYDIS_MNEMONIC_PUSH || insn->mnemonic == ZYDIS_MNEMONIC_CALL) {
         size = 8;
@@ -74,8 +87,9 @@ static bool log_store(struct vcpu *vcpu, const struct insn *insn, struct store_l
     uint8_t *host = mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, size);
     if (host == NULL)
         return false;
-    log->stores[log->count++] =
-        (struct store){.host = host, .size = size, .before = access_get(host, size)};
+    struct store *store = &log->stores[log->count++];
+    *store = (struct store){.host = host, .size = size};
+    memcpy(store->before, host, size);
     return true;
 }
 
@@ -96,9 +110,9 @@ static bool run_logged(struct vcpu *vcpu, const struct block *block, struct stor
     if (!comparable)
         return false;
     for (unsigned i = 0; i < log->count; i++)
-        log->stores[i].after = access_get(log->stores[i].host, log->stores[i].size);
+        memcpy(log->stores[i].after, log->stores[i].host, log->stores[i].size);
     for (unsigned i = log->count; i-- > 0;)
-        access_put(log->stores[i].host, log->stores[i].size, log->stores[i].before);
+        memcpy(log->stores[i].host, log->stores[i].before, log->stores[i].size);
     return true;
 }
 
@@ -106,6 +120,7 @@ static bool run_logged(struct vcpu *vcpu, const struct block *block, struct stor
  * need not agree on them. */
 static uint64_t undefined_flags(const struct block *block)
 {
+    uint64_t undefined = 0;
     for (unsigned i = 0; i < block->count; i++) {
         switch (block->insns[i].mnemonic) {
         case ZYDIS_MNEMONIC_SHL:
@@ -117,12 +132,23 @@ static uint64_t undefined_flags(const struct block *block)
         case ZYDIS_MNEMONIC_RCR:
         case ZYDIS_MNEMONIC_SHLD:
         case ZYDIS_MNEMONIC_SHRD:
-            return FLAG_OF | FLAG_AF;
+            undefined |= FLAG_OF | FLAG_AF;
+            break;
+        case ZYDIS_MNEMONIC_BEXTR:
+            undefined |= FLAG_SF | FLAG_AF | FLAG_PF;
+            break;
+        case ZYDIS_MNEMONIC_ANDN:
+        case ZYDIS_MNEMONIC_BLSI:
+        case ZYDIS_MNEMONIC_BLSMSK:
+        case ZYDIS_MNEMONIC_BLSR:
+        case ZYDIS_MNEMONIC_BZHI:
+            undefined |= FLAG_AF | FLAG_PF;
+            break;
         default:
             break;
         }
     }
-    return 0;
+    return undefined;
 }
 
 static void report(const struct block *block, uint64_t rip, const struct registers *want,
@@ -140,12 +166,15 @@ static void report(const struct block *block, uint64_t rip, const struct registe
             log_warning("lock-step: register %u: %#lx, translated %#lx", i, want->gpr[i],
                         got->gpr[i]);
     }
+    if (!vectors_are_equal(&want->xstate, &got->xstate))
+        log_warning("lock-step: vector state differs; mxcsr %#x, translated %#x",
+                    want->xstate.mxcsr, got->xstate.mxcsr);
 }
 
 static bool stores_are_equal(const struct store_log *log)
 {
     for (unsigned i = 0; i < log->count; i++) {
-        if (access_get(log->stores[i].host, log->stores[i].size) != log->stores[i].after)
+        if (memcmp(log->stores[i].host, log->stores[i].after, log->stores[i].size) != 0)
             return false;
     }
     return true;
@@ -156,7 +185,7 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
 {
     struct store_log log = {.count = 0};
     struct registers start, want, got;
-    if (!block_is_inline(block))
+    if (!block_is_inline(block) || !vectors_are_usable(vcpu, t->vectors))
         return false;
     registers_get(vcpu, &start);
     if (!run_logged(vcpu, block, &log))
@@ -167,7 +196,8 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
     registers_get(vcpu, &got);
     uint64_t mask = ~undefined_flags(block);
     bool equal = memcmp(want.gpr, got.gpr, sizeof(want.gpr)) == 0 && want.rip == got.rip &&
-                 (want.rflags & mask) == (got.rflags & mask) && stores_are_equal(&log);
+                 (want.rflags & mask) == (got.rflags & mask) &&
+                 vectors_are_equal(&want.xstate, &got.xstate) && stores_are_equal(&log);
     translate->stats.lockstep_blocks++;
     if (!equal && translate->stats.lockstep_differences++ < REPORTS_MAX)
         report(block, start.rip, &want, &got);

@@ -6,7 +6,7 @@
 
 const struct insn *context_keep(struct context *c, const struct insn *insn)
 {
-    struct insn *copy = translate_allocate(c->translate, sizeof(*copy));
+    struct insn *copy = ring_allocate(c->translate, sizeof(*copy));
     *copy = *insn;
     return copy;
 }
@@ -14,7 +14,7 @@ const struct insn *context_keep(struct context *c, const struct insn *insn)
 static struct slow_path *slow_new(struct context *c)
 {
     struct slow_path *slow = &c->slow[c->slow_count++];
-    *slow = (struct slow_path){.rip = c->rip, .insn = context_keep(c, c->insn)};
+    *slow = (struct slow_path){.rip = c->rip};
     return slow;
 }
 
@@ -40,45 +40,32 @@ void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condi
 void context_slow_end(struct context *c, struct slow_path *slow)
 {
     slow->resume = emit_offset(&c->e);
-    slow->wants_host = c->in_host;
+    slow->vectors = (uint8_t)c->vectors;
 }
 
-static void emit_handler_call(struct context *c, const struct insn *insn, uint64_t rip,
-                              uint32_t routine)
-{
-    struct emit *e = &c->e;
-    emit_constant(e, T0, (uint64_t)(uintptr_t)insn);
-    emit_constant(e, T1, rip);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
-    emit_call_to(e, routine);
-}
-
-void context_slow_emit(struct context *c, const struct slow_path *slow)
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     flags_emit_slow(c, &slow->recipe);
-    if (slow->exits) {
-        emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler_exit);
-        return;
-    }
-    emit_handler_call(c, slow->insn, slow->rip, c->translate->call_handler);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
-    if (slow->wants_host)
-        flags_emit_load(e);
-    emit_jmp_to(e, slow->resume);
+    emit_constant(e, T0, ref_of(c->translate, c->translation) << SLOW_KEY_BITS | number);
+    emit_jmp_to(e, c->translate->slow[slow->vectors]);
 }
 
 void context_call_handler(struct context *c, bool exits)
 {
     const struct insn *copy = context_keep(c, c->insn);
+    struct emit *e = &c->e;
     context_flags_save(c);
-    emit_handler_call(c, copy, c->rip,
-                      exits ? c->translate->call_handler_exit : c->translate->call_handler);
+    emit_constant(e, T0, (uint64_t)(uintptr_t)copy);
+    emit_constant(e, T1, c->rip);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_call_to(e, exits ? c->translate->call_handler_exit : c->translate->call_handler);
     if (!exits)
-        emit_lea(&c->e, HOST_RSP, rm_at(HOST_RSP, 8));
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     c->in_host = false;
+    c->vectors = VECTORS_NONE;
 }
 
 /* ------------------------------------------------------------------------- addresses */

@@ -4,18 +4,28 @@
  *   enter(code)          a C function: saves the host's registers, loads the guest's, jumps to code
  *                        that expects the flags in their slot. Returns the link through which the
  *                        guest left (a struct link, or NULL).
+ *   slow                 T0: the key of a slow path, see slow.c; the flags are in their slot. One
+ *                        for each level of vector registers that are to be in the CPU afterwards
  *   call_handler         T0: the instruction, T1: its RIP. Runs its handler on struct vcpu, as the
  *                        interpreter would, and goes on after the call; or leaves for the
  *                        dispatcher, where the handler has asked for it.
  *   call_handler_exit    the same, and leaves always
  *   exit_saved           T0: RIP to go on at, T1: link or 0; flags in their slot
  *   exit_host            the same, flags in the CPU
+ *   exit_jump            T0: RIP to go on at; flags in their slot. Where there is nothing for the
+ *                        dispatcher to do, goes on at the code that the jump cache has
+ *   jump_second          a subroutine: looks T0 up again in the table at T2, in both places. ZF:
+ *                        [T2 + 8 * T1] is the entry; never when attention is wanted
+ *
+ * Leaving after a handler is going on by exit_jump, if the vCPU runs on in 64-bit mode and the
+ * dispatcher has no dead translations to bury.
  *
  * A handler that raises an exception leaves by longjmp, and everything it may look at has been
- * stored before.
+ * stored before. Vector registers go to memory before any of this leaves generated code, and come
+ * back by routines of vector_state.c.
  */
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/context.h"
 
 #define OFFSET(member) rm_vcpu(offsetof(struct vcpu, member))
 
@@ -51,13 +61,6 @@ static void emit_store_flags(struct emit *e, int32_t slot)
 /* RAX is the result of enter. */
 static void emit_leave(struct emit *e)
 {
-    /* Vector code has left the guest's MXCSR in the CPU. */
-    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_MXCSR));
-    emit_op(e, 0, 0x8b, HOST_RCX, rm_at(HOST_RSP, FRAME_MXCSR));
-    emit_op(e, 0, 0x3b, HOST_RCX, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
-    uint32_t same = emit_jcc(e, CONDITION_E);
-    emit_ldmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
-    emit_link(e, same, emit_offset(e));
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, FRAME_SIZE));
     for (unsigned i = sizeof(callee_saved); i-- > 0;) {
         if (callee_saved[i] & 8)
@@ -75,7 +78,6 @@ static void emit_enter(struct emit *e)
         emit_u8(e, 0x50 | (callee_saved[i] & 7));
     }
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
-    emit_stmxcsr(e, rm_at(HOST_RSP, FRAME_HOST_MXCSR));
     emit_mov(e, T0, HOST_RDI);
     emit_load(e, T1, OFFSET(rflags));
     emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
@@ -83,9 +85,41 @@ static void emit_enter(struct emit *e)
     emit_op(e, 0, 0xff, 4, rm_reg(T0)); /* jmp */
 }
 
-/* On entry RSP has the return address, above it the slot: the caller has moved RSP down by 8. */
-static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exits)
+static uint32_t emit_jump_unless(struct emit *e, unsigned size, struct emit_rm rm, unsigned value)
 {
+    emit_alu_immediate(e, 7, size, rm, value);
+    return emit_jcc(e, CONDITION_NE);
+}
+
+_Static_assert(sizeof(enum cpu_mode) == 4 && sizeof(bool) == 1, "compared below");
+
+/* After a handler: from one translation to the next if there is nothing for the dispatcher to do.
+ */
+static void emit_go_on(struct emit *e, const struct translate *translate)
+{
+    uint32_t out[4];
+    emit_constant(e, T0, (uint64_t)(uintptr_t)&translate->dead);
+    out[0] = emit_jump_unless(e, 4, rm_at(T0, 0), 0);
+    out[1] = emit_jump_unless(e, 4, OFFSET(attention), 0);
+    out[2] = emit_jump_unless(e, 4, OFFSET(mode), MODE_LONG);
+    out[3] = emit_jump_unless(e, 1, OFFSET(halted), 0);
+    emit_op(e, 0, 0xc6, 0, OFFSET(leave_block)); /* mov */
+    emit_u8(e, 0);
+    emit_load(e, T1, OFFSET(rflags));
+    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
+    emit_load_guest(e);
+    emit_load(e, T0, OFFSET(rip));
+    emit_jmp_to(e, translate->exit_jump);
+    for (unsigned i = 0; i < ARRAY_LENGTH(out); i++)
+        emit_link(e, out[i], emit_offset(e));
+    emit_op(e, 0, 0x31, HOST_RAX, rm_reg(HOST_RAX));
+    emit_leave(e);
+}
+
+/* On entry RSP has the return address, above it the slot: the caller has moved RSP down by 8. */
+static void emit_call_handler(struct emit *e, struct translate *translate, bool exits)
+{
+    const struct vcpu *vcpu = translate->vcpu;
     const int32_t slot = 8;
     emit_store_guest(e);
     emit_store(e, OFFSET(rip), T1);
@@ -93,6 +127,7 @@ static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exit
     emit_op(e, EMIT_W, 0x01, T1, rm_reg(T2)); /* add T2, T1 */
     emit_store(e, OFFSET(next_rip), T2);
     emit_store_flags(e, slot);
+    vectors_emit_save(e, translate);
     emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)vcpu);
     emit_mov(e, HOST_RSI, T0);
     emit_op(e, 0, 0xff, 2, rm_at(HOST_RSI, offsetof(struct insn, exec))); /* call */
@@ -103,9 +138,8 @@ static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exit
         emit_alu_immediate(e, 7, 1, OFFSET(leave_block), 0);
         stay = emit_jcc(e, CONDITION_E);
     }
-    emit_op(e, 0, 0x31, HOST_RAX, rm_reg(HOST_RAX));
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 16));
-    emit_leave(e);
+    emit_go_on(e, translate);
     if (exits)
         return;
     emit_link(e, stay, emit_offset(e));
@@ -115,29 +149,106 @@ static void emit_call_handler(struct emit *e, const struct vcpu *vcpu, bool exit
     emit_u8(e, 0xc3);
 }
 
-static void emit_exit(struct emit *e)
+/* For each level of vector registers that are to be in the CPU when it resumes. */
+static void emit_slow(struct emit *e, const struct translate *translate, unsigned vectors)
+{
+    emit_store_guest(e);
+    emit_store_flags(e, FLAGS_SLOT);
+    emit_op(e, 0, 0x8b, HOST_RSI, rm_reg(T0));
+    vectors_emit_save(e, translate);
+    emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)translate->vcpu);
+    emit_constant(e, HOST_RAX, (uint64_t)(uintptr_t)slow_run);
+    emit_op(e, 0, 0xff, 2, rm_reg(HOST_RAX));             /* call */
+    emit_op(e, EMIT_W, 0x85, HOST_RAX, rm_reg(HOST_RAX)); /* test */
+    uint32_t leave = emit_jcc(e, CONDITION_E);
+    emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), HOST_RAX);
+    emit_load(e, T0, OFFSET(rflags));
+    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
+    emit_load_guest(e);
+    if (vectors != VECTORS_NONE) {
+        emit_load(e, T1, OFFSET(rip));
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+        emit_call_to(e, translate->vectors_load[vectors]);
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    }
+    emit_flags_load(e);
+    emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET)); /* jmp */
+    emit_link(e, leave, emit_offset(e));
+    emit_go_on(e, translate);
+}
+
+static void emit_exit(struct emit *e, const struct translate *translate)
 {
     emit_store(e, OFFSET(rip), T0);
     emit_store_guest(e);
     emit_store_flags(e, FLAGS_SLOT);
+    vectors_emit_save(e, translate);
     emit_mov(e, HOST_RAX, T1);
     emit_leave(e);
+}
+
+static void emit_jump_second(struct emit *e)
+{
+    uint32_t attention = emit_jump_unless(e, 4, OFFSET(attention), 0);
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
+    emit_u8(e, JUMP_SHIFT);
+    emit_op(e, 0, 0x33, T1, rm_reg(T0));
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), JUMP_MASK);
+    emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+    uint32_t found = emit_jcc(e, CONDITION_E);
+    emit_alu_immediate(e, 6, 4, rm_reg(T1), 2); /* xor */
+    emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
+    emit_link(e, found, emit_offset(e));
+    emit_link(e, attention, emit_offset(e));
+    emit_u8(e, 0xc3);
+}
+
+static void emit_exit_jump(struct emit *e, const struct translate *translate)
+{
+    emit_op(e, 0, 0x8b, T1, OFFSET(privilege));
+    emit_op(e, EMIT_W, 0x69, T1, rm_reg(T1)); /* imul */
+    emit_u32(e, sizeof(struct jump_cache));
+    emit_constant(e, T2, (uint64_t)(uintptr_t)translate->jumps[0].jumps);
+    emit_op(e, EMIT_W, 0x03, T2, rm_reg(T1));
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_call_to(e, translate->jump_second);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    uint32_t miss = emit_jcc(e, CONDITION_NE);
+    emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
+    emit_link(e, miss, emit_offset(e));
+    emit_constant(e, T1, 0);
+    emit_jmp_to(e, translate->exit_saved);
 }
 
 void translate_emit_stubs(struct translate *translate)
 {
     struct emit e = {translate->code.write, translate->code.write};
+    vectors_emit_save_stub(translate, &e);
     translate->enter = emit_offset(&e);
     emit_enter(&e);
-    translate->call_handler = emit_offset(&e);
-    emit_call_handler(&e, translate->vcpu, false);
-    translate->call_handler_exit = emit_offset(&e);
-    emit_call_handler(&e, translate->vcpu, true);
     translate->exit_host = emit_offset(&e);
     emit_u8(&e, 0x9c); /* pushf */
     emit_lea(&e, HOST_RSP, rm_at(HOST_RSP, 8));
     translate->exit_saved = emit_offset(&e);
-    emit_exit(&e);
-    translate->code_start = align_up(emit_offset(&e), 64);
-    translate->code_used = translate->code_start;
+    emit_exit(&e, translate);
+    translate->exit_zero = emit_offset(&e);
+    emit_constant(&e, T0, 0);
+    emit_constant(&e, T1, 0);
+    emit_jmp_to(&e, translate->exit_saved);
+    translate->jump_second = emit_offset(&e);
+    emit_jump_second(&e);
+    translate->exit_jump = emit_offset(&e);
+    emit_exit_jump(&e, translate);
+    vectors_emit_load_stubs(translate, &e);
+    for (unsigned vectors = VECTORS_NONE; vectors < VECTORS_LEVELS; vectors++) {
+        translate->slow[vectors] = emit_offset(&e);
+        emit_slow(&e, translate, vectors);
+    }
+    translate->call_handler = emit_offset(&e);
+    emit_call_handler(&e, translate, false);
+    translate->call_handler_exit = emit_offset(&e);
+    emit_call_handler(&e, translate, true);
+    translate->code_ring.start = (uint32_t)align_up(emit_offset(&e), 64);
+    translate->code_is_new = true;
 }

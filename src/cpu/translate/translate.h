@@ -11,70 +11,123 @@
 #include "cpu/translate/code_pool.h"
 #include "cpu/translate/emit.h"
 
-#define TRANSLATE_CODE_SIZE CODE_PIECE_SIZE
-#define TRANSLATE_DATA_SIZE ((size_t)8 << 20)
+#define TRANSLATE_JUMPS 4096u /* entries of a jump cache, a power of 2 */
+#define JUMP_MASK       0x1ffeu
+#define JUMP_SHIFT      12
+#define JUMP_PAGE_SHIFT 12 /* log2 of the bits of jump_cache.pages */
 
-#define TRANSLATE_HASH_SIZE      16384u
-#define TRANSLATE_PAGE_HASH_SIZE 1024u
-#define TRANSLATE_JUMPS          4096u /* entries of a jump cache: one an offset within a page */
+/* Room that any block surely fits in. */
+#define BLOCK_CODE_MAX (48u << 10)
+#define BLOCK_DATA_MAX (8u << 10)
 
-struct translation;
+/* Tables are many and small. A reference is a distance from the start of the data, in units of 8
+ * bytes; 0 is none. */
+typedef uint32_t ref;
+#define REF_UNIT 8u
 
-/* A direct jump to a translation in the same page: patched when its target is known. */
+#define CODE_ALIGNMENT 16u
+
+/* Which of the guest's vector registers are in the CPU. vector_state.c */
+enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
+
+/* A direct jump to a translation in the same page: patched when its target is known. While it is
+ * not, the jump leads to the exit right behind it. */
 struct link {
-    uint32_t at;       /* offset of the displacement */
-    uint32_t unlinked; /* where it goes otherwise: the exit to the dispatcher */
-    uint64_t target;   /* RIP */
-    bool is_saved;     /* the flags are in their slot there */
-    struct translation *from, *to;
-    struct link *next, **back; /* among those that lead to `to` */
+    uint32_t at;     /* offset of the displacement */
+    ref from, to;    /* translations */
+    ref next;        /* among those that lead to `to` */
+    uint16_t target; /* RIP's offset in the page */
+    bool is_saved;   /* the flags are in their slot there */
+    uint8_t vectors; /* enum vectors_level: what is in the CPU there */
 };
+
+/* An instruction that generated code may send to its handler (slow.c). */
+struct slow_entry {
+    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS */
+    uint16_t resume; /* where to go on, from the start of the code */
+};
+
+#define SLOW_EXITS 0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
 
 struct translation {
     uint64_t rip, gpa;
-    struct translation *hash_next, **hash_back;
-    struct translation *page_next, **page_back;
-    struct translation *dead_next;
-    uint32_t entry_host, entry_saved; /* offsets: flags in the CPU, or in their slot */
+    ref younger;   /* the one made after it */
+    ref hash_next; /* in its bucket; of a dead one: the next dead one */
+    ref page_next, page_previous;
+    ref incoming; /* links */
+    ref links[2];
+    ref slow;                           /* array of struct slow_entry */
+    uint32_t code;                      /* offset of its first byte of code; from there: */
+    uint16_t entry_host, entry_saved;   /* flags in the CPU, or in their slot */
+    uint16_t loaded_host, loaded_saved; /* the same, and `vectors` are in the CPU */
+    uint8_t vectors;                    /* enum vectors_level that it begins with */
     uint8_t privilege;
     bool is_dead;
-    struct link *incoming;
-    struct link links[2];
+    bool is_crossing; /* part of a struct crossing */
 };
+
+_Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand of these");
+
+/* Everything leads to this entry but links, which know more. */
+#define TRANSLATION_ENTRY(translate, t)                                                            \
+    ((const void *)((translate)->code.execute + (t)->code + (t)->entry_saved))
 
 /* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
 struct jump {
-    uint64_t rip; /* one that does not belong in this entry: none */
+    uint64_t rip; /* 0: none */
     const void *code;
 };
 
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
-    bool is_used;
+    uint64_t filled[TRANSLATE_JUMPS / 64], global[TRANSLATE_JUMPS / 64];
+    uint64_t pages[(1u << JUMP_PAGE_SHIFT) / 64];
+    uint64_t large_regions;
+    bool is_used; /* something is filled */
 };
+
+/* Memory that is used round and round: [at, limit) is free. Offsets. (ring.c) */
+struct ring {
+    uint32_t at, limit;
+    uint32_t start, end;
+    uint32_t used; /* the most that `at` has been */
+};
+
+#define SLOW_INSNS 256u /* entries of the cache of instructions */
+
+struct crossing;
 
 struct translate {
     struct vcpu *vcpu;
     struct code_pool *pool, *own_pool; /* where `code` is from; NULL or the same */
     struct code_piece code;
-    size_t code_used, code_start;
-    uint8_t *data; /* translations and copies of instructions */
-    size_t data_used;
-    uint64_t epoch; /* counts wholesale evictions */
+    struct ring code_ring, data_ring;
+    ref oldest, youngest;
+    bool code_is_new; /* written since the last serializing instruction */
 
-    struct translation *hash[TRANSLATE_HASH_SIZE];
-    struct translation *pages[TRANSLATE_PAGE_HASH_SIZE];
-    struct translation *dead; /* unlinked from the tables, jumps to them not yet undone */
+    ref *hash, *pages; /* buckets */
+    uint32_t hash_mask, page_mask;
+    ref dead;             /* unlinked from the tables, jumps to them not yet undone */
+    struct link *left_by; /* by which generated code has come to the dispatcher; NULL: not known */
+    struct crossing *crossings;
+
+    /* Instructions that have been on the slow path, by guest-physical address; 0: none. */
+    struct slow_insn {
+        uint64_t gpa;
+        struct insn insn;
+    } slow_insns[SLOW_INSNS];
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
-    uint64_t flushes_seen;
 
     /* Offsets of the fixed routines. */
-    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host;
+    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
+    uint32_t jump_second, vectors_save;
+    uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
+    uint32_t vectors_load[VECTORS_LEVELS];
 
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
     struct {
-        uint64_t translations, evictions, dispatches, interpreted;
+        uint64_t translations, evictions, dispatches, interpreted, jump_flushes;
         uint64_t lockstep_blocks, lockstep_differences;
     } stats;
 };
@@ -89,22 +142,71 @@ enum status translate_create(struct translate **translate, struct vcpu *vcpu, st
 void translate_destroy(struct translate *translate);
 /* mmu_code_drop_fn; the context is the struct translate. */
 void translate_drop(void *context, uint64_t ppn);
+/* Takes it from the tables; it is dead then, and to be buried. */
+void translate_unlink(struct translate *translate, struct translation *t);
+/* The dispatcher's: the same, and undoes the jumps. Its memory is free. */
+void translate_evict(struct translate *translate, struct translation *t);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
 void translate_bury(struct translate *translate);
-void translate_evict_all(struct translate *translate);
-void translate_clear_jumps(struct translate *translate);
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege);
 void translate_insert(struct translate *translate, struct translation *translation);
-/* Makes the jump `link` go to `to`. */
-void translate_chain(struct translate *translate, struct link *link, struct translation *to);
-/* Data memory, 8-byte aligned; the caller has made sure of the room. */
-void *translate_allocate(struct translate *translate, size_t size);
-/* After code was written, before it is run. */
-void translate_serialize(void);
+/* Makes the way that the guest has just left by (`left_by`) a jump to where it went, if it may. */
+void translate_chain(struct translate *translate, struct translation *to);
+/* Before generated code is run: makes sure that the CPU sees what was written of it. */
+void translate_serialize(struct translate *translate);
+
+/* ring.c: memory of translations */
+void ring_init(struct translate *translate);
+/* Room for any block: the oldest translations give way. */
+void ring_reserve(struct translate *translate);
+/* Data, 8-byte aligned, within what was reserved. */
+void *ring_allocate(struct translate *translate, size_t size);
+/* t has been written, with code up to code_end. */
+void ring_append(struct translate *translate, struct translation *t, uint32_t code_end);
+void ring_evict_all(struct translate *translate);
+
+static inline void *ref_get(const struct translate *translate, ref at)
+{
+    return at != 0 ? translate->code.data + (size_t)at * REF_UNIT : NULL;
+}
+
+static inline ref ref_of(const struct translate *translate, const void *data)
+{
+    return (ref)((size_t)((const uint8_t *)data - translate->code.data) / REF_UNIT);
+}
+
+/* slow.c: the C part of the slow path. `key` says which. Returns where generated code goes on,
+ * NULL: to the dispatcher. */
+#define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
+const void *slow_run(struct vcpu *vcpu, uint32_t key);
+/* Guest code has changed, somewhere. */
+void slow_forget(struct translate *translate);
+
+/* jump.c: the jump cache. */
+void jump_init(struct translate *translate); /* after the fixed routines were emitted */
+/* The entry in which generated code looks for rip first, unless attention is raised. */
+struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip);
+/* So that generated code finds it by RIP from now on. */
+void jump_remember(struct translate *translate, const struct translation *t);
+void jump_forget(struct translate *translate, const struct translation *t);
+void jump_clear(struct translate *translate);
+/* mmu_code_flush_fn; the context is the struct translate. */
+void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear);
+/* The dispatcher's, before it enters generated code: has look-ups hit again if attention is 0. */
+void jump_arm(struct vcpu *vcpu);
 
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
+
+/* vector_state.c: its routines. The save first, since others call it; and what saves vector
+ * registers if they are in the CPU, which has to come before any call of C. */
+void vectors_emit_save_stub(struct translate *translate, struct emit *e);
+void vectors_emit_load_stubs(struct translate *translate, struct emit *e);
+void vectors_emit_save(struct emit *e, const struct translate *translate);
+bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
+/* What the block begins with, by its instructions. block.c */
+unsigned translate_block_vectors(const struct block *block);
 
 /* block.c */
 struct translation *translate_block(struct translate *translate, const struct block *block);
@@ -115,8 +217,8 @@ bool translate_is_inline(const struct insn *insn);
 
 /* engine.c. translate_engine (cpu/engine.h) in lock-step mode: slow, for tests. */
 extern const struct engine_ops translate_lockstep_engine;
-/* Runs generated code from t on. Returns the link it has left by. */
-struct link *translate_enter(struct translate *translate, const struct translation *t);
+/* Runs generated code from t on, and sets left_by. */
+void translate_enter(struct translate *translate, const struct translation *t);
 
 /* lockstep.c: runs the block, whose translation is t, on both engines. False: it is not one that
  * can be compared, and has not been run. */
@@ -147,14 +249,16 @@ static inline struct emit_rm rm_gpr(unsigned gpr)
     return rm_vcpu(offsetof(struct vcpu, gpr) + 8 * gpr);
 }
 
+/* What a look-up in the jump cache has found. */
+static inline struct emit_rm rm_jump(size_t offset)
+{
+    return (struct emit_rm){1, 0, T2, T1, 3, (int32_t)offset};
+}
+
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
  * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
-#define FRAME_SIZE       40
-#define FRAME_TARGET     0  /* the code that an indirect call goes to */
-#define FRAME_HOST_MXCSR 8  /* the caller's MXCSR, 4 bytes, */
-#define FRAME_MXCSR      12 /* and what is there now, to look at */
-#define FRAME_RSI        16 /* saved while the host's register holds something else */
-#define FRAME_R8         24
-#define FLAGS_SLOT       (-8)
+#define FRAME_SIZE   8
+#define FRAME_TARGET 0 /* the code that an indirect call goes to */
+#define FLAGS_SLOT   (-8)
 
 #endif

@@ -1,0 +1,206 @@
+/*
+ * The jump cache: from one translation to another by RIP alone.
+ *
+ * Returns, indirect branches, branches to other pages and whatever a handler has changed RIP to
+ * look for their target here, in generated code. What they do not find the dispatcher finds, and
+ * remembers here. There is one table a privilege: RIP and the code to go on at.
+ *
+ *     slot = ((rip ^ rip >> 12) & jump_mask) >> 1       generated code looks here, in line,
+ *     slot ^ 1                                          and then here, out of line (stubs.c)
+ *
+ * An entry is a translation (of addresses) of its own, beside the ITLB's: it holds as long as the
+ * ITLB entry that it was made from would, had nothing taken its place. THE INVARIANT: what is found
+ * here, the guest could find in a TLB that forgets only what it is told to. So an entry goes
+ *   - when its page is flushed (INVLPG), in the flush itself: jump_flush is called by the MMU;
+ *   - with a flush of everything, and with one that spares global pages (a CR3 load) unless its
+ * page is global. Two bitmaps say which slots are filled and which of those are global, so that a
+ *     flush costs what has been filled since the last one;
+ *   - with its translation: jump_forget.
+ * Most pages that a kernel flushes are data. `pages` has a bit for a hash of each page that has had
+ * entries since the last full flush, and a flush of any other page ends there. An entry from a
+ * large page goes with a flush of any page in its GiB: `large_regions` has a bit for those. An
+ * instruction that crosses into the next page is of both.
+ *
+ * Attention. jump_mask is JUMP_MASK, or 0 after somebody has raised attention. Then every look-up
+ * in line comes to slot 0, where no RIP is ever put, so it misses, and looks at attention itself
+ * out of line: that is all that attention costs. Whoever raises it on another thread sets its bits
+ * first and jump_mask after that (vcpu_kick, domain.c); the dispatcher sets jump_mask first and
+ * looks at the bits after that (jump_arm), all in one total order. So either the dispatcher sees
+ * the bits, or its store came before the raiser's, and jump_mask is 0. The vCPU's own thread raises
+ * attention in handlers, which leave the block then.
+ *
+ * RIP 0 belongs in slot 0, is found there always, and its code leaves for the dispatcher. So a
+ * table of zeros is an empty one: no other RIP is 0, and nobody looks for 0 anywhere else.
+ */
+
+#include <string.h>
+
+#include "cpu/translate/translate.h"
+
+_Static_assert(JUMP_MASK == (TRANSLATE_JUMPS - 1) << 1, "a bit below the slot's");
+
+static unsigned slot_of(uint64_t rip)
+{
+    return (unsigned)((rip ^ rip >> JUMP_SHIFT) & JUMP_MASK) >> 1;
+}
+
+/* Where it is put: where generated code looks first; for slot 0, where it looks second. */
+static unsigned home_of(uint64_t rip)
+{
+    unsigned slot = slot_of(rip);
+    return slot == 0 ? 1 : slot;
+}
+
+static uint64_t page_hash(uint64_t rip)
+{
+    return (rip >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> (64 - JUMP_PAGE_SHIFT);
+}
+
+static uint64_t region_bit(uint64_t rip)
+{
+    return bit((unsigned)((rip >> 30) * 0x9e3779b97f4a7c15u >> 58));
+}
+
+static void slot_set(struct jump_cache *cache, unsigned slot, struct jump jump, bool global)
+{
+    uint64_t mask = bit(slot % 64);
+    cache->jumps[slot] = jump;
+    cache->filled[slot / 64] |= mask;
+    if (global)
+        cache->global[slot / 64] |= mask;
+    else
+        cache->global[slot / 64] &= ~mask;
+}
+
+static void slot_clear(struct jump_cache *cache, unsigned slot)
+{
+    cache->jumps[slot].rip = 0;
+    cache->filled[slot / 64] &= ~bit(slot % 64);
+    cache->global[slot / 64] &= ~bit(slot % 64);
+}
+
+struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip)
+{
+    return &translate->jumps[privilege].jumps[rip == 0 ? 0 : home_of(rip)];
+}
+
+/* The instruction at RIP may reach so far, into another page. */
+static uint64_t reach(uint64_t rip)
+{
+    return rip + INSN_MAX_LENGTH - 1;
+}
+
+/* Notes that there is an entry from this page. Returns whether it is global, as far as the ITLB
+ * knows. */
+static bool note_page(struct translate *translate, unsigned privilege, uint64_t linear)
+{
+    struct jump_cache *cache = &translate->jumps[privilege];
+    const struct itlb_entry *entry =
+        &translate->vcpu->mmu.itlb[privilege == MMU_SUPERVISOR || privilege == MMU_SUPERVISOR_AC]
+                                  [(linear >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
+    bool is_known = entry->tag == (linear & ~PAGE_MASK);
+    cache->pages[page_hash(linear) / 64] |= bit(page_hash(linear) % 64);
+    if (!is_known || entry->info & (TLB_LARGE | TLB_HUGE))
+        cache->large_regions |= region_bit(linear);
+    return is_known && entry->info & TLB_GLOBAL;
+}
+
+void jump_remember(struct translate *translate, const struct translation *t)
+{
+    struct jump_cache *cache = &translate->jumps[t->privilege];
+    unsigned slot = home_of(t->rip), other = slot ^ 1;
+    const struct jump *jump = &cache->jumps[slot];
+    if (t->rip == 0)
+        return;
+    if (jump->rip == t->rip || cache->jumps[other].rip == t->rip) {
+        jump_forget(translate, t);
+    } else if (other != 0 && cache->filled[slot / 64] & bit(slot % 64)) {
+        /* Both RIPs may be in either slot. */
+        slot_set(cache, other, *jump, cache->global[slot / 64] & bit(slot % 64));
+    }
+    bool is_global = note_page(translate, t->privilege, t->rip);
+    if (t->is_crossing)
+        is_global &= note_page(translate, t->privilege, reach(t->rip));
+    slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)}, is_global);
+    cache->is_used = true;
+}
+
+void jump_forget(struct translate *translate, const struct translation *t)
+{
+    struct jump_cache *cache = &translate->jumps[t->privilege];
+    unsigned slot = home_of(t->rip);
+    if (cache->jumps[slot].rip == t->rip)
+        slot_clear(cache, slot);
+    if (cache->jumps[slot ^ 1].rip == t->rip)
+        slot_clear(cache, slot ^ 1);
+}
+
+static void clear(struct jump_cache *cache, bool keep_global)
+{
+    uint64_t keep = keep_global ? UINT64_MAX : 0, kept = 0;
+    if (!cache->is_used)
+        return;
+    for (unsigned word = 0; word < TRANSLATE_JUMPS / 64; word++) {
+        struct jump *jumps = &cache->jumps[word * 64];
+        uint64_t rest = cache->filled[word] & ~(cache->global[word] & keep);
+        for (; rest != 0; rest &= rest - 1)
+            jumps[__builtin_ctzll(rest)].rip = 0;
+        cache->global[word] &= keep;
+        cache->filled[word] = cache->global[word];
+        kept |= cache->filled[word];
+    }
+    if (kept == 0) {
+        memset(cache->pages, 0, sizeof(cache->pages));
+        cache->large_regions = 0;
+        cache->is_used = false;
+    }
+}
+
+/* Everything that may begin or end in the 2^bits bytes around `linear`. */
+static void clear_around(struct jump_cache *cache, uint64_t linear, unsigned bits)
+{
+    for (unsigned word = 0; word < TRANSLATE_JUMPS / 64; word++) {
+        for (uint64_t rest = cache->filled[word]; rest != 0; rest &= rest - 1) {
+            unsigned slot = word * 64 + (unsigned)__builtin_ctzll(rest);
+            uint64_t rip = cache->jumps[slot].rip;
+            if ((rip ^ linear) >> bits == 0 || (reach(rip) ^ linear) >> bits == 0)
+                slot_clear(cache, slot);
+        }
+    }
+}
+
+void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear)
+{
+    struct translate *translate = context;
+    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++) {
+        struct jump_cache *cache = &translate->jumps[p];
+        if (scope != MMU_FLUSH_PAGE)
+            clear(cache, scope == MMU_FLUSH_LOCAL);
+        else if (cache->large_regions & region_bit(linear))
+            clear_around(cache, linear, 30);
+        else if (cache->pages[page_hash(linear) / 64] & bit(page_hash(linear) % 64))
+            clear_around(cache, linear, PAGE_SHIFT);
+    }
+    translate->stats.jump_flushes++;
+}
+
+void jump_clear(struct translate *translate)
+{
+    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
+        clear(&translate->jumps[p], false);
+}
+
+void jump_arm(struct vcpu *vcpu)
+{
+    if (atomic_load_explicit(&vcpu->mmu.jump_mask, memory_order_relaxed) != 0)
+        return;
+    atomic_store(&vcpu->mmu.jump_mask, JUMP_MASK);
+    if (atomic_load(&vcpu->attention) != 0)
+        atomic_store(&vcpu->mmu.jump_mask, 0);
+}
+
+void jump_init(struct translate *translate)
+{
+    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
+        translate->jumps[p].jumps[0].code = translate->code.execute + translate->exit_zero;
+}

@@ -1,0 +1,332 @@
+/*
+ * The memory of translations: eviction in order, what leads to what, the bound, and slow paths.
+ *
+ * check_cache looks at all of it: that translations stand in the rings in the order in which they
+ * were made and outside of what is free, that links and the jump cache lead to living ones only,
+ * and that every one of these is found.
+ */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cpu/translate/crossing.h"
+#include "testvm.h"
+
+#define CODE     0x100000u
+#define RAM_SIZE 0x400000u
+#define BLOCKS   4096u
+
+struct tiny {
+    struct testvm vm;
+    struct code_pool *pool;
+};
+
+/* With the least code memory that there may be. */
+static void tiny_create(struct tiny *tiny)
+{
+    struct error err = {0};
+    testvm_create(&tiny->vm, RAM_SIZE);
+    tiny->vm.engine->detach(tiny->vm.vcpu);
+    assert_int_equal(code_pool_create(&tiny->pool, CODE_PIECE_LEAST, 1, &err), STATUS_OK);
+    tiny->vm.vcpu->code_pool = tiny->pool;
+    tiny->vm.engine = &translate_engine;
+    assert_int_equal(tiny->vm.engine->attach(tiny->vm.vcpu, &err), STATUS_OK);
+    testvm_set_mode(&tiny->vm, MODE_LONG, 8);
+}
+
+static void tiny_destroy(struct tiny *tiny)
+{
+    testvm_destroy(&tiny->vm);
+    code_pool_destroy(tiny->pool);
+}
+
+/* ------------------------------------------------------------------------- the check */
+
+/* At most one step back in the order of places, and none in what is free. */
+static void check_place(const struct ring *ring, uint32_t at, uint32_t *last, unsigned *laps)
+{
+    assert_in_range(at, ring->start, ring->end - 1);
+    assert_true(at < ring->at || at >= ring->limit);
+    if (at < *last)
+        ++*laps;
+    assert_true(*laps <= 1);
+    *last = at;
+}
+
+static uint32_t where_jump_leads(const struct translate *translate, const struct link *link)
+{
+    uint32_t displacement;
+    memcpy(&displacement, translate->code.write + link->at, 4);
+    return link->at + 4 + displacement;
+}
+
+static bool is_entry(const struct translation *t, uint32_t offset)
+{
+    offset -= t->code;
+    return offset == t->entry_host || offset == t->entry_saved || offset == t->loaded_host ||
+           offset == t->loaded_saved;
+}
+
+static void check_link(const struct translate *translate, const struct translation *t, ref at)
+{
+    const struct link *link = ref_get(translate, at);
+    if (link == NULL)
+        return;
+    assert_int_equal(link->from, ref_of(translate, t));
+    uint32_t target = where_jump_leads(translate, link);
+    if (link->to == 0) {
+        assert_int_equal(target, link->at + 4);
+        return;
+    }
+    const struct translation *to = ref_get(translate, link->to);
+    assert_false(to->is_dead);
+    assert_true(is_entry(to, target));
+    assert_int_equal(to->rip, (t->rip & ~PAGE_MASK) | link->target);
+    const struct link *incoming = ref_get(translate, to->incoming);
+    while (incoming != NULL && incoming != link)
+        incoming = ref_get(translate, incoming->next);
+    assert_ptr_equal(incoming, link);
+}
+
+static void check_jump_cache(struct translate *translate, unsigned privilege)
+{
+    const struct jump_cache *cache = &translate->jumps[privilege];
+    for (unsigned slot = 1; slot < TRANSLATE_JUMPS; slot++) {
+        const struct jump *jump = &cache->jumps[slot];
+        if (jump->rip == 0)
+            continue;
+        bool found = false;
+        for (const struct translation *t = ref_get(translate, translate->oldest);
+             t != NULL && !found; t = ref_get(translate, t->younger))
+            found = !t->is_dead && t->rip == jump->rip && t->privilege == privilege &&
+                    jump->code == TRANSLATION_ENTRY(translate, t);
+        assert_true(found);
+    }
+}
+
+/* Returns how many there are. */
+static unsigned check_cache(struct translate *translate)
+{
+    uint32_t last_code = 0, last_data = 0;
+    unsigned code_laps = 0, data_laps = 0, count = 0;
+    translate_bury(translate);
+    for (struct translation *t = ref_get(translate, translate->oldest); t != NULL;
+         t = ref_get(translate, t->younger)) {
+        check_place(&translate->code_ring, t->code, &last_code, &code_laps);
+        check_place(&translate->data_ring, ref_of(translate, t) * REF_UNIT, &last_data, &data_laps);
+        count++;
+        if (t->is_dead)
+            continue;
+        assert_non_null(translate_look_up(translate, t->gpa, t->rip, t->privilege));
+        for (unsigned i = 0; i < ARRAY_LENGTH(t->links); i++)
+            check_link(translate, t, t->links[i]);
+    }
+    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
+        check_jump_cache(translate, p);
+    assert_true(translate->code_ring.used <= translate->code.code_size);
+    assert_true(translate->data_ring.used <= translate->code.data_size);
+    assert_true(translate->code.code_size + translate->code.data_size <= CODE_PIECE_LEAST);
+    assert_int_equal(translate->stats.translations - translate->stats.evictions, count);
+    return count;
+}
+
+/* ------------------------------------------------------------------------- tests */
+
+/* Block n counts in RAX and goes on to the next one, in its page by a link, else by the jump cache;
+ * the last one halts. */
+static uint64_t put_blocks(struct testvm *vm)
+{
+    uint8_t code[BLOCKS * 8];
+    for (unsigned n = 0; n < BLOCKS; n++)
+        memcpy(code + n * 8, "\x48\xff\xc0\xeb\x03\xcc\xcc\xcc", 8); /* inc rax; jmp */
+    memcpy(code + (BLOCKS - 1) * 8, "\x48\xff\xc0\xf4", 4);
+    testvm_put(vm, CODE, code, sizeof(code));
+    return CODE + (BLOCKS - 1) * 8;
+}
+
+static bool has(struct testvm *vm, uint64_t rip)
+{
+    return translate_look_up(translate_of(vm->vcpu), rip, rip, vm->vcpu->privilege) != NULL;
+}
+
+static void test_oldest_gives_way(void **state)
+{
+    struct tiny tiny;
+    tiny_create(&tiny);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    struct translate *translate = translate_of(vcpu);
+    uint64_t last = put_blocks(&tiny.vm);
+    for (unsigned round = 1; round <= 3; round++) {
+        vcpu->gpr[GPR_RAX] = 0;
+        assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RAX], BLOCKS);
+        unsigned count = check_cache(translate);
+        assert_in_range(count, 100, BLOCKS - 1);
+        /* The youngest are there and no others: the blocks run in order. */
+        for (unsigned n = 0; n < BLOCKS; n++)
+            assert_int_equal(has(&tiny.vm, CODE + n * 8), n >= BLOCKS - count);
+        assert_true(has(&tiny.vm, last));
+    }
+    ring_evict_all(translate);
+    assert_int_equal(check_cache(translate), 0);
+    assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
+    check_cache(translate);
+    tiny_destroy(&tiny);
+}
+
+/* Each page has a first block that all others of it go to and that knows the next: older than what
+ * leads to it, so it is evicted while links to it are left. */
+static void test_links_to_evicted(void **state)
+{
+    struct tiny tiny;
+    tiny_create(&tiny);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    uint8_t page[PAGE_SIZE];
+    const unsigned pages = 16, blocks = PAGE_SIZE / 16 - 1;
+    memset(page, 0xf4, sizeof(page));
+    /* lea rbx, [rbx+16]; dec rcx; jz the next block; jmp rbx; here: hlt */
+    memcpy(page, "\x48\x8d\x5b\x10\x48\xff\xc9\x74\x02\xff\xe3\xf4", 12);
+    for (unsigned n = 1; n <= blocks; n++) {
+        uint32_t back = (uint32_t) - (int)(n * 16 + 8);
+        memcpy(page + n * 16, "\x48\xff\xc0\xe9", 4); /* inc rax; jmp */
+        memcpy(page + n * 16 + 4, &back, 4);
+    }
+    for (unsigned n = 0; n < pages; n++)
+        testvm_put(&tiny.vm, CODE + n * PAGE_SIZE, page, sizeof(page));
+    for (unsigned n = 0; n < 5 * pages; n++) {
+        uint64_t rip = CODE + n * 5 % pages * PAGE_SIZE;
+        vcpu->gpr[GPR_RAX] = 0;
+        vcpu->gpr[GPR_RBX] = rip;
+        vcpu->gpr[GPR_RCX] = blocks + 1;
+        assert_int_equal(testvm_run(&tiny.vm, rip), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RAX], blocks);
+        check_cache(translate_of(vcpu));
+    }
+    tiny_destroy(&tiny);
+}
+
+/* One page is written each time, so that dropped translations stand in the rings among the others
+ * when their turn comes. */
+static void test_dropped_among_others(void **state)
+{
+    struct tiny tiny;
+    tiny_create(&tiny);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    struct translate *translate = translate_of(vcpu);
+    put_blocks(&tiny.vm);
+    for (unsigned round = 0; round < 40; round++) {
+        uint64_t page = (uint64_t)CODE + (round * 3 % (BLOCKS * 8 / PAGE_SIZE)) * PAGE_SIZE;
+        testvm_put(&tiny.vm, page, "\x48\xff\xc0\xeb\x03", 5);
+        assert_false(has(&tiny.vm, page));
+        vcpu->gpr[GPR_RAX] = 0;
+        assert_int_equal(testvm_run(&tiny.vm, page), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RAX], (CODE + BLOCKS * 8 - page) / 8);
+        check_cache(translate);
+    }
+    assert_true(translate->stats.evictions > BLOCKS);
+    tiny_destroy(&tiny);
+}
+
+/* What an instruction is, is remembered for the slow path; it must be forgotten when it changes. */
+static void test_slow_path_of_changed_code(void **state)
+{
+    struct tiny tiny;
+    uint64_t value = 0x1122334455667788;
+    tiny_create(&tiny);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    testvm_put(&tiny.vm, 0x200000, &value, 8);
+    testvm_put(&tiny.vm, 0x210000, &value, 8);
+    testvm_put(&tiny.vm, CODE, "\x48\x8b\x06\xf4", 4); /* mov rax, [rsi]; hlt */
+    vcpu->gpr[GPR_RSI] = 0x200000;
+    assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
+    assert_int_equal(vcpu->gpr[GPR_RAX], value);
+
+    vcpu->gpr[GPR_RAX] = vcpu->gpr[GPR_RBX] = 0;
+    vcpu->gpr[GPR_RSI] = 0x210000;
+    testvm_put(&tiny.vm, CODE, "\x48\x8b\x1e\xf4", 4); /* mov rbx, [rsi] */
+    assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
+    assert_int_equal(vcpu->gpr[GPR_RBX], value);
+    assert_int_equal(vcpu->gpr[GPR_RAX], 0);
+    tiny_destroy(&tiny);
+}
+
+/* A fault on the slow path, in the middle of a block: RIP, flags and registers are of the
+ * instruction, the one of its slow paths that it is. */
+static void test_fault_in_the_middle(void **state)
+{
+    uint8_t code[15 * 7 + 1], *at = code;
+    for (unsigned n = 0; n < 15; n++) {
+        memcpy(at, "\x48\x83\xc0\x01\x48\x8b\x1e", 7); /* add rax, 1; mov rbx, [rsi] */
+        at += 7;
+    }
+    *at = 0xf4;
+    for (unsigned n = 0; n < 15; n++) {
+        struct tiny tiny;
+        tiny_create(&tiny);
+        struct vcpu *vcpu = tiny.vm.vcpu;
+        testvm_put(&tiny.vm, CODE, code, sizeof(code));
+        /* mov rbx, [rdi] for one of them: beyond what is mapped. */
+        testvm_put(&tiny.vm, CODE + n * 7 + 6, "\x1f", 1);
+        vcpu->gpr[GPR_RAX] = 0;
+        vcpu->gpr[GPR_RBX] = 0;
+        vcpu->gpr[GPR_RSI] = 0x200000;
+        vcpu->gpr[GPR_RDI] = 0x7fff12345678;
+        assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_SHUTDOWN);
+        assert_int_equal(vcpu->rip, CODE + n * 7 + 4);
+        assert_int_equal(vcpu->cr2, 0x7fff12345678);
+        assert_int_equal(vcpu->gpr[GPR_RAX], n + 1);
+        assert_int_equal(vcpu->gpr[GPR_RBX], 0);
+        assert_int_equal(vcpu->rflags & (FLAG_ZF | FLAG_CF | FLAG_SF | FLAG_OF), 0);
+        assert_true(translate_of(vcpu)->stats.translations > 0);
+        tiny_destroy(&tiny);
+    }
+}
+
+static void test_pool(void **state)
+{
+    struct error err = {0};
+    struct code_pool *pool = NULL;
+    struct code_piece a, b, c;
+    assert_int_equal(code_pool_create(&pool, CODE_PIECE_LEAST, 2, &err), STATUS_INVALID);
+    assert_int_equal(code_pool_create(&pool, CODE_POOL_MOST + PAGE_SIZE, 2, &err), STATUS_INVALID);
+    assert_int_equal(code_pool_create(&pool, CODE_POOL_DEFAULT, 0, &err), STATUS_INVALID);
+    assert_int_equal(code_pool_create(&pool, CODE_POOL_LEAST + 12345, 2, &err), STATUS_OK);
+    assert_int_equal(code_pool_take(pool, &a, &err), STATUS_OK);
+    assert_int_equal(code_pool_take(pool, &b, &err), STATUS_OK);
+    assert_int_equal(code_pool_take(pool, &c, &err), STATUS_NO_SPACE);
+    assert_true(2 * (a.code_size + a.data_size) <= CODE_POOL_LEAST + 12345);
+    assert_true(2 * (a.code_size + a.data_size) > CODE_POOL_LEAST - 4 * PAGE_SIZE);
+    assert_true(a.write + a.code_size <= b.write || b.write + b.code_size <= a.write);
+    assert_true(a.data + a.data_size <= b.data || b.data + b.data_size <= a.data);
+
+    a.write[1] = 0xc3;
+    assert_int_equal(a.execute[1], 0xc3);
+    memset(a.data, 0xff, a.data_size);
+    code_pool_give(pool, &a);
+    assert_int_equal(code_pool_take(pool, &c, &err), STATUS_OK);
+    assert_ptr_equal(c.data, a.data);
+    for (size_t i = 0; i < c.data_size; i++)
+        assert_int_equal(c.data[i], 0);
+    code_pool_give(pool, &b);
+    code_pool_give(pool, &c);
+    code_pool_destroy(pool);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_oldest_gives_way),
+        cmocka_unit_test(test_links_to_evicted),
+        cmocka_unit_test(test_dropped_among_others),
+        cmocka_unit_test(test_slow_path_of_changed_code),
+        cmocka_unit_test(test_fault_in_the_middle),
+        cmocka_unit_test(test_pool),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

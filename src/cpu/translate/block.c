@@ -66,6 +66,9 @@ static void emit_body(struct context *c, const struct block *block)
             if (exits)
                 return;
         }
+        context_run_end(c);
+        if (!done && c->runs.run[i] == RUN_NONE)
+            c->held = RUN_NONE;
         if (is_last)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
@@ -116,7 +119,14 @@ static void emit_slow_paths(struct context *c)
         context_slow_emit(c, slow, i);
         entries[i] = (struct slow_entry){
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
-            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code)};
+            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
+            .count = (uint8_t)(slow->end - slow->index + 1)};
+        if (slow->run == RUN_NONE)
+            continue;
+        const struct run *run = &c->runs.runs[slow->run];
+        entries[i].insn |= run->writes ? SLOW_WRITES : 0;
+        entries[i].at = c->runs.at[slow->index];
+        entries[i].span = run->span;
     }
 }
 
@@ -144,9 +154,11 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .translation = t,
         .privilege = vcpu->privilege,
         .block = block,
+        .held = RUN_NONE,
         .rip = vcpu->rip,
         .in_host = first_need != FLAGS_SAVED,
     };
+    runs_find(&c.runs, block, !slow_has_bad_runs(translate, t->rip));
     if (first_need == FLAGS_SAVED)
         emit_saving_entry(&c);
     uint32_t entry = emit_offset(&c.e);

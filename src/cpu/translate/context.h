@@ -12,6 +12,7 @@
  * with the flags in the CPU and in the slot.
  */
 
+#include "cpu/translate/run.h"
 #include "cpu/translate/translate.h"
 
 #define SLOW_JUMPS 8
@@ -45,8 +46,10 @@ struct slow_path {
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
     uint64_t rip;
-    bool exits;      /* does not resume: the handler says where it goes on */
-    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
+    uint8_t index, end; /* instructions that C runs: of a run, all that are left */
+    uint8_t run;        /* whose probe this is, or RUN_NONE */
+    bool exits;         /* does not resume: the handler says where it goes on */
+    uint8_t vectors;    /* registers in the CPU when it resumes (enum vectors_level) */
 };
 
 /* Vector registers missing: out of line they are loaded. */
@@ -71,6 +74,8 @@ struct context {
     struct flags_recipe recipe;
     unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
+    struct runs runs;
+    unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
@@ -104,6 +109,9 @@ void emit_flags_load(struct emit *e);
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
 /* The same, for those who call flags_keep before they write registers. */
 struct slow_path *context_slow_begin_spare(struct context *c);
+/* The access of the instruction needs a probe: its run has not been probed. If it is aligned, too,
+ * or need not be, it has no slow path. */
+bool context_is_probed(const struct context *c);
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
@@ -112,6 +120,15 @@ void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
+ * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
+struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
+                               unsigned alignment);
+/* The same for 8 bytes at [base + displacement]. */
+struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned base,
+                             int32_t displacement, bool write);
+/* Behind the instruction: where slow paths of a run resume. */
+void context_run_end(struct context *c);
 /* Runs the handler in line; leaves the block after it where `exits`. */
 void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */
@@ -157,6 +174,7 @@ void stack_emit(struct context *c);
 bool vector_emit(struct context *c);
 enum flags_need vector_need(const struct insn *insn);
 unsigned vector_store_size(const struct insn *insn);
+unsigned vector_memory_size(const struct insn *insn);
 bool vector_is_inline(const struct insn *insn);
 unsigned vector_level(const struct insn *insn); /* enum vectors_level that it needs */
 

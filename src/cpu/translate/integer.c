@@ -153,19 +153,16 @@ static void generic_emit(struct context *c, struct plan *p)
     struct emit *e = &c->e;
     const struct insn *insn = c->insn;
     struct slow_path *slow = NULL;
+    struct emit_rm operand = rm_at(T0, 0);
 
     prefer_place(p, insn);
     const struct operand *rm_op = &insn->op[p->rm];
     bool memory = rm_op->kind == OPERAND_MEMORY;
     if (memory) {
-        slow = context_slow_begin_spare(c);
-        context_address(c);
-        if (p->effects & ATOMIC && rm_op->size > 1) {
-            emit_op(e, EMIT_BYTE_RM, 0xf6, 0, rm_reg(T0)); /* test */
-            emit_u8(e, rm_op->size - 1u);
-            context_slow_jump(c, slow, CONDITION_NE);
-        }
-        context_probe(c, slow, rm_op->size, p->effects & RM_WRITE);
+        unsigned alignment = p->effects & ATOMIC ? rm_op->size - 1u : 0;
+        if (alignment != 0 || context_is_probed(c))
+            slow = context_slow_begin_spare(c);
+        operand = context_operand(c, slow, rm_op->size, p->effects & RM_WRITE, alignment);
     }
     struct flags_recipe recipe = prepare_flags(c, p);
 
@@ -175,7 +172,7 @@ static void generic_emit(struct context *c, struct plan *p)
         reg_op = &insn->op[p->reg];
         reg = take_register(c, reg_op, p->effects & REG_READ, T2);
     }
-    struct emit_rm rm = memory ? rm_at(T0, 0) : take_rm(c, p, rm_op);
+    struct emit_rm rm = memory ? operand : take_rm(c, p, rm_op);
     unsigned flags = p->flags | (memory && insn->prefixes & INSN_LOCK ? EMIT_LOCK : 0);
     emit_op(e, flags, p->opcode, reg, rm);
     if (p->immediate_size != 0)
@@ -320,7 +317,7 @@ bool integer_emit(struct context *c)
         emit_carry_op(c);
     } else if (stack_is_inline(insn)) {
         stack_emit(c);
-    } else if (plan_insn(&plan, insn)) {
+    } else if (integer_plan(&plan, insn)) {
         generic_emit(c, &plan);
     } else {
         return false;
@@ -337,7 +334,7 @@ enum flags_need integer_need(const struct insn *insn)
         return FLAGS_INDIFFERENT;
     if (is_carry_op(insn))
         return FLAGS_HOST;
-    if (stack_is_inline(insn) || !plan_insn(&plan, insn) || is_memory(insn, plan.rm))
+    if (stack_is_inline(insn) || !integer_plan(&plan, insn) || is_memory(insn, plan.rm))
         return FLAGS_SAVED;
     if (plan.effects & (FLAGS_READ | FLAGS_KEEP))
         return FLAGS_HOST;
@@ -349,7 +346,7 @@ unsigned integer_store_size(const struct insn *insn)
     struct plan plan;
     unsigned prefix;
     if (is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) || is_lea(insn) ||
-        !plan_insn(&plan, insn))
+        !integer_plan(&plan, insn))
         return 0;
     return is_memory(insn, plan.rm) && plan.effects & RM_WRITE ? insn->op[plan.rm].size : 0;
 }
@@ -360,5 +357,5 @@ bool translate_is_inline(const struct insn *insn)
     unsigned prefix;
     return is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
            is_lea(insn) || is_bswap(insn) || is_carry_op(insn) || stack_is_inline(insn) ||
-           plan_insn(&plan, insn) || flow_is_inline(insn) || vector_is_inline(insn);
+           integer_plan(&plan, insn) || flow_is_inline(insn) || vector_is_inline(insn);
 }

@@ -286,7 +286,7 @@ static bool plan_mnemonic(struct plan *p, const struct insn *insn)
     return false;
 }
 
-bool plan_insn(struct plan *p, const struct insn *insn)
+bool integer_plan(struct plan *p, const struct insn *insn)
 {
     *p = (struct plan){.rm = NO_OPERAND, .reg = NO_OPERAND};
     if (!plan_mnemonic(p, insn))

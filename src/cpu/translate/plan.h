@@ -34,7 +34,7 @@ struct plan {
 };
 
 /* False: the handler's, or not one that fits in here. */
-bool plan_insn(struct plan *p, const struct insn *insn);
+bool integer_plan(struct plan *p, const struct insn *insn);
 
 static inline bool is_gpr(const struct insn *insn, unsigned n)
 {

@@ -91,7 +91,7 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
             break;
         insn = find_insn(vcpu, translate, t->gpa + (vcpu->rip - t->rip));
     }
-    if (entry->span != 0)
+    if (entry->span != 0 && !translate->is_lockstep)
         weigh_run(vcpu, translate, t, entry, linear);
     if (entry->insn & SLOW_EXITS || vcpu->leave_block || t->is_dead)
         return NULL;

@@ -1,10 +1,11 @@
 /*
  * One block of decoded instructions to host code.
  *
- *      entry      flags in the CPU or in the slot, whichever its first instructions want
+ *      entry      flags in the CPU; where its first instructions want them in the slot:
+ *      entry      saves them
  *      each instruction; the last leads to other translations, or to the dispatcher
  *      slow paths
- *      the other entry: brings the flags where they are wanted, jumps to the first
+ *      where they want them in the CPU: the other entry, which brings them there
  */
 
 #include <Zydis/Zydis.h>
@@ -51,20 +52,37 @@ static void emit_body(struct context *c, const struct block *block)
 {
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
+        c->index = i;
         bool is_last = i + 1 == block->count;
         c->next_rip = c->rip + insn->length;
-        if (is_last && (flow_emit(c) || level_emit(c)))
+        bool done = integer_emit(c);
+        if (!done || is_last)
+            context_flags_settle(c);
+        if (!done && is_last && (flow_emit(c) || level_emit(c)))
             return;
-        if (!integer_emit(c) && !vector_emit(c) && !privileged_emit(c, is_last)) {
+        if (!done && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
                 return;
         }
+        context_run_end(c);
+        if (!done && c->runs.run[i] == RUN_NONE)
+            c->held = RUN_NONE;
         if (is_last)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
     }
+}
+
+/* Before code that wants flags in their slot: saves them. Who comes to a block that begins with
+ * memory mostly has them in the CPU. */
+static void emit_saving_entry(struct context *c)
+{
+    c->in_host = true;
+    c->in_slot = false;
+    context_flags_save(c);
+    c->in_host = false;
 }
 
 /* Entries for both places where flags may be, of code at `at` that wants them where `need` says. */
@@ -79,6 +97,7 @@ static void emit_entries(struct context *c, enum flags_need need, uint32_t at, u
     *(loads ? saved : host) = (uint16_t)(emit_offset(&c->e) - code);
     c->in_host = !loads;
     c->in_slot = loads;
+    c->recipe.kind = RECIPE_NONE;
     if (loads)
         context_flags_load(c);
     else
@@ -100,7 +119,14 @@ static void emit_slow_paths(struct context *c)
         context_slow_emit(c, slow, i);
         entries[i] = (struct slow_entry){
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
-            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code)};
+            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
+            .count = (uint8_t)(slow->end - slow->index + 1)};
+        if (slow->run == RUN_NONE)
+            continue;
+        const struct run *run = &c->runs.runs[slow->run];
+        entries[i].insn |= run->writes ? SLOW_WRITES : 0;
+        entries[i].at = c->runs.at[slow->index];
+        entries[i].span = run->span;
     }
 }
 
@@ -127,10 +153,14 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
+        .block = block,
+        .held = RUN_NONE,
         .rip = vcpu->rip,
         .in_host = first_need != FLAGS_SAVED,
-        .in_slot = first_need == FLAGS_SAVED,
     };
+    runs_find(&c.runs, block, !slow_has_bad_runs(translate, t->rip));
+    if (first_need == FLAGS_SAVED)
+        emit_saving_entry(&c);
     uint32_t entry = emit_offset(&c.e);
     vectors_require(&c, t->vectors);
     if (need == FLAGS_OVERWRITTEN)
@@ -141,7 +171,10 @@ struct translation *translate_block(struct translate *translate, const struct bl
     emit_slow_paths(&c);
     for (unsigned i = 0; i < c.load_count; i++)
         vectors_load_emit(&c, &c.loads[i]);
-    emit_entries(&c, first_need, entry, &t->entry_host, &t->entry_saved);
+    if (first_need == FLAGS_SAVED)
+        t->entry_saved = (uint16_t)(entry - t->code); /* entry_host is 0 */
+    else
+        emit_entries(&c, first_need, entry, &t->entry_host, &t->entry_saved);
     if (loaded == entry) {
         t->loaded_host = t->entry_host;
         t->loaded_saved = t->entry_saved;

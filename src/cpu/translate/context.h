@@ -5,26 +5,51 @@
  * The translation being made.
  *
  * Guest flags. They are in the host's flags (`in_host`), in the slot of the stack frame
- * (`in_slot`), or in both. TLB probes spoil the host's, so before the first one after an
- * instruction that wrote flags they are saved: PUSHF, once. They come back (context_flags_load)
- * when an instruction reads them, or writes only some. So an exception finds them exact, always.
+ * (`in_slot`), or can be made again (`recipe`): see flags.c. An exception finds them exact, always.
  *
  * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
  * the interpreter, out of line; nothing of the guest's state has changed until then. It resumes
  * with the flags in the CPU and in the slot.
  */
 
+#include "cpu/translate/run.h"
 #include "cpu/translate/translate.h"
 
 #define SLOW_JUMPS 8
 
+/* How flags that are nowhere can be made again: flags.c. */
+enum flags_recipe_kind {
+    RECIPE_NONE,
+    RECIPE_CMP,
+    RECIPE_TEST, /* of a register with itself: AND, OR, XOR that has written it */
+    RECIPE_ADD,
+    RECIPE_SUB,
+    RECIPE_NEG,
+    RECIPE_INC,
+    RECIPE_DEC,
+    RECIPE_ROL,
+    RECIPE_ROR,
+};
+
+#define FLAGS_IMMEDIATE 0xff
+
+struct flags_recipe {
+    uint8_t kind, size;
+    uint8_t reg, other; /* guest registers; other: or FLAGS_IMMEDIATE */
+    bool on_slot;       /* the flags that it keeps are those of the slot */
+    uint64_t immediate;
+};
+
 struct slow_path {
+    struct flags_recipe recipe; /* for the slot; RECIPE_NONE: it is good */
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
     uint64_t rip;
-    bool exits;      /* does not resume: the handler says where it goes on */
-    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
+    uint8_t index, end; /* instructions that C runs: of a run, all that are left */
+    uint8_t run;        /* whose probe this is, or RUN_NONE */
+    bool exits;         /* does not resume: the handler says where it goes on */
+    uint8_t vectors;    /* registers in the CPU when it resumes (enum vectors_level) */
 };
 
 /* Vector registers missing: out of line they are loaded. */
@@ -43,9 +68,14 @@ struct context {
 
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
+    unsigned index; /* of insn, in block */
+    const struct block *block;
     bool in_host, in_slot;
+    struct flags_recipe recipe;
     unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
+    struct runs runs;
+    unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
     struct slow_path slow[BLOCK_MAX_INSNS];
     unsigned slow_count;
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
@@ -55,19 +85,33 @@ struct context {
     struct slow_path *jump_slow;
 };
 
-/* memory.c: flags */
-void emit_flags_load(struct emit *e);       /* from the slot into the CPU. Spoils T2 */
-void context_flags_save(struct context *c); /* now in the slot */
-void context_flags_load(struct context *c); /* now in the CPU. Spoils T2 */
+/* flags.c. What makes flags spoils T1 and T2. */
+void context_flags_save(struct context *c);   /* now in the slot */
+void context_flags_load(struct context *c);   /* now in the CPU */
+void context_flags_settle(struct context *c); /* now in either, and no recipe is left */
 /* After an instruction that has written all flags, or some after context_flags_load. */
 static inline void context_flags_written(struct context *c)
 {
     c->in_host = true;
     c->in_slot = false;
+    c->recipe.kind = RECIPE_NONE;
 }
+/* Guest register `gpr` is about to be written by an instruction that leaves flags alone. For those
+ * who do not call it the flags have been settled. */
+void flags_keep(struct context *c, unsigned gpr);
+/* Before a probe: they are in the slot, or the slow path has a recipe. */
+void flags_spare(struct context *c, struct slow_path *slow);
+void flags_emit_slow(struct context *c, const struct flags_recipe *recipe);
+void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
+void emit_flags_load(struct emit *e);
 
 /* memory.c: guest memory */
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
+/* The same, for those who call flags_keep before they write registers. */
+struct slow_path *context_slow_begin_spare(struct context *c);
+/* The access of the instruction needs a probe: its run has not been probed. If it is aligned, too,
+ * or need not be, it has no slow path. */
+bool context_is_probed(const struct context *c);
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
@@ -78,6 +122,15 @@ void context_address_to(struct context *c, unsigned to); /* the same, in another
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* Or it is the slow path. Spoils T1 and flags. */
 void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
+/* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
+ * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
+struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
+                               unsigned alignment);
+/* The same for 8 bytes at [base + displacement]. */
+struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned base,
+                             int32_t displacement, bool write);
+/* Behind the instruction: where slow paths of a run resume. */
+void context_run_end(struct context *c);
 /* Runs the handler in line; leaves the block after it where `exits`. */
 void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */
@@ -115,10 +168,15 @@ enum flags_need integer_need(const struct insn *insn);
 /* Bytes that its memory operand is written, 0: none. Pushes aside. */
 unsigned integer_store_size(const struct insn *insn);
 
+/* stack.c: PUSH, POP, LEAVE. */
+bool stack_is_inline(const struct insn *insn);
+void stack_emit(struct context *c);
+
 /* vector.c, as integer.c */
 bool vector_emit(struct context *c);
 enum flags_need vector_need(const struct insn *insn);
 unsigned vector_store_size(const struct insn *insn);
+unsigned vector_memory_size(const struct insn *insn);
 bool vector_is_inline(const struct insn *insn);
 unsigned vector_level(const struct insn *insn); /* enum vectors_level that it needs */
 

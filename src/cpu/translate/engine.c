@@ -17,7 +17,8 @@
  *   flow.c      branches
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
- *   integer.c   integer instructions
+ *   integer.c, high.c
+ *               integer instructions
  *   privileged.c, level.c
  *               system instructions
  *   memory.c    flags, TLB probes, slow paths

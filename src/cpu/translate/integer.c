@@ -317,6 +317,8 @@ bool integer_emit(struct context *c)
         emit_carry_op(c);
     } else if (stack_is_inline(insn)) {
         stack_emit(c);
+    } else if (high_is_inline(insn)) {
+        high_emit(c);
     } else if (integer_plan(&plan, insn)) {
         generic_emit(c, &plan);
     } else {
@@ -334,6 +336,8 @@ enum flags_need integer_need(const struct insn *insn)
         return FLAGS_INDIFFERENT;
     if (is_carry_op(insn))
         return FLAGS_HOST;
+    if (high_is_inline(insn))
+        return high_need(insn);
     if (stack_is_inline(insn) || !integer_plan(&plan, insn) || is_memory(insn, plan.rm))
         return FLAGS_SAVED;
     if (plan.effects & (FLAGS_READ | FLAGS_KEEP))
@@ -357,5 +361,6 @@ bool translate_is_inline(const struct insn *insn)
     unsigned prefix;
     return is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
            is_lea(insn) || is_bswap(insn) || is_carry_op(insn) || stack_is_inline(insn) ||
-           integer_plan(&plan, insn) || flow_is_inline(insn) || vector_is_inline(insn);
+           high_is_inline(insn) || integer_plan(&plan, insn) || flow_is_inline(insn) ||
+           vector_is_inline(insn);
 }

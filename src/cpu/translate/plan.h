@@ -36,6 +36,11 @@ struct plan {
 /* False: the handler's, or not one that fits in here. */
 bool integer_plan(struct plan *p, const struct insn *insn);
 
+/* high.c: the registers AH to BH. */
+bool high_is_inline(const struct insn *insn);
+enum flags_need high_need(const struct insn *insn);
+void high_emit(struct context *c);
+
 static inline bool is_gpr(const struct insn *insn, unsigned n)
 {
     return insn->op[n].kind == OPERAND_GPR;

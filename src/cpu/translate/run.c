@@ -156,7 +156,7 @@ static void note_registers(struct finder *f, const struct insn *insn)
             forget(f, insn->op[plan.reg].reg);
     } else {
         for (unsigned n = 0; n < INSN_MAX_OPERANDS; n++) {
-            if (is_gpr(insn, n))
+            if (is_gpr(insn, n) || insn->op[n].kind == OPERAND_GPR_HIGH)
                 forget(f, insn->op[n].reg);
         }
     }

@@ -231,6 +231,41 @@ static void put_stack(struct program *p)
     }
 }
 
+/* Without REX, so that 4 to 7 are AH to BH: arithmetic, MOV, MOVZX. */
+static void put_high(struct program *p)
+{
+    static const uint8_t usual[] = {0, 2, 4, 6};
+    unsigned rm = below(p, 6) == 0 ? 7 : ANY(p, usual);
+    unsigned reg = below(p, 6) == 0 ? below(p, 8) : ANY(p, usual);
+    switch (below(p, 6)) {
+    case 0: /* behind flags of the same register */
+        put_u8(p, 0xf6);
+        put_u8(p, 0xd8 | (rm & 3)); /* neg */
+        /* fallthrough */
+    case 5:
+        put_u8(p, 0xb0 | rm); /* mov */
+        put_u8(p, below(p, 256));
+        return;
+    case 1:
+        put_u8(p, 0x80);
+        put_u8(p, 0xc0 | below(p, 8) << 3 | rm);
+        put_u8(p, below(p, 256));
+        return;
+    case 2:
+        put_u8(p, 0x0f);
+        put_u8(p, below(p, 2) ? 0xb6 : 0xbe);
+        reg = below(p, 2) ? GPR_RAX : GPR_RDX;
+        break;
+    case 3:
+        put_u8(p, below(p, 2) ? 0x84 : 0x88 | below(p, 2) << 1);
+        break;
+    default:
+        put_u8(p, below(p, 8) << 3 | below(p, 2) << 1);
+        break;
+    }
+    put_u8(p, 0xc0 | reg << 3 | rm);
+}
+
 /* Registers only: writes flags, keeps some, reads them, or none of it. */
 static void put_arithmetic(struct program *p)
 {
@@ -326,7 +361,10 @@ static void make_program(struct program *p)
         case 7:
         case 8:
         case 9:
-            put_arithmetic(p);
+            if (below(p, 3) == 0)
+                put_high(p);
+            else
+                put_arithmetic(p);
             break;
         default:
             put_access(p);

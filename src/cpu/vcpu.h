@@ -253,6 +253,7 @@ struct vcpu {
     uint8_t stack_size; /* width of the stack pointer: 2, 4 or 8 */
     uint8_t cpl;
     enum mmu_privilege privilege; /* for explicit data accesses now */
+    bool is_translatable;         /* 64-bit code at CPL 0 or 3, so that privilege tells the CPL */
 
     bool leave_block;       /* the block being run must end after this instruction */
     bool interrupt_shadow;  /* STI, MOV SS, POP SS: none taken before the next instruction ends */
@@ -262,7 +263,10 @@ struct vcpu {
     uint64_t pending_debug; /* DR6 bits of a #DB trap to be raised after this instruction */
     struct vcpu_step step;
 
-    _Atomic uint32_t attention;
+    _Alignas(8) _Atomic uint32_t attention;
+    /* Own thread, 0 or 1: an ATTENTION_IRQ was seen with IF clear, so whatever sets IF sets it
+     * again. Behind attention, so that generated code can look at both at once. */
+    uint32_t irq_waiting;
     _Atomic uint8_t sipi_vector;
 
     struct segment seg[SEG_COUNT], ldtr, tr;
@@ -274,7 +278,7 @@ struct vcpu {
     struct vcpu_msrs msr;
 
     /* x87, SSE and AVX state in the standard XSAVE layout (header's XSTATE_BV always says what is
-     * not in its initial state, or more). Every part is valid in memory at all times. */
+     * not in its initial state, or more). Every part is valid in memory whenever C code runs. */
     _Alignas(64) uint8_t xstate[XSTATE_SIZE];
 
     struct vcpu_vectors vectors;

@@ -29,7 +29,7 @@ const char options_help[] =
     "                     user-mode network; forwards port HOST of this machine to port GUEST\n"
     "                     of the VM: hostfwd=tcp:127.0.0.1:2222-:22 or hostfwd=tcp:2222-22\n"
     "  --name NAME        name of the VM: letters, digits, '-', '_' and '.'; default \"vm\"\n"
-    "  --engine ENGINE    interp (default) or translate (faster, still experimental)\n"
+    "  --engine ENGINE    translate (default) or interp (slower, simpler: for comparison)\n"
     "  --code-cache SIZE  bound of the translator's code and tables, shared by all CPUs: 2M to "
     "512M,\n"
     "                     at least 256K a CPU, default 32M\n"
@@ -180,14 +180,14 @@ static enum status name_check(const char *name, struct error *err)
 static enum status engine_parse(const char *value, const struct engine_ops **engine,
                                 struct error *err)
 {
-    static const struct engine_ops *const engines[] = {&interp_engine, &translate_engine};
+    static const struct engine_ops *const engines[] = {&translate_engine, &interp_engine};
     for (size_t i = 0; i < ARRAY_LENGTH(engines); i++) {
         if (strcmp(value, engines[i]->name) == 0) {
             *engine = engines[i];
             return STATUS_OK;
         }
     }
-    return error_set(err, STATUS_INVALID, "--engine %s is not known; give interp or translate",
+    return error_set(err, STATUS_INVALID, "--engine %s is not known; give translate or interp",
                      value);
 }
 
@@ -267,7 +267,7 @@ enum status options_parse(int argc, char *const *argv, struct vm_options *option
                           struct error *err)
 {
     *options = (struct vm_options){
-        .engine = &interp_engine,
+        .engine = &translate_engine,
         .append = "",
         .name = "vm",
         .memory = MEMORY_DEFAULT,

@@ -22,6 +22,7 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 AEROSTAT = os.environ.get("AEROSTAT", os.path.join(ROOT, "build", "bin", "aerostat"))
+ENGINE = os.environ.get("AEROSTAT_ENGINE")  # None: the default one
 GUESTS = os.path.join(ROOT, "guests")
 
 # Crypto self-tests are 60 % of the instructions of a boot of Debian's kernel.
@@ -75,7 +76,8 @@ class Vm:
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         self._errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([AEROSTAT, "run", *arguments], stderr=self._errors,
+        engine = ["--engine", ENGINE] if ENGINE else []
+        self.process = subprocess.Popen([AEROSTAT, "run", *engine, *arguments], stderr=self._errors,
                                         **options)
         self.pid = self.process.pid
         self._console = b""

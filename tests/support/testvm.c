@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -59,11 +61,20 @@ static const struct vcpu_apic_ops no_apic = {
     .tsc_changed = ignore_tsc,
 };
 
+/* The interpreter, unless the environment asks for the translator: then any test of a guest program
+ * is one of the translator too. */
+static const struct engine_ops *chosen_engine(void)
+{
+    const char *name = getenv("AEROSTAT_TEST_ENGINE");
+    bool translates = name != NULL && strcmp(name, translate_engine.name) == 0;
+    return translates ? &translate_engine : &interp_engine;
+}
+
 void testvm_create(struct testvm *vm, uint64_t ram_size)
 {
     struct error err = {0};
     struct ram_range ram = {0, ram_size};
-    *vm = (struct testvm){.engine = &interp_engine};
+    *vm = (struct testvm){.engine = chosen_engine()};
     assert_int_equal(features_detect(&vm->features, &err), STATUS_OK);
     assert_int_equal(pmap_create(&vm->map, &ram, 1, &err), STATUS_OK);
     assert_int_equal(bus_create(&vm->mmio, NULL, &err), STATUS_OK);

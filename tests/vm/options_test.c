@@ -41,7 +41,7 @@ static void test_defaults(void **state)
     assert_int_equal(options.memory, 256 * MIB);
     assert_int_equal(options.cpus, 1);
     assert_int_equal(options.code_cache, 32 * MIB);
-    assert_ptr_equal(options.engine, &interp_engine);
+    assert_ptr_equal(options.engine, &translate_engine);
     assert_int_equal(options.disk_count, 0);
     assert_int_equal(options.net_count, 0);
     assert_null(options.console);
@@ -56,7 +56,7 @@ static void test_everything(void **state)
     struct error err;
     assert_int_equal(
         parse("--kernel k --initrd i --append a=b --memory 1G --cpus 4 --disk d,ro "
-              "--disk e,x --net user,hostfwd=tcp:1-2,hostfwd=tcp:3-4 --name n-1 --engine translate "
+              "--disk e,x --net user,hostfwd=tcp:1-2,hostfwd=tcp:3-4 --name n-1 --engine interp "
               "--code-cache 2M --mmu nested --console c --debug-exit --no-reboot --stats s",
               &options, &err),
         STATUS_OK);
@@ -73,7 +73,7 @@ static void test_everything(void **state)
     assert_int_equal(options.nets[0].forward_count, 2);
     assert_int_equal(options.nets[0].forwards[1].host_port, 3);
     assert_int_equal(options.nets[0].forwards[1].guest_port, 4);
-    assert_ptr_equal(options.engine, &translate_engine);
+    assert_ptr_equal(options.engine, &interp_engine);
     assert_int_equal(options.code_cache, 2 * MIB);
     assert_string_equal(options.name, "n-1");
     assert_string_equal(options.console, "c");

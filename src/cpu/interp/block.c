@@ -103,8 +103,11 @@ enum status block_cache_create(struct interp **out, struct error *err)
     if (interp == NULL)
         goto fail;
     interp->solo = calloc(1, block_size(1));
+    for (unsigned i = 0; i < ARRAY_LENGTH(interp->scratch); i++)
+        interp->scratch[i] = malloc(block_size(BLOCK_MAX_INSNS));
     interp->chunks[0] = malloc(BLOCK_CHUNK_SIZE);
-    if (interp->solo == NULL || interp->chunks[0] == NULL)
+    if (interp->solo == NULL || interp->scratch[0] == NULL || interp->scratch[1] == NULL ||
+        interp->chunks[0] == NULL)
         goto fail;
     interp->chunks[0]->used = 0;
     *out = interp;
@@ -121,6 +124,8 @@ void block_cache_destroy(struct interp *interp)
     for (unsigned i = 0; i < BLOCK_CHUNKS; i++)
         free(interp->chunks[i]);
     free(interp->solo);
+    for (unsigned i = 0; i < ARRAY_LENGTH(interp->scratch); i++)
+        free(interp->scratch[i]);
     free(interp);
 }
 
@@ -233,12 +238,13 @@ static const struct block *block_decode_solo(struct vcpu *vcpu, uint64_t linear)
     return block;
 }
 
-/* Decodes from `host` into the scratch array until something ends the block. Returns how many, 0
- * where not even one instruction is whole; *length is their bytes. */
-static unsigned block_decode(struct vcpu *vcpu, const uint8_t *host, uint64_t available,
-                             unsigned *length)
+/* Decodes from `host`, guest address gpa, into scratch[0] until something ends the block. NULL
+ * where not even one instruction is whole. */
+static struct block *block_decode(struct vcpu *vcpu, uint64_t gpa, const uint8_t *host,
+                                  uint64_t available)
 {
-    struct insn *insns = vcpu->interp->scratch;
+    struct block *block = vcpu->interp->scratch[0];
+    struct insn *insns = block->insns;
     unsigned count = 0, at = 0;
     bool ends_block = false;
     while (count < BLOCK_MAX_INSNS && at < available && !ends_block) {
@@ -252,25 +258,28 @@ static unsigned block_decode(struct vcpu *vcpu, const uint8_t *host, uint64_t av
         at += insns[count].length;
         count++;
     }
-    *length = at;
-    return count;
+    block->gpa = gpa;
+    block->key = block_key(vcpu);
+    block->bytes = (uint16_t)at;
+    block->count = (uint16_t)count;
+    return count != 0 ? block : NULL;
 }
 
-const struct block *block_find_slow(struct vcpu *vcpu)
+uint64_t block_locate(struct vcpu *vcpu)
 {
-    struct interp *interp = vcpu->interp;
-    uint64_t linear = fetch_linear(vcpu), limit = fetch_limit(vcpu), gpa;
-    uint32_t key = block_key(vcpu);
+    uint64_t gpa;
+    fetch_page(vcpu, fetch_linear(vcpu), &gpa);
+    return gpa;
+}
+
+const struct block *block_decode_here(struct vcpu *vcpu)
+{
+    uint64_t linear = fetch_linear(vcpu), limit = fetch_limit(vcpu), gpa, marked;
     const uint8_t *host;
     fetch_page(vcpu, linear, &gpa);
 
-    const struct block *found = block_lookup(interp, gpa, key);
-    if (found != NULL)
-        return found->bytes <= limit ? found : block_decode_solo(vcpu, linear);
-
     /* Marking and translating may both give up and regain the MMU; meanwhile the translation may
      * have changed, or the mark may have been cleared by a write. */
-    uint64_t marked;
     do {
         marked = gpa;
         mmu_mark_code(&vcpu->mmu, gpa >> PAGE_SHIFT);
@@ -278,17 +287,37 @@ const struct block *block_find_slow(struct vcpu *vcpu)
     } while (gpa != marked || !pmap_code_is_guarded(vcpu->mmu.map, gpa >> PAGE_SHIFT));
 
     uint64_t in_page = PAGE_SIZE - (gpa & PAGE_MASK);
-    unsigned length;
-    unsigned count = block_decode(vcpu, host, in_page < limit ? in_page : limit, &length);
-    if (count == 0)
+    const struct block *block = block_decode(vcpu, gpa, host, in_page < limit ? in_page : limit);
+    if (block == NULL)
         return block_decode_solo(vcpu, linear);
-    struct block *block = block_allocate(interp, count);
-    block->gpa = gpa;
-    block->key = key;
-    block->bytes = (uint16_t)length;
-    block->count = (uint16_t)count;
-    memcpy(block->insns, interp->scratch, count * sizeof(struct insn));
-    block_link(interp, block);
     vcpu->stats.blocks_decoded++;
+    return block;
+}
+
+const struct block *block_decode_more(struct vcpu *vcpu, uint64_t gpa)
+{
+    struct interp *interp = vcpu->interp;
+    struct block *before = interp->scratch[0];
+    bool writable;
+    const uint8_t *page = pmap_page_read(vcpu->mmu.map, gpa >> PAGE_SHIFT, &writable);
+    interp->scratch[0] = interp->scratch[1];
+    interp->scratch[1] = before;
+    return block_decode(vcpu, gpa, page + (gpa & PAGE_MASK), PAGE_SIZE - (gpa & PAGE_MASK));
+}
+
+const struct block *block_find_slow(struct vcpu *vcpu)
+{
+    struct interp *interp = vcpu->interp;
+    uint64_t gpa = block_locate(vcpu);
+    const struct block *found = block_lookup(interp, gpa, block_key(vcpu));
+    if (found != NULL)
+        return found->bytes <= fetch_limit(vcpu) ? found
+                                                 : block_decode_solo(vcpu, fetch_linear(vcpu));
+    found = block_decode_here(vcpu);
+    if (found == interp->solo)
+        return found;
+    struct block *block = block_allocate(interp, found->count);
+    memcpy(block, found, sizeof(*block) + found->count * sizeof(struct insn));
+    block_link(interp, block);
     return block;
 }

@@ -273,7 +273,7 @@ static insn_fn *decode_system_form(const ZydisDecodedInstruction *decoded, const
     *ends_block = true;
     switch (insn->mnemonic) {
     case ZYDIS_MNEMONIC_MOV:
-        *ends_block = insn->op[0].kind != OPERAND_GPR && insn->op[0].kind != OPERAND_MEMORY;
+        *ends_block = insn->op[0].kind == OPERAND_CONTROL || insn->op[0].kind == OPERAND_DEBUG;
         if (decode_has(insn, OPERAND_SEGMENT))
             return system_mov_segment;
         if (decode_has(insn, OPERAND_CONTROL))
@@ -283,6 +283,7 @@ static insn_fn *decode_system_form(const ZydisDecodedInstruction *decoded, const
         *ends_block = false;
         return decode_has(insn, OPERAND_SEGMENT) ? system_push_segment : NULL;
     case ZYDIS_MNEMONIC_POP:
+        *ends_block = false;
         return decode_has(insn, OPERAND_SEGMENT) ? system_pop_segment : NULL;
     case ZYDIS_MNEMONIC_JMP:
         return far ? system_far_jump : NULL;

@@ -34,7 +34,10 @@ void exec_popf(struct vcpu *vcpu, const struct insn *insn)
         mask |= FLAG_IF;
     uint64_t value = access_pop(vcpu, insn->operand_size);
     uint64_t flags = (vcpu->rflags & ~(mask | FLAG_RF)) | (value & mask);
+    enum mmu_privilege before = vcpu->privilege;
     vcpu_set_rflags(vcpu, flags);
+    if (vcpu->privilege != before)
+        vcpu->leave_block = true; /* the rest may have been translated for what it was */
 }
 
 #define LAHF_FLAGS (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF)

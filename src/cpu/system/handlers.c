@@ -62,7 +62,7 @@ const struct insn_handler system_handlers[] = {
     {ZYDIS_MNEMONIC_OUTSD, system_outs, ENDS},
 
     {ZYDIS_MNEMONIC_CLI, system_cli, 0},
-    {ZYDIS_MNEMONIC_STI, system_sti, ENDS},
+    {ZYDIS_MNEMONIC_STI, system_sti, 0},
     {ZYDIS_MNEMONIC_HLT, system_hlt, ENDS},
     {ZYDIS_MNEMONIC_INT, system_int, ENDS},
     {ZYDIS_MNEMONIC_INT1, system_int1, ENDS},
@@ -80,7 +80,7 @@ const struct insn_handler system_handlers[] = {
     {ZYDIS_MNEMONIC_STAC, system_stac, 0},
     {ZYDIS_MNEMONIC_CLAC, system_clac, 0},
     {ZYDIS_MNEMONIC_RDMSR, system_rdmsr, 0},
-    {ZYDIS_MNEMONIC_WRMSR, system_wrmsr, ENDS},
+    {ZYDIS_MNEMONIC_WRMSR, system_wrmsr, 0},
 
     {ZYDIS_MNEMONIC_VMCALL, system_undefined, ENDS},
     {ZYDIS_MNEMONIC_VMMCALL, system_undefined, ENDS},

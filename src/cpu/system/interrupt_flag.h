@@ -34,6 +34,14 @@ static inline void vcpu_suspend_repeat(struct vcpu *vcpu)
     vcpu_attend(vcpu, ATTENTION_STEP);
 }
 
+/* The attention that IF asks for as it goes from 0 to 1. */
+static inline uint32_t vcpu_attention_for_if(struct vcpu *vcpu)
+{
+    uint32_t attention = vcpu->irq_waiting != 0 ? ATTENTION_IRQ : 0;
+    vcpu->irq_waiting = 0;
+    return attention;
+}
+
 /* SYSCALL and SYSRET: whether a single-step trap follows is up to TF as they leave it, so that none
  * comes in a kernel that masks TF, and one comes behind the SYSCALL of a program that is stepped.
  */
@@ -56,7 +64,7 @@ static inline void vcpu_set_rflags(struct vcpu *vcpu, uint64_t value)
     if (((old ^ value) & FLAG_AC) != 0)
         vcpu->privilege = vcpu_privilege_at(vcpu, vcpu->cpl);
     if ((value & ~old & FLAG_IF) != 0)
-        attention |= ATTENTION_IRQ;
+        attention |= vcpu_attention_for_if(vcpu);
     if ((value & (FLAG_TF | FLAG_RF)) != 0)
         attention |= ATTENTION_STEP;
     if (unlikely(attention != 0))

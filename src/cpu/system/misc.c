@@ -27,7 +27,7 @@ void system_sti(struct vcpu *vcpu, const struct insn *insn)
     vcpu->rflags |= FLAG_IF;
     vcpu->interrupt_shadow = true;
     vcpu->step.shadow_debug = false;
-    vcpu_attend(vcpu, ATTENTION_IRQ | ATTENTION_STEP);
+    vcpu_attend(vcpu, vcpu_attention_for_if(vcpu) | ATTENTION_STEP);
 }
 
 void system_hlt(struct vcpu *vcpu, const struct insn *insn)

@@ -35,4 +35,5 @@ void vcpu_update_mode(struct vcpu *vcpu)
     vcpu->stack_size = vcpu->mode == MODE_LONG ? 8 : ss->attributes & SEG_DB ? 4 : 2;
     vcpu->cpl = vcpu->mode == MODE_REAL ? 0 : (uint8_t)attributes_dpl(ss->attributes);
     vcpu->privilege = vcpu_privilege_at(vcpu, vcpu->cpl);
+    vcpu->is_translatable = vcpu->mode == MODE_LONG && (vcpu->cpl == 0 || vcpu->cpl == 3);
 }

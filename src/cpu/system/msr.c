@@ -232,11 +232,13 @@ void system_wrmsr(struct vcpu *vcpu, const struct insn *insn)
     require_cpl0(vcpu);
     uint32_t number = (uint32_t)vcpu->gpr[GPR_RCX];
     uint64_t value = vcpu->gpr[GPR_RDX] << 32 | (uint32_t)vcpu->gpr[GPR_RAX];
-    vcpu->leave_block = true;
     if (number == MSR_EFER) {
         control_write_efer(vcpu, value); /* raises for itself */
         return;
     }
     if (!msr_write(vcpu, number, value))
         vcpu_raise(vcpu, VECTOR_GP);
+    /* A local APIC may have been told to deliver something. */
+    if (atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)
+        vcpu->leave_block = true;
 }

@@ -97,7 +97,6 @@ void system_mov_segment(struct vcpu *vcpu, const struct insn *insn)
     segment_load(vcpu, seg, selector);
     if (seg == SEG_SS)
         shadow_stack_load(vcpu);
-    vcpu->leave_block = true;
 }
 
 void system_push_segment(struct vcpu *vcpu, const struct insn *insn)
@@ -119,7 +118,6 @@ void system_pop_segment(struct vcpu *vcpu, const struct insn *insn)
     stack_pointer_set(vcpu, width, pointer + insn->operand_size);
     if (seg == SEG_SS)
         shadow_stack_load(vcpu);
-    vcpu->leave_block = true;
 }
 
 /* LDS, LES, LSS, LFS, LGS: a far pointer from memory. */

@@ -91,10 +91,13 @@ static bool service_interrupt(struct vcpu *vcpu)
 {
     if (vcpu->interrupt_shadow)
         return true; /* the bit stays for the next call */
-    /* With IF clear the bit is dropped: whatever sets IF sets it again (vcpu_set_rflags). It goes
-     * before the APIC is asked, so that a later kick is not lost. */
-    if (!take(vcpu, ATTENTION_IRQ) || (vcpu->rflags & FLAG_IF) == 0 || vcpu->apic == NULL)
+    /* The bit goes before the APIC is asked, so that a later kick is not lost. */
+    if (!take(vcpu, ATTENTION_IRQ) || vcpu->apic == NULL)
         return true;
+    if ((vcpu->rflags & FLAG_IF) == 0) {
+        vcpu->irq_waiting = 1;
+        return true;
+    }
     if (vcpu->apic->pending(vcpu->apic_context) < 0)
         return true;
     int vector = vcpu->apic->acknowledge(vcpu->apic_context);
@@ -103,9 +106,14 @@ static bool service_interrupt(struct vcpu *vcpu)
     vcpu->halted = false;
     if (!vcpu_deliver_interrupt(vcpu, (uint8_t)vector))
         return false;
-    /* Through a trap gate IF is still set, and there may be more. */
+    /* There may be more: to be asked for as soon as IF is set, which it still is through a trap
+     * gate. */
+    if (vcpu->apic->pending(vcpu->apic_context) < 0)
+        return true;
     if ((vcpu->rflags & FLAG_IF) != 0)
         atomic_fetch_or(&vcpu->attention, ATTENTION_IRQ);
+    else
+        vcpu->irq_waiting = 1;
     return true;
 }
 

@@ -10,7 +10,7 @@
  *   JMP, CALL with ZYDIS_BRANCH_TYPE_FAR (ptr16:16/32 or m16:16/32/64), RET far (with or without
  *   an immediate)
  *
- * All far transfers and all moves *to* control, debug and segment registers end a block.
+ * All far transfers and all moves *to* control and debug registers end a block.
  */
 
 #include "cpu/insn.h"

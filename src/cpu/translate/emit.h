@@ -258,6 +258,16 @@ static inline void emit_call_to(struct emit *e, uint32_t target)
     emit_link(e, emit_offset(e) - 4, target);
 }
 
+/* By the ModRM byte. */
+enum emit_fence { EMIT_LFENCE = 0xe8, EMIT_MFENCE = 0xf0, EMIT_SFENCE = 0xf8 };
+
+static inline void emit_fence(struct emit *e, enum emit_fence fence)
+{
+    emit_u8(e, 0x0f);
+    emit_u8(e, 0xae);
+    emit_u8(e, fence);
+}
+
 /* Opcode of a VEX-encoded instruction. */
 struct vex {
     uint8_t map; /* 1-3: 0F, 0F 38, 0F 3A */

@@ -1,23 +1,26 @@
 /*
  * The translator: x86-64 to x86-64, for 64-bit mode.
  *
- * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU is in
- * 64-bit mode and nothing wants single-stepping, it enters generated code, which passes from one
- * translation to the next by itself until something asks for the dispatcher: attention, an
- * instruction that ends its block, RIP without a translation. All state is in struct vcpu again
- * then. Decoding, the marks on pages with code, all other modes and every instruction that is not
- * generated are the interpreter's: generated code calls its handlers.
+ * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU runs
+ * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which
+ * passes from one translation to the next by itself until something asks for the dispatcher:
+ * attention, an instruction that ends its block, RIP without a translation. All state is in struct
+ * vcpu again then. Decoding, the marks on pages with code, all other modes and every instruction
+ * that is not generated are the interpreter's: generated code calls its handlers.
  *
  *   engine.c    the dispatcher
  *   cache.c     translations: found, dropped, chained
  *   ring.c      their memory
  *   slow.c      instructions that miss the TLB
  *   stubs.c     entering and leaving generated code, calls of handlers
- *   block.c     a block
+ *   block.c     a translation
+ *   entry.c     the ways into it
  *   flow.c      branches
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions
+ *   privileged.c, level.c
+ *               system instructions
  *   memory.c    flags, TLB probes, slow paths
  *   vector.c    vector instructions; splice.c: their encoding
  *   vector_state.c  whose registers the vector registers are
@@ -51,31 +54,48 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
     }
 }
 
+/* The translation at RIP, if there is one and the instruction TLB has its page. */
+static struct translation *find_known(struct vcpu *vcpu, struct translate *translate)
+{
+    uint64_t rip = vcpu->rip;
+    const struct itlb_entry *entry =
+        &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
+    if (unlikely(entry->tag != (rip & ~PAGE_MASK)))
+        return NULL;
+    uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
+    struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+    return t != NULL && unlikely(t->is_crossing) ? crossing_current(vcpu, t) : t;
+}
+
+/* A backward link led to RIP. */
+static bool wants_loop(const struct vcpu *vcpu, const struct translate *translate)
+{
+    const struct link *link = translate->left_by;
+    return link != NULL && link->is_backward && link->target == (vcpu->rip & PAGE_MASK);
+}
+
 /* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
  * raises. */
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
-    uint64_t rip = vcpu->rip;
-    const struct itlb_entry *entry =
-        &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    if (likely(entry->tag == (rip & ~PAGE_MASK))) {
-        uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
-        struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
-        if (t != NULL && unlikely(t->is_crossing))
-            t = crossing_current(vcpu, t);
-        if (likely(t != NULL))
-            return t;
-    }
-    *block = block_find(vcpu);
+    struct translation *t = find_known(vcpu, translate);
+    if (likely(t != NULL))
+        return t;
+    block_locate(vcpu); /* into the instruction TLB */
+    t = find_known(vcpu, translate);
+    if (t != NULL)
+        return t;
+    *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
     if (*block == vcpu->interp->solo) {
-        struct translation *crossing = crossing_find(vcpu, translate);
-        if (crossing == NULL)
+        t = crossing_find(vcpu, translate);
+        if (t == NULL)
             *block = block_find(vcpu);
-        return crossing;
+        return t;
     }
-    struct translation *t = translate_look_up(translate, (*block)->gpa, rip, vcpu->privilege);
-    return t != NULL ? t : translate_block(translate, *block);
+    /* It may have parked, and RIP be somewhere else now. */
+    t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
+    return t != NULL ? t : translate_block(translate, *block, wants_loop(vcpu, translate));
 }
 
 void translate_enter(struct translate *translate, const struct translation *t)
@@ -113,7 +133,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         vcpu->leave_block = false;
         const struct block *block = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->mode == MODE_LONG && !step && !interpreted))
+        if (likely(vcpu->is_translatable && !step && !interpreted))
             t = find(vcpu, translate, &block);
         else
             block = block_find(vcpu);
@@ -135,8 +155,8 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
                 translate_enter(translate, t);
             continue;
         }
-        translate_chain(translate, t);
-        jump_remember(translate, t);
+        if (!translate_chain(translate, t))
+            jump_remember(translate, t);
         translate_enter(translate, t);
     }
 }

@@ -18,6 +18,8 @@
 #include "cpu/interp/interp.h"
 #include "cpu/translate/crossing.h"
 
+#define NO_GPA UINT64_MAX
+
 static const struct insn *find_insn(struct vcpu *vcpu, struct translate *translate, uint64_t gpa)
 {
     struct slow_insn *slot = &translate->slow_insns[(gpa ^ gpa >> 8) % SLOW_INSNS];
@@ -101,5 +103,5 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
 void slow_forget(struct translate *translate)
 {
     for (unsigned i = 0; i < SLOW_INSNS; i++)
-        translate->slow_insns[i].gpa = 0;
+        translate->slow_insns[i].gpa = NO_GPA;
 }

@@ -91,7 +91,7 @@ static uint32_t emit_jump_unless(struct emit *e, unsigned size, struct emit_rm r
     return emit_jcc(e, CONDITION_NE);
 }
 
-_Static_assert(sizeof(enum cpu_mode) == 4 && sizeof(bool) == 1, "compared below");
+_Static_assert(sizeof(bool) == 1, "compared below");
 
 /* After a handler: from one translation to the next if there is nothing for the dispatcher to do.
  */
@@ -101,7 +101,7 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
     emit_constant(e, T0, (uint64_t)(uintptr_t)&translate->dead);
     out[0] = emit_jump_unless(e, 4, rm_at(T0, 0), 0);
     out[1] = emit_jump_unless(e, 4, OFFSET(attention), 0);
-    out[2] = emit_jump_unless(e, 4, OFFSET(mode), MODE_LONG);
+    out[2] = emit_jump_unless(e, 1, OFFSET(is_translatable), 1);
     out[3] = emit_jump_unless(e, 1, OFFSET(halted), 0);
     emit_op(e, 0, 0xc6, 0, OFFSET(leave_block)); /* mov */
     emit_u8(e, 0);

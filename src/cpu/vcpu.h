@@ -278,7 +278,7 @@ struct vcpu {
     struct vcpu_msrs msr;
 
     /* x87, SSE and AVX state in the standard XSAVE layout (header's XSTATE_BV always says what is
-     * not in its initial state, or more). Every part is valid in memory at all times. */
+     * not in its initial state, or more). Every part is valid in memory whenever C code runs. */
     _Alignas(64) uint8_t xstate[XSTATE_SIZE];
 
     struct vcpu_vectors vectors;

@@ -66,22 +66,25 @@ static uint32_t where_jump_leads(const struct translate *translate, const struct
     return link->at + 4 + displacement;
 }
 
+/* One of the ways into t, which a link may lead to. */
 static bool is_entry(const struct translation *t, uint32_t offset)
 {
-    offset -= t->code;
-    return offset == t->entry_host || offset == t->entry_saved || offset == t->loaded_host ||
-           offset == t->loaded_saved;
+    for (unsigned i = 0; i < ARRAY_LENGTH(t->unloaded_links); i++) {
+        if (t->unloaded_links[i] != 0 && offset == t->unloaded_links[i])
+            return true;
+    }
+    return offset == t->code + t->entry_host || offset == t->code + t->entry_saved ||
+           (offset == t->poll_host && t->poll_host != 0) ||
+           (offset == t->poll_saved && t->poll_saved != 0);
 }
 
-static void check_link(const struct translate *translate, const struct translation *t, ref at)
+static void check_link(const struct translate *translate, const struct translation *t,
+                       const struct link *link)
 {
-    const struct link *link = ref_get(translate, at);
-    if (link == NULL)
-        return;
     assert_int_equal(link->from, ref_of(translate, t));
     uint32_t target = where_jump_leads(translate, link);
     if (link->to == 0) {
-        assert_int_equal(target, link->at + 4);
+        assert_int_equal(target, link->unlinked);
         return;
     }
     const struct translation *to = ref_get(translate, link->to);
@@ -124,8 +127,9 @@ static unsigned check_cache(struct translate *translate)
         if (t->is_dead)
             continue;
         assert_non_null(translate_look_up(translate, t->gpa, t->rip, t->privilege));
-        for (unsigned i = 0; i < ARRAY_LENGTH(t->links); i++)
-            check_link(translate, t, t->links[i]);
+        for (const struct link *link = ref_get(translate, t->links); link != NULL;
+             link = ref_get(translate, link->sibling))
+            check_link(translate, t, link);
     }
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
         check_jump_cache(translate, p);

@@ -103,9 +103,11 @@ enum status block_cache_create(struct interp **out, struct error *err)
     if (interp == NULL)
         goto fail;
     interp->solo = calloc(1, block_size(1));
-    interp->scratch = malloc(block_size(BLOCK_MAX_INSNS));
+    for (unsigned i = 0; i < ARRAY_LENGTH(interp->scratch); i++)
+        interp->scratch[i] = malloc(block_size(BLOCK_MAX_INSNS));
     interp->chunks[0] = malloc(BLOCK_CHUNK_SIZE);
-    if (interp->solo == NULL || interp->scratch == NULL || interp->chunks[0] == NULL)
+    if (interp->solo == NULL || interp->scratch[0] == NULL || interp->scratch[1] == NULL ||
+        interp->chunks[0] == NULL)
         goto fail;
     interp->chunks[0]->used = 0;
     *out = interp;
@@ -122,7 +124,8 @@ void block_cache_destroy(struct interp *interp)
     for (unsigned i = 0; i < BLOCK_CHUNKS; i++)
         free(interp->chunks[i]);
     free(interp->solo);
-    free(interp->scratch);
+    for (unsigned i = 0; i < ARRAY_LENGTH(interp->scratch); i++)
+        free(interp->scratch[i]);
     free(interp);
 }
 
@@ -235,12 +238,13 @@ static const struct block *block_decode_solo(struct vcpu *vcpu, uint64_t linear)
     return block;
 }
 
-/* Decodes from `host` into the scratch block until something ends the block. Returns how many, 0
- * where not even one instruction is whole; *length is their bytes. */
-static unsigned block_decode(struct vcpu *vcpu, const uint8_t *host, uint64_t available,
-                             unsigned *length)
+/* Decodes from `host`, guest address gpa, into scratch[0] until something ends the block. NULL
+ * where not even one instruction is whole. */
+static struct block *block_decode(struct vcpu *vcpu, uint64_t gpa, const uint8_t *host,
+                                  uint64_t available)
 {
-    struct insn *insns = vcpu->interp->scratch->insns;
+    struct block *block = vcpu->interp->scratch[0];
+    struct insn *insns = block->insns;
     unsigned count = 0, at = 0;
     bool ends_block = false;
     while (count < BLOCK_MAX_INSNS && at < available && !ends_block) {
@@ -254,8 +258,11 @@ static unsigned block_decode(struct vcpu *vcpu, const uint8_t *host, uint64_t av
         at += insns[count].length;
         count++;
     }
-    *length = at;
-    return count;
+    block->gpa = gpa;
+    block->key = block_key(vcpu);
+    block->bytes = (uint16_t)at;
+    block->count = (uint16_t)count;
+    return count != 0 ? block : NULL;
 }
 
 uint64_t block_locate(struct vcpu *vcpu)
@@ -280,17 +287,22 @@ const struct block *block_decode_here(struct vcpu *vcpu)
     } while (gpa != marked || !pmap_code_is_guarded(vcpu->mmu.map, gpa >> PAGE_SHIFT));
 
     uint64_t in_page = PAGE_SIZE - (gpa & PAGE_MASK);
-    unsigned length;
-    unsigned count = block_decode(vcpu, host, in_page < limit ? in_page : limit, &length);
-    if (count == 0)
+    const struct block *block = block_decode(vcpu, gpa, host, in_page < limit ? in_page : limit);
+    if (block == NULL)
         return block_decode_solo(vcpu, linear);
-    struct block *block = vcpu->interp->scratch;
-    block->gpa = gpa;
-    block->key = block_key(vcpu);
-    block->bytes = (uint16_t)length;
-    block->count = (uint16_t)count;
     vcpu->stats.blocks_decoded++;
     return block;
+}
+
+const struct block *block_decode_more(struct vcpu *vcpu, uint64_t gpa)
+{
+    struct interp *interp = vcpu->interp;
+    struct block *before = interp->scratch[0];
+    bool writable;
+    const uint8_t *page = pmap_page_read(vcpu->mmu.map, gpa >> PAGE_SHIFT, &writable);
+    interp->scratch[0] = interp->scratch[1];
+    interp->scratch[1] = before;
+    return block_decode(vcpu, gpa, page + (gpa & PAGE_MASK), PAGE_SIZE - (gpa & PAGE_MASK));
 }
 
 const struct block *block_find_slow(struct vcpu *vcpu)

@@ -30,9 +30,9 @@ struct interp {
     struct block *hash[BLOCK_HASH_SIZE];
     struct block *pages[BLOCK_PAGE_HASH_SIZE];
     struct block_chunk *chunks[BLOCK_CHUNKS];
-    unsigned current;      /* chunk being filled */
-    struct block *solo;    /* room for the one instruction that crosses a page */
-    struct block *scratch; /* room for a block being decoded */
+    unsigned current;         /* chunk being filled */
+    struct block *solo;       /* room for the one instruction that crosses a page */
+    struct block *scratch[2]; /* room for a block being decoded, and for one after it */
 };
 
 enum status block_cache_create(struct interp **interp, struct error *err);
@@ -45,10 +45,13 @@ void block_drop(void *context, uint64_t ppn);
 const struct block *block_find_slow(struct vcpu *vcpu);
 
 /* For who keeps something else of a block, by its physical address: where RIP is, and the block
- * there, decoded anew, its page marked. The block is interp->scratch, or interp->solo where its one
- * instruction crosses a page, good until the next call of anything here; see block_find. */
+ * there, decoded anew, its page marked. The block is in interp->scratch, or interp->solo where its
+ * one instruction crosses a page, good until the next call of anything here; see block_find. */
 uint64_t block_locate(struct vcpu *vcpu);
 const struct block *block_decode_here(struct vcpu *vcpu);
+/* The block at gpa, which is in the same page, right after that. The block before it stays good
+ * until the next call. NULL: no whole instruction is there. */
+const struct block *block_decode_more(struct vcpu *vcpu, uint64_t gpa);
 
 /* What decoding depends on beside the bytes. */
 static inline uint32_t block_key(const struct vcpu *vcpu)

@@ -1,11 +1,12 @@
 /*
- * One block of decoded instructions to host code.
+ * Blocks of decoded instructions to host code: one, and those that follow in line (flow.c).
  *
  *      entry      flags in the CPU; where its first instructions want them in the slot:
  *      entry      saves them
  *      each instruction; the last leads to other translations, or to the dispatcher
- *      slow paths
- *      where they want them in the CPU: the other entry, which brings them there
+ *      exits and slow paths
+ *      the other entry, where it is not right before the first: brings the flags where they are
+ *      wanted
  */
 
 #include <Zydis/Zydis.h>
@@ -48,8 +49,15 @@ unsigned translate_block_vectors(const struct block *block)
     return vectors;
 }
 
-static void emit_body(struct context *c, const struct block *block)
+/* Returns the block that follows in line; NULL: none does. */
+static const struct block *emit_block(struct context *c, const struct block *block)
 {
+    const struct block *next = NULL;
+    c->insn_count += block->count;
+    c->block = block;
+    c->slow_first = c->slow_count;
+    c->held = RUN_NONE;
+    runs_find(&c->runs, block, !slow_has_bad_runs(c->translate, c->translation->rip));
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
         c->index = i;
@@ -57,14 +65,18 @@ static void emit_body(struct context *c, const struct block *block)
         c->next_rip = c->rip + insn->length;
         bool done = integer_emit(c);
         if (!done || is_last)
+            context_flags_make(c);
+        if (is_last && !done && flow_emit(c, &next))
+            break;
+        if (!done)
             context_flags_settle(c);
-        if (!done && is_last && (flow_emit(c) || level_emit(c)))
-            return;
+        if (is_last && !done && level_emit(c))
+            break;
         if (!done && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
-                return;
+                break;
         }
         context_run_end(c);
         if (!done && c->runs.run[i] == RUN_NONE)
@@ -73,36 +85,8 @@ static void emit_body(struct context *c, const struct block *block)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
     }
-}
-
-/* Before code that wants flags in their slot: saves them. Who comes to a block that begins with
- * memory mostly has them in the CPU. */
-static void emit_saving_entry(struct context *c)
-{
-    c->in_host = true;
-    c->in_slot = false;
-    context_flags_save(c);
-    c->in_host = false;
-}
-
-/* Entries for both places where flags may be, of code at `at` that wants them where `need` says. */
-static void emit_entries(struct context *c, enum flags_need need, uint32_t at, uint16_t *host,
-                         uint16_t *saved)
-{
-    const uint32_t code = c->translation->code;
-    *host = *saved = (uint16_t)(at - code);
-    if (need != FLAGS_HOST && need != FLAGS_SAVED)
-        return;
-    bool loads = need == FLAGS_HOST;
-    *(loads ? saved : host) = (uint16_t)(emit_offset(&c->e) - code);
-    c->in_host = !loads;
-    c->in_slot = loads;
-    c->recipe.kind = RECIPE_NONE;
-    if (loads)
-        context_flags_load(c);
-    else
-        context_flags_save(c);
-    emit_jmp_to(&c->e, at);
+    c->rip = c->next_rip;
+    return next;
 }
 
 /* The slow paths' code, and what slow.c has to know of each. */
@@ -121,16 +105,14 @@ static void emit_slow_paths(struct context *c)
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
             .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
             .count = (uint8_t)(slow->end - slow->index + 1)};
-        if (slow->run == RUN_NONE)
-            continue;
-        const struct run *run = &c->runs.runs[slow->run];
-        entries[i].insn |= run->writes ? SLOW_WRITES : 0;
-        entries[i].at = c->runs.at[slow->index];
-        entries[i].span = run->span;
+        entries[i].insn |= slow->run.writes ? SLOW_WRITES : 0;
+        entries[i].at = slow->at;
+        entries[i].span = slow->run.span;
     }
 }
 
-struct translation *translate_block(struct translate *translate, const struct block *block)
+struct translation *translate_block(struct translate *translate, const struct block *block,
+                                    bool is_loop)
 {
     struct vcpu *vcpu = translate->vcpu;
     ring_reserve(translate);
@@ -145,42 +127,30 @@ struct translation *translate_block(struct translate *translate, const struct bl
                               .code = translate->code_ring.at};
     if (is_crossing)
         ((struct crossing *)t)->insn = block->insns[0];
-    enum flags_need need = block_need(block), first_need = need;
-    if (t->vectors != VECTORS_NONE && need == FLAGS_OVERWRITTEN)
-        first_need = FLAGS_SAVED; /* loading vector registers may end in an exception */
+    enum flags_need need = block_need(block);
     struct context c = {
         .e = {translate->code.write, translate->code.write + t->code},
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
         .block = block,
-        .held = RUN_NONE,
         .rip = vcpu->rip,
-        .in_host = first_need != FLAGS_SAVED,
+        .in_host = need != FLAGS_SAVED,
+        .in_slot = need == FLAGS_SAVED,
+        .vectors = t->vectors,
     };
-    runs_find(&c.runs, block, !slow_has_bad_runs(translate, t->rip));
-    if (first_need == FLAGS_SAVED)
-        emit_saving_entry(&c);
-    uint32_t entry = emit_offset(&c.e);
-    vectors_require(&c, t->vectors);
-    if (need == FLAGS_OVERWRITTEN)
-        context_flags_written(&c);
-    uint32_t loaded = emit_offset(&c.e);
-    emit_body(&c, block);
+    if (is_loop)
+        entry_emit_loop(&c, block, need);
+    else if (need == FLAGS_SAVED)
+        entry_emit_saving(&c);
+    uint32_t body = emit_offset(&c.e);
+    while (block != NULL)
+        block = emit_block(&c, block);
     flow_emit_rest(&c);
     emit_slow_paths(&c);
     for (unsigned i = 0; i < c.load_count; i++)
         vectors_load_emit(&c, &c.loads[i]);
-    if (first_need == FLAGS_SAVED)
-        t->entry_saved = (uint16_t)(entry - t->code); /* entry_host is 0 */
-    else
-        emit_entries(&c, first_need, entry, &t->entry_host, &t->entry_saved);
-    if (loaded == entry) {
-        t->loaded_host = t->entry_host;
-        t->loaded_saved = t->entry_saved;
-    } else {
-        emit_entries(&c, need, loaded, &t->loaded_host, &t->loaded_saved);
-    }
+    entry_emit(&c, need, body);
     translate->code_is_new = true;
     ring_append(translate, t, emit_offset(&c.e));
     translate_insert(translate, t);

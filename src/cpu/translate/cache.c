@@ -203,24 +203,24 @@ static void patch(struct translate *translate, const struct link *link, uint32_t
     translate->code_is_new = true;
 }
 
-void translate_chain(struct translate *translate, struct translation *to)
+bool translate_chain(struct translate *translate, struct translation *to)
 {
     struct link *link = translate->left_by;
     if (link == NULL || link->to != 0)
-        return;
+        return false;
     const struct translation *from = ref_get(translate, link->from);
     uint64_t target = (from->rip & ~PAGE_MASK) | link->target;
     if (from->is_dead || to->is_crossing || target != to->rip || link->privilege != to->privilege ||
         from->gpa >> PAGE_SHIFT != to->gpa >> PAGE_SHIFT)
-        return;
+        return false;
+    uint32_t entry = translate_entry(translate, to, link);
+    if (entry == 0)
+        return false;
     link->to = ref_of(translate, to);
     link->next = to->incoming;
     to->incoming = ref_of(translate, link);
-    bool loaded = link->vectors >= to->vectors;
-    patch(translate, link,
-          to->code + (link->is_saved ? loaded ? to->loaded_saved : to->entry_saved
-                      : loaded       ? to->loaded_host
-                                     : to->entry_host));
+    patch(translate, link, entry);
+    return true;
 }
 
 /* Takes the link out of those that lead to its target. */
@@ -237,10 +237,8 @@ static void unchain(struct translate *translate, struct link *link)
 /* No jump of t leads anywhere, and no jump leads to t. */
 static void unlink_jumps(struct translate *translate, struct translation *t)
 {
-    for (unsigned i = 0; i < ARRAY_LENGTH(t->links); i++) {
-        struct link *link = ref_get(translate, t->links[i]);
-        if (link == NULL)
-            continue;
+    for (struct link *link = ref_get(translate, t->links); link != NULL;
+         link = ref_get(translate, link->sibling)) {
         if (link->to != 0)
             unchain(translate, link);
         if (link == translate->left_by)
@@ -248,7 +246,7 @@ static void unlink_jumps(struct translate *translate, struct translation *t)
     }
     while (t->incoming != 0) {
         struct link *link = ref_get(translate, t->incoming);
-        patch(translate, link, link->at + 4);
+        patch(translate, link, link->unlinked);
         unchain(translate, link);
     }
 }

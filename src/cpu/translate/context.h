@@ -47,7 +47,8 @@ struct slow_path {
     uint32_t resume; /* offset of what follows the instruction */
     uint64_t rip;
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */
-    uint8_t run;        /* whose probe this is, or RUN_NONE */
+    uint8_t at;         /* the place of the access in the run, */
+    struct run run;     /* whose probe this is; span 0: it is no run's */
     bool exits;         /* does not resume: the handler says where it goes on */
     uint8_t vectors;    /* registers in the CPU when it resumes (enum vectors_level) */
 };
@@ -58,6 +59,15 @@ struct vectors_load {
     uint64_t rip;        /* of what comes next */
     uint8_t level;
     bool in_host; /* flags */
+};
+
+/* A branch that leaves, to be completed out of line. */
+struct edge {
+    uint32_t at; /* offset of its displacement */
+    bool in_host, in_slot;
+    uint8_t vectors; /* enum vectors_level */
+    uint8_t privilege;
+    uint64_t rip, target;
 };
 
 struct context {
@@ -77,10 +87,13 @@ struct context {
     struct runs runs;
     unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
     struct slow_path slow[BLOCK_MAX_INSNS];
-    unsigned slow_count;
+    unsigned slow_count, slow_first; /* slow_first: of the block, as is index */
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     unsigned load_count;
-    unsigned link_count;
+    bool has_saving_entry;
+    unsigned insn_count; /* of all blocks */
+    struct edge edges[BLOCK_MAX_INSNS + 1];
+    unsigned edge_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
     struct slow_path *jump_slow;
 };
@@ -88,6 +101,7 @@ struct context {
 /* flags.c. What makes flags spoils T1 and T2. */
 void context_flags_save(struct context *c);   /* now in the slot */
 void context_flags_load(struct context *c);   /* now in the CPU */
+void context_flags_make(struct context *c);   /* now in either */
 void context_flags_settle(struct context *c); /* now in either, and no recipe is left */
 /* After an instruction that has written all flags, or some after context_flags_load. */
 static inline void context_flags_written(struct context *c)
@@ -120,8 +134,6 @@ void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
-/* Or it is the slow path. Spoils T1 and flags. */
-void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
 /* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
  * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
@@ -131,6 +143,8 @@ struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned
                              int32_t displacement, bool write);
 /* Behind the instruction: where slow paths of a run resume. */
 void context_run_end(struct context *c);
+/* Or it is the slow path. Spoils T1 and flags. */
+void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
 /* Runs the handler in line; leaves the block after it where `exits`. */
 void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */
@@ -192,8 +206,15 @@ bool privileged_emit(struct context *c, bool is_last);
 /* level.c: SYSCALL and SYSRET, which end a block. */
 bool level_emit(struct context *c);
 
-/* flow.c: near branches, calls, returns. */
-bool flow_emit(struct context *c);
+/* entry.c */
+/* Where the body wants the flags saved, right before it: most who come have them in the CPU. */
+void entry_emit_saving(struct context *c);
+void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
+void entry_emit(struct context *c, enum flags_need need, uint32_t body);
+
+/* flow.c: near branches, calls, returns. False: it is none of them. *next becomes the block that is
+ * to follow in line, at c->next_rip. */
+bool flow_emit(struct context *c, const struct block **next);
 bool flow_is_inline(const struct insn *insn);
 void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
 /* Where nothing else ends the block. */

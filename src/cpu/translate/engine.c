@@ -2,26 +2,29 @@
  * The translator: x86-64 to x86-64, for 64-bit mode.
  *
  * The dispatcher below is the interpreter's loop with one more possibility: where the vCPU runs
- * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which passes from one
- * translation to the next by itself until something asks for the dispatcher: attention, an
- * instruction that ends its block, RIP without a translation. All state is in struct vcpu again
- * then. Decoding, the marks on pages with code, all other modes and every instruction that is not
- * generated are the interpreter's: generated code calls its handlers.
+ * 64-bit code at CPL 0 or 3 and nothing wants single-stepping, it enters generated code, which
+ * passes from one translation to the next by itself until something asks for the dispatcher:
+ * attention, an instruction that ends its block, RIP without a translation. All state is in struct
+ * vcpu again then. Decoding, the marks on pages with code, all other modes and every instruction
+ * that is not generated are the interpreter's: generated code calls its handlers.
  *
  *   engine.c    the dispatcher
  *   cache.c     translations: found, dropped, chained
  *   ring.c      their memory
  *   slow.c      instructions that miss the TLB
  *   stubs.c     entering and leaving generated code, calls of handlers
- *   block.c     a block
+ *   block.c     a translation
+ *   entry.c     the ways into it
  *   flow.c      branches
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
- *   integer.c, high.c
- *               integer instructions
+ *   integer.c   integer instructions; plan.c: their encoding; stack.c: PUSH and POP;
+ *               high.c: AH to BH
  *   privileged.c, level.c
  *               system instructions
- *   memory.c    flags, TLB probes, slow paths
+ *   memory.c    TLB probes, slow paths
+ *   run.c       accesses that share a probe
+ *   flags.c     where the guest's flags are
  *   vector.c    vector instructions; splice.c: their encoding
  *   vector_state.c  whose registers the vector registers are
  *   emit.h      encoding
@@ -67,6 +70,13 @@ static struct translation *find_known(struct vcpu *vcpu, struct translate *trans
     return t != NULL && unlikely(t->is_crossing) ? crossing_current(vcpu, t) : t;
 }
 
+/* A backward link led to RIP. */
+static bool wants_loop(const struct vcpu *vcpu, const struct translate *translate)
+{
+    const struct link *link = translate->left_by;
+    return link != NULL && link->is_backward && link->target == (vcpu->rip & PAGE_MASK);
+}
+
 /* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
  * raises. */
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
@@ -88,7 +98,7 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     }
     /* It may have parked, and RIP be somewhere else now. */
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
-    return t != NULL ? t : translate_block(translate, *block);
+    return t != NULL ? t : translate_block(translate, *block, wants_loop(vcpu, translate));
 }
 
 void translate_enter(struct translate *translate, const struct translation *t)
@@ -148,8 +158,8 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
                 translate_enter(translate, t);
             continue;
         }
-        translate_chain(translate, t);
-        jump_remember(translate, t);
+        if (!translate_chain(translate, t))
+            jump_remember(translate, t);
         translate_enter(translate, t);
     }
 }

@@ -128,8 +128,7 @@ void flags_emit_recipe(struct context *c, const struct flags_recipe *r)
 
 /* ------------------------------------------------------------------------- the state */
 
-/* Makes them from the recipe where they are nowhere else. */
-static void make(struct context *c)
+void context_flags_make(struct context *c)
 {
     if (c->in_host || c->in_slot)
         return;
@@ -139,7 +138,7 @@ static void make(struct context *c)
 
 void context_flags_settle(struct context *c)
 {
-    make(c);
+    context_flags_make(c);
     c->recipe.kind = RECIPE_NONE;
 }
 
@@ -147,7 +146,7 @@ void context_flags_save(struct context *c)
 {
     if (c->in_slot)
         return;
-    make(c);
+    context_flags_make(c);
     emit_save(&c->e);
     c->in_slot = true;
 }
@@ -156,7 +155,7 @@ void context_flags_load(struct context *c)
 {
     if (c->in_host)
         return;
-    make(c);
+    context_flags_make(c);
     if (c->in_host)
         return;
     emit_flags_load(&c->e);

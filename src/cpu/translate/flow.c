@@ -1,13 +1,14 @@
 /*
  * Near branches, calls and returns: how one translation goes on to the next.
  *
- * A direct branch within the page becomes a link. Everything else asks the jump cache (jump.c). It
+ * A direct branch within the page becomes a link; where the way on is forward and has been run
+ * before, its block follows in line instead. Everything else asks the jump cache (jump.c). It
  * has been filled by the dispatcher, so whatever is found there has been checked: canonical,
  * mapped, executable. What is not found there goes to the instruction's handler before anything of
  * it has been done, and to the dispatcher after that.
  *
  * Attention (see vcpu.h) is looked at on every way that can be part of a loop: links that go
- * backward, and all uses of the jump cache.
+ * backward (entry.c), and all uses of the jump cache. Within a translation RIP only grows.
  */
 
 #include "cpu/access.h"
@@ -29,48 +30,27 @@ static uint64_t direct_target(const struct context *c)
     return c->next_rip + c->insn->immediate;
 }
 
-/* Out of line: leaves for the dispatcher, flags as the link wants them. */
-static void emit_exit(struct context *c, uint64_t target, const struct link *link, bool is_saved)
-{
-    emit_constant(&c->e, T0, target);
-    emit_constant(&c->e, T1, (uint64_t)(uintptr_t)link);
-    emit_jmp_to(&c->e, is_saved ? c->translate->exit_saved : c->translate->exit_host);
-}
-
-/* A direct jump within the page. The exit for want of a translation comes right behind the jump,
- * which goes there until it is patched. */
-static void edge_linked(struct context *c, uint64_t target)
+/* The branch leads to its exit, here, until there is a translation to lead to. */
+static void edge_linked(struct context *c, const struct edge *edge)
 {
     struct emit *e = &c->e;
     struct link *link = ring_allocate(c->translate, sizeof(*link));
-    c->translation->links[c->link_count++] = ref_of(c->translate, link);
-    bool is_saved = !c->in_host;
-    uint32_t away = 0;
-    if (target <= c->rip) {
-        if (is_saved) {
-            emit_alu_immediate(e, 7, 4, attention(), 0);
-            away = emit_jcc(e, CONDITION_NE);
-        } else {
-            /* Without touching flags. */
-            emit_mov(e, T1, HOST_RCX);
-            emit_op(e, 0, 0x8b, HOST_RCX, attention());
-            emit_u8(e, 0xe3); /* jrcxz over the next two */
-            emit_u8(e, 3 + 5);
-            emit_mov(e, HOST_RCX, T1);
-            away = emit_jmp(e);
-            emit_mov(e, HOST_RCX, T1);
-        }
-    }
-    *link = (struct link){.at = emit_jmp(e),
-                          .target = target & PAGE_MASK,
-                          .is_saved = is_saved,
-                          .privilege = (uint8_t)c->privilege,
-                          .vectors = (uint8_t)c->vectors,
-                          .from = ref_of(c->translate, c->translation)};
-    emit_link(e, link->at, emit_offset(e));
-    if (away != 0)
-        emit_link(e, away, emit_offset(e));
-    emit_exit(c, target, link, is_saved);
+    *link = (struct link){
+        .at = edge->at,
+        .unlinked = emit_offset(e),
+        .target = edge->target & PAGE_MASK,
+        .privilege = edge->privilege,
+        .in_host = edge->in_host,
+        .in_slot = edge->in_slot,
+        .is_backward = edge->target <= edge->rip,
+        .vectors = edge->vectors,
+        .from = ref_of(c->translate, c->translation),
+        .sibling = c->translation->links,
+    };
+    c->translation->links = ref_of(c->translate, link);
+    emit_constant(e, T0, edge->target);
+    emit_constant(e, T1, (uint64_t)(uintptr_t)link);
+    emit_jmp_to(e, edge->in_slot ? c->translate->exit_saved : c->translate->exit_host);
 }
 
 /* A direct jump to another page. */
@@ -97,12 +77,52 @@ static bool flow_is_linked(const struct context *c, uint64_t target)
            (target & PAGE_MASK) <= PAGE_SIZE - INSN_MAX_LENGTH;
 }
 
+static void add_edge(struct context *c, uint32_t at, uint64_t target)
+{
+    c->edges[c->edge_count++] = (struct edge){.at = at,
+                                              .in_host = c->in_host,
+                                              .in_slot = c->in_slot,
+                                              .vectors = (uint8_t)c->vectors,
+                                              .privilege = (uint8_t)c->privilege,
+                                              .rip = c->rip,
+                                              .target = target};
+}
+
 void flow_edge(struct context *c, uint64_t target)
 {
     if (flow_is_linked(c, target))
-        edge_linked(c, target);
+        add_edge(c, emit_jmp(&c->e), target);
     else
         edge_far(c, target);
+}
+
+static void emit_edges(struct context *c)
+{
+    for (unsigned i = 0; i < c->edge_count; i++) {
+        const struct edge *edge = &c->edges[i];
+        emit_link(&c->e, edge->at, emit_offset(&c->e));
+        c->in_host = edge->in_host;
+        c->in_slot = edge->in_slot;
+        c->privilege = edge->privilege;
+        if (flow_is_linked(c, edge->target))
+            edge_linked(c, edge);
+        else
+            edge_far(c, edge->target);
+    }
+}
+
+/* The block at rip, if it is to follow in line: forward in the same page, and run before. NULL: it
+ * is not. */
+static const struct block *following(struct context *c, uint64_t rip)
+{
+    struct translate *translate = c->translate;
+    if (translate->is_lockstep || rip <= c->rip || !flow_is_linked(c, rip))
+        return NULL;
+    uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
+    if (translate_look_up(translate, gpa, rip, c->privilege) == NULL)
+        return NULL;
+    const struct block *block = block_decode_more(translate->vcpu, gpa);
+    return block != NULL && c->insn_count + block->count <= BLOCK_MAX_INSNS ? block : NULL;
 }
 
 /* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
@@ -141,6 +161,7 @@ void flow_go(struct context *c)
 void flow_emit_rest(struct context *c)
 {
     struct emit *e = &c->e;
+    emit_edges(c);
     if (c->jump_miss == 0)
         return;
     emit_link(e, c->jump_miss, emit_offset(e));
@@ -200,16 +221,21 @@ static void emit_call(struct context *c)
     emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET));
 }
 
-static void emit_jump(struct context *c)
+static const struct block *emit_jump(struct context *c)
 {
     if (c->insn->op[0].kind == OPERAND_IMMEDIATE) {
-        flow_edge(c, direct_target(c));
-        return;
+        const struct block *next = following(c, direct_target(c));
+        if (next != NULL)
+            c->next_rip = direct_target(c);
+        else
+            flow_edge(c, direct_target(c));
+        return next;
     }
     struct slow_path *slow = begin_exiting(c);
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
     emit_op(&c->e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
+    return NULL;
 }
 
 static void emit_return(struct context *c)
@@ -223,17 +249,14 @@ static void emit_return(struct context *c)
     emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
 }
 
-static void emit_condition(struct context *c)
+static const struct block *emit_condition(struct context *c)
 {
-    struct emit *e = &c->e;
     context_flags_load(c);
-    uint32_t taken = emit_jcc(e, c->insn->condition);
-    bool in_host = c->in_host, in_slot = c->in_slot;
-    flow_edge(c, c->next_rip);
-    emit_link(e, taken, emit_offset(e));
-    c->in_host = in_host;
-    c->in_slot = in_slot;
-    flow_edge(c, direct_target(c));
+    add_edge(c, emit_jcc(&c->e, c->insn->condition), direct_target(c));
+    const struct block *next = following(c, c->next_rip);
+    if (next == NULL)
+        flow_edge(c, c->next_rip);
+    return next;
 }
 
 /* Operands of 8 bytes: all that 64-bit code has, unless it tries hard. */
@@ -252,7 +275,7 @@ bool flow_is_inline(const struct insn *insn)
     return insn->exec == exec_ret || is_jcc(insn);
 }
 
-bool flow_emit(struct context *c)
+bool flow_emit(struct context *c, const struct block **next)
 {
     const struct insn *insn = c->insn;
     if (!flow_is_inline(insn))
@@ -263,10 +286,10 @@ bool flow_emit(struct context *c)
     if (insn->exec == exec_call)
         emit_call(c);
     else if (insn->exec == exec_jmp)
-        emit_jump(c);
+        *next = emit_jump(c);
     else if (insn->exec == exec_ret)
         emit_return(c);
     else
-        emit_condition(c);
+        *next = emit_condition(c);
     return true;
 }

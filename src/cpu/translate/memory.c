@@ -15,8 +15,7 @@ static struct slow_path *slow_new(struct context *c)
 {
     struct slow_path *slow = &c->slow[c->slow_count++];
     unsigned end = c->runs.end[c->index], last = c->block->count - 1u;
-    *slow = (struct slow_path){
-        .rip = c->rip, .index = (uint8_t)c->index, .end = (uint8_t)end, .run = RUN_NONE};
+    *slow = (struct slow_path){.rip = c->rip, .index = (uint8_t)c->index, .end = (uint8_t)end};
     slow->exits = end > c->index && end == last && flow_is_inline(&c->block->insns[last]);
     return slow;
 }
@@ -54,6 +53,14 @@ void context_slow_end(struct context *c, struct slow_path *slow)
     slow->vectors = (uint8_t)c->vectors;
 }
 
+void context_run_end(struct context *c)
+{
+    for (unsigned i = c->slow_count; i-- > c->slow_first && c->slow[i].end == c->index;) {
+        if (c->slow[i].resume == 0)
+            context_slow_end(c, &c->slow[i]);
+    }
+}
+
 void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg)
 {
     struct emit *e = &c->e;
@@ -64,14 +71,6 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
     emit_u8(e, 16);
     emit_op(e, EMIT_W, 0x3b, T1, rm_reg(reg));
     context_slow_jump(c, slow, CONDITION_NE);
-}
-
-void context_run_end(struct context *c)
-{
-    for (unsigned i = c->slow_count; i-- > 0 && c->slow[i].end == c->index;) {
-        if (c->slow[i].resume == 0)
-            context_slow_end(c, &c->slow[i]);
-    }
 }
 
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
@@ -201,7 +200,8 @@ static unsigned run_begun(const struct context *c)
 static void probe_run(struct context *c, struct slow_path *slow, unsigned number)
 {
     const struct run *run = &c->runs.runs[number];
-    slow->run = (uint8_t)number;
+    slow->run = *run;
+    slow->at = c->runs.at[c->index];
     context_probe(c, slow, run->span, run->writes);
     hold_run(c, number);
 }

@@ -102,6 +102,12 @@ void ring_append(struct translate *translate, struct translation *t, uint32_t co
     advance(&translate->code_ring, (uint32_t)align_up(code_end, CODE_ALIGNMENT));
 }
 
+void ring_append_code(struct translate *translate, uint32_t code_end)
+{
+    advance(&translate->code_ring, (uint32_t)align_up(code_end, CODE_ALIGNMENT));
+    translate->code_is_new = true;
+}
+
 void ring_evict_all(struct translate *translate)
 {
     translate_bury(translate);

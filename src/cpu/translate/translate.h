@@ -11,8 +11,8 @@
 #include "cpu/translate/code_pool.h"
 #include "cpu/translate/emit.h"
 
-#define TRANSLATE_JUMPS 4096u /* entries of a jump cache, a power of 2 */
-#define JUMP_MASK       0x1ffeu
+#define TRANSLATE_JUMPS 16384u /* entries of a jump cache, a power of 2 */
+#define JUMP_MASK       0x7ffeu
 #define JUMP_SHIFT      12
 #define JUMP_PAGE_SHIFT 12 /* log2 of the bits of jump_cache.pages */
 
@@ -33,13 +33,16 @@ enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
 /* A direct jump to a translation in the same page: patched when its target is known. While it is
  * not, the jump leads to the exit right behind it. */
 struct link {
-    uint32_t at;       /* offset of the displacement */
-    ref from, to;      /* translations */
-    ref next;          /* among those that lead to `to` */
-    uint16_t target;   /* RIP's offset in the page */
-    uint8_t privilege; /* there */
-    bool is_saved;     /* the flags are in their slot there */
-    uint8_t vectors;   /* enum vectors_level: what is in the CPU there */
+    uint32_t at;           /* offset of the displacement */
+    uint32_t unlinked;     /* where it goes otherwise: the exit to the dispatcher */
+    ref from, to;          /* translations */
+    ref sibling;           /* another link of `from` */
+    ref next;              /* among those that lead to `to` */
+    uint16_t target;       /* RIP's offset in the page */
+    uint8_t privilege;     /* there */
+    bool in_host, in_slot; /* where the flags are */
+    bool is_backward;      /* attention is to be looked at on the way */
+    uint8_t vectors;       /* enum vectors_level: what is in the CPU */
 };
 
 /* An instruction that generated code may send to its handler (slow.c). */
@@ -61,23 +64,26 @@ struct translation {
     ref younger;   /* the one made after it */
     ref hash_next; /* in its bucket; of a dead one: the next dead one */
     ref page_next, page_previous;
-    ref incoming; /* links */
-    ref links[2];
-    ref slow;                           /* array of struct slow_entry */
-    uint32_t code;                      /* offset of its first byte of code; from there: */
-    uint16_t entry_host, entry_saved;   /* flags in the CPU, or in their slot */
-    uint16_t loaded_host, loaded_saved; /* the same, and `vectors` are in the CPU */
-    uint8_t vectors;                    /* enum vectors_level that it begins with */
+    ref incoming, links;              /* links that lead to it, and out of it */
+    ref slow;                         /* array of struct slow_entry */
+    uint32_t code;                    /* offset of its first byte of code; from there: */
+    uint16_t entry_host, entry_saved; /* flags in the CPU, or in their slot */
+    uint16_t unloaded;                /* flags in their slot, vector registers anywhere */
+    bool wants_saved;                 /* entry_saved is the shorter way in */
+    uint8_t vectors;                  /* enum vectors_level that it begins with */
     uint8_t privilege;
     bool is_dead;
     bool is_crossing; /* part of a struct crossing */
+    /* Offsets of ways in that are made when the first link wants them (entry.c); 0: not yet. */
+    uint32_t poll_host, poll_saved; /* the same as the entries, which look at attention first */
+    uint32_t unloaded_links[4];     /* the same as unloaded, by kind of link */
 };
 
-_Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand of these");
+_Static_assert(sizeof(struct translation) == 88, "there are a hundred thousand of these");
 
 /* Everything leads to this entry but links, which know more. */
 #define TRANSLATION_ENTRY(translate, t)                                                            \
-    ((const void *)((translate)->code.execute + (t)->code + (t)->entry_saved))
+    ((const void *)((translate)->code.execute + (t)->code + (t)->unloaded))
 
 /* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
 struct jump {
@@ -162,7 +168,7 @@ struct translation *translate_look_up(struct translate *translate, uint64_t gpa,
                                       unsigned privilege);
 void translate_insert(struct translate *translate, struct translation *translation);
 /* Makes the way that the guest has just left by (`left_by`) a jump to where it went, if it may. */
-void translate_chain(struct translate *translate, struct translation *to);
+bool translate_chain(struct translate *translate, struct translation *to);
 /* Before generated code is run: makes sure that the CPU sees what was written of it. */
 void translate_serialize(struct translate *translate);
 
@@ -174,6 +180,8 @@ void ring_reserve(struct translate *translate);
 void *ring_allocate(struct translate *translate, size_t size);
 /* t has been written, with code up to code_end. */
 void ring_append(struct translate *translate, struct translation *t, uint32_t code_end);
+/* What was made behind the youngest translation ends here. */
+void ring_append_code(struct translate *translate, uint32_t code_end);
 void ring_evict_all(struct translate *translate);
 
 static inline void *ref_get(const struct translate *translate, ref at)
@@ -216,12 +224,21 @@ void translate_emit_stubs(struct translate *translate);
 void vectors_emit_save_stub(struct translate *translate, struct emit *e);
 void vectors_emit_load_stubs(struct translate *translate, struct emit *e);
 void vectors_emit_save(struct emit *e, const struct translate *translate);
+/* At a translation's entry, flags in their slot: the registers of this level are loaded if need be,
+ * and the guest is at rip if they cannot be. */
+void vectors_emit_check(struct emit *e, const struct translate *translate, unsigned level,
+                        uint64_t rip);
 bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
 /* What the block begins with, by its instructions. block.c */
 unsigned translate_block_vectors(const struct block *block);
 
-/* block.c */
-struct translation *translate_block(struct translate *translate, const struct block *block);
+/* block.c. is_loop: because a backward link leads there. */
+struct translation *translate_block(struct translate *translate, const struct block *block,
+                                    bool is_loop);
+
+/* entry.c: where a link into t leads; 0: there is no room to make that. */
+uint32_t translate_entry(struct translate *translate, struct translation *t,
+                         const struct link *link);
 
 /* True for what is translated without a call of its handler (memory operands that miss the TLB
  * aside): what the lock-step mode can check. integer.c */

@@ -9,9 +9,10 @@
  *                 are zero, so that legacy SSE code is fast; the guest's are in memory.
  *   VECTORS_AVX   YMM registers too
  *
- * They come in when a block that needs them is entered (vectors_require: one look at a byte, which
- * links from blocks that have them already go past), and they go out before anything calls C: every
- * such stub calls vectors_save. So kernel code that has no vector instruction pays for nothing.
+ * They come in when a translation that begins with them is entered (one look at a byte, which links
+ * from where they are known to be go past: entry.c) or, behind a handler, before an instruction
+ * that needs them (vectors_require). They go out before anything calls C: every such stub calls
+ * vectors_save. So kernel code that has no vector instruction pays for nothing.
  *
  * In the CPU implies usable: availability (CR0, CR4, XCR0) and that all SIMD exceptions are masked
  * is checked when they are loaded, and everything that can change either is a handler, before which
@@ -217,11 +218,22 @@ void vectors_emit_save(struct emit *e, const struct translate *translate)
 
 /* ------------------------------------------------------------------------- in blocks */
 
+/* Flags are in their slot. */
+static void emit_load_call(struct emit *e, const struct translate *translate, unsigned level,
+                           uint64_t rip)
+{
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_constant(e, T1, rip);
+    emit_call_to(e, translate->vectors_load[level]);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+}
+
 void vectors_require(struct context *c, unsigned level)
 {
     struct emit *e = &c->e;
     if (c->vectors >= level)
         return;
+    c->held = RUN_NONE; /* loading spoils T0 */
     struct vectors_load *load = &c->loads[c->load_count++];
     *load = (struct vectors_load){.rip = c->rip, .level = (uint8_t)level, .in_host = !c->in_slot};
     if (c->in_slot) {
@@ -251,13 +263,19 @@ void vectors_load_emit(struct context *c, const struct vectors_load *load)
     c->in_slot = !load->in_host;
     context_flags_save(c);
     c->in_host = false;
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
-    emit_constant(e, T1, load->rip);
-    emit_call_to(e, c->translate->vectors_load[load->level]);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    emit_load_call(e, c->translate, load->level, load->rip);
     if (load->in_host)
         context_flags_load(c);
     emit_jmp_to(e, load->back);
+}
+
+void vectors_emit_check(struct emit *e, const struct translate *translate, unsigned level,
+                        uint64_t rip)
+{
+    emit_alu_immediate(e, 7, 1, absent(level), 0);
+    uint32_t present = emit_jcc(e, CONDITION_E);
+    emit_load_call(e, translate, level, rip);
+    emit_link(e, present, emit_offset(e));
 }
 
 bool vectors_are_usable(const struct vcpu *vcpu, unsigned level)

@@ -1,10 +1,12 @@
 /*
  * Blocks of decoded instructions to host code: one, and those that follow in line (flow.c).
  *
- *      entry      flags in the CPU or in the slot, whichever its first instructions want
+ *      entry      flags in the CPU; where its first instructions want them in the slot:
+ *      entry      saves them
  *      each instruction; the last leads to other translations, or to the dispatcher
  *      exits and slow paths
- *      the other entry: brings the flags where they are wanted, jumps to the first
+ *      the other entry, where it is not right before the first: brings the flags where they are
+ *      wanted
  */
 
 #include <Zydis/Zydis.h>
@@ -60,20 +62,40 @@ static const struct block *emit_block(struct context *c, const struct block *blo
     const struct block *next = NULL;
     bool is_first = c->insn_count == 0;
     c->insn_count += block->count;
+    c->insns = block->insns;
+    c->count = block->count;
+    c->slow_first = c->slow_count;
+    c->held = RUN_NONE;
+    /* The second copy of a loop goes on in the middle of this one (loop.c). */
+    bool is_loop = is_first && c->loop_count != 0;
+    runs_find(&c->runs, block, !is_loop && !slow_has_bad_runs(c->translate, c->translation->rip));
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
+        c->index = i;
         bool is_last = i + 1 == block->count;
         if (is_first)
             c->loop_offsets[i] = emit_offset(&c->e);
         c->next_rip = c->rip + insn->length;
-        if (is_last && (flow_emit(c, &next) || level_emit(c)))
+        bool done = integer_emit(c);
+        if (!done || is_last)
+            context_flags_make(c);
+        if (is_last && is_loop)
+            context_flags_settle(c);
+        if (is_last && !done && flow_emit(c, &next))
             break;
-        if (!integer_emit(c) && !vector_emit(c) && !privileged_emit(c, is_last)) {
+        if (!done)
+            context_flags_settle(c);
+        if (is_last && !done && level_emit(c))
+            break;
+        if (!done && !vector_emit(c) && !privileged_emit(c, is_last)) {
             bool exits = is_last || changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
                 break;
         }
+        context_run_end(c);
+        if (!done && c->runs.run[i] == RUN_NONE)
+            c->held = RUN_NONE;
         if (is_last)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
@@ -96,7 +118,11 @@ static void emit_slow_paths(struct context *c)
         context_slow_emit(c, slow, i);
         entries[i] = (struct slow_entry){
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
-            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code)};
+            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
+            .count = (uint8_t)(slow->end - slow->index + 1)};
+        entries[i].insn |= slow->run.writes ? SLOW_WRITES : 0;
+        entries[i].at = slow->at;
+        entries[i].span = slow->run.span;
     }
 }
 
@@ -123,6 +149,8 @@ struct translation *translate_block(struct translate *translate, const struct bl
         .translate = translate,
         .translation = t,
         .privilege = vcpu->privilege,
+        .insns = block->insns,
+        .count = block->count,
         .rip = vcpu->rip,
         .in_host = need != FLAGS_SAVED,
         .in_slot = need == FLAGS_SAVED,
@@ -131,6 +159,8 @@ struct translation *translate_block(struct translate *translate, const struct bl
     loop_begin(&c, block);
     if (is_loop)
         entry_emit_loop(&c, block, need);
+    else if (need == FLAGS_SAVED)
+        entry_emit_saving(&c);
     uint32_t body = emit_offset(&c.e);
     while (block != NULL)
         block = emit_block(&c, block);

@@ -5,26 +5,52 @@
  * The translation being made.
  *
  * Guest flags. They are in the host's flags (`in_host`), in the slot of the stack frame
- * (`in_slot`), or in both. TLB probes spoil the host's, so before the first one after an
- * instruction that wrote flags they are saved: PUSHF, once. They come back (context_flags_load)
- * when an instruction reads them, or writes only some. So an exception finds them exact, always.
+ * (`in_slot`), or can be made again (`recipe`): see flags.c. An exception finds them exact, always.
  *
  * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
  * the interpreter, out of line; nothing of the guest's state has changed until then. It resumes
  * with the flags in the CPU and in the slot.
  */
 
+#include "cpu/translate/run.h"
 #include "cpu/translate/translate.h"
 
 #define SLOW_JUMPS 8
 
+/* How flags that are nowhere can be made again: flags.c. */
+enum flags_recipe_kind {
+    RECIPE_NONE,
+    RECIPE_CMP,
+    RECIPE_TEST, /* of a register with itself: AND, OR, XOR that has written it */
+    RECIPE_ADD,
+    RECIPE_SUB,
+    RECIPE_NEG,
+    RECIPE_INC,
+    RECIPE_DEC,
+    RECIPE_ROL,
+    RECIPE_ROR,
+};
+
+#define FLAGS_IMMEDIATE 0xff
+
+struct flags_recipe {
+    uint8_t kind, size;
+    uint8_t reg, other; /* guest registers; other: or FLAGS_IMMEDIATE */
+    bool on_slot;       /* the flags that it keeps are those of the slot */
+    uint64_t immediate;
+};
+
 struct slow_path {
+    struct flags_recipe recipe; /* for the slot; RECIPE_NONE: it is good */
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count;
     uint32_t resume; /* offset of what follows the instruction */
     uint64_t rip;
-    bool exits;      /* does not resume: the handler says where it goes on */
-    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
+    uint8_t index, end; /* instructions that C runs: of a run, all that are left */
+    uint8_t at;         /* the place of the access in the run, */
+    struct run run;     /* whose probe this is; span 0: it is no run's */
+    bool exits;         /* does not resume: the handler says where it goes on */
+    uint8_t vectors;    /* registers in the CPU when it resumes (enum vectors_level) */
 };
 
 /* Vector registers missing: out of line they are loaded. */
@@ -53,13 +79,19 @@ struct context {
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
     struct emit_rm operand; /* is_memory: its memory operand, no probe is needed (loop.c) */
+    const struct insn *insns; /* the block, */
+    unsigned index, count;    /* where insn is in it, and how many there are */
     bool in_host, in_slot;
+    struct flags_recipe recipe;
     unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
+    struct runs runs;
+    unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
     struct slow_path slow[BLOCK_MAX_INSNS];
-    unsigned slow_count;
+    unsigned slow_count, slow_first; /* slow_first: of the block, as is index */
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     unsigned load_count;
+    bool has_saving_entry;
     unsigned insn_count; /* of all blocks */
     /* The first block, where it is a loop (loop.c), and where its instructions begin. */
     struct insn loop[BLOCK_MAX_INSNS];
@@ -72,19 +104,34 @@ struct context {
     struct slow_path *jump_slow;
 };
 
-/* memory.c: flags */
-void emit_flags_load(struct emit *e);       /* from the slot into the CPU. Spoils T2 */
-void context_flags_save(struct context *c); /* now in the slot */
-void context_flags_load(struct context *c); /* now in the CPU. Spoils T2 */
+/* flags.c. What makes flags spoils T1 and T2. */
+void context_flags_save(struct context *c);   /* now in the slot */
+void context_flags_load(struct context *c);   /* now in the CPU */
+void context_flags_make(struct context *c);   /* now in either */
+void context_flags_settle(struct context *c); /* now in either, and no recipe is left */
 /* After an instruction that has written all flags, or some after context_flags_load. */
 static inline void context_flags_written(struct context *c)
 {
     c->in_host = true;
     c->in_slot = false;
+    c->recipe.kind = RECIPE_NONE;
 }
+/* Guest register `gpr` is about to be written by an instruction that leaves flags alone. For those
+ * who do not call it the flags have been settled. */
+void flags_keep(struct context *c, unsigned gpr);
+/* Before a probe: they are in the slot, or the slow path has a recipe. */
+void flags_spare(struct context *c, struct slow_path *slow);
+void flags_emit_slow(struct context *c, const struct flags_recipe *recipe);
+void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
+void emit_flags_load(struct emit *e);
 
 /* memory.c: guest memory */
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
+/* The same, for those who call flags_keep before they write registers. */
+struct slow_path *context_slow_begin_spare(struct context *c);
+/* The access of the instruction needs a probe or a check of its alignment: its run has not been
+ * probed, and its operand is not known. Otherwise it has no slow path. */
+bool context_may_miss(const struct context *c, unsigned alignment);
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
@@ -93,6 +140,15 @@ void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
+ * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
+struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
+                               unsigned alignment);
+/* The same for 8 bytes at [base + displacement]. */
+struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned base,
+                             int32_t displacement, bool write);
+/* Behind the instruction: where slow paths of a run resume. */
+void context_run_end(struct context *c);
 /* Or it is the slow path. Spoils T1 and flags. */
 void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
 /* Runs the handler in line; leaves the block after it where `exits`. */
@@ -148,16 +204,15 @@ bool vector_effects(const struct insn *insn, struct insn_effects *effects);
 void loop_begin(struct context *c, const struct block *block);
 void loop_emit(struct context *c, struct edge *edge);
 
-/* Where the memory operand is, after the probe. */
-static inline struct emit_rm context_operand(const struct context *c)
-{
-    return c->operand.is_memory ? c->operand : rm_at(T0, 0);
-}
+/* stack.c: PUSH, POP, LEAVE. */
+bool stack_is_inline(const struct insn *insn);
+void stack_emit(struct context *c);
 
 /* vector.c, as integer.c */
 bool vector_emit(struct context *c);
 enum flags_need vector_need(const struct insn *insn);
 unsigned vector_store_size(const struct insn *insn);
+unsigned vector_memory_size(const struct insn *insn);
 bool vector_is_inline(const struct insn *insn);
 unsigned vector_level(const struct insn *insn); /* enum vectors_level that it needs */
 
@@ -174,6 +229,8 @@ bool privileged_emit(struct context *c, bool is_last);
 bool level_emit(struct context *c);
 
 /* entry.c */
+/* Where the body wants the flags saved, right before it: most who come have them in the CPU. */
+void entry_emit_saving(struct context *c);
 void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
 void entry_emit(struct context *c, enum flags_need need, uint32_t body);
 

@@ -18,10 +18,13 @@
  *   flow.c      branches
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
- *   integer.c   integer instructions
+ *   integer.c   integer instructions; plan.c: their encoding; stack.c: PUSH and POP;
+ *               high.c: AH to BH
  *   privileged.c, level.c
  *               system instructions
- *   memory.c    flags, TLB probes, slow paths
+ *   memory.c    TLB probes, slow paths
+ *   run.c       accesses that share a probe
+ *   flags.c     where the guest's flags are
  *   vector.c    vector instructions; splice.c: their encoding
  *   vector_state.c  whose registers the vector registers are
  *   emit.h      encoding

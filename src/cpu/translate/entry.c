@@ -75,6 +75,19 @@ static unsigned overwriter(const struct block *block)
     return OVERWRITE_MAX;
 }
 
+/* As an offset within its own code. */
+static uint16_t within(const struct translation *t, uint32_t at)
+{
+    return (uint16_t)(at - t->code);
+}
+
+void entry_emit_saving(struct context *c)
+{
+    c->has_saving_entry = true;
+    c->translation->entry_host = within(c->translation, emit_offset(&c->e));
+    emit_save(&c->e);
+}
+
 void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need)
 {
     struct emit *e = &c->e;
@@ -91,6 +104,7 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
         const struct context before = *c;
         for (unsigned i = 0; i <= last; i++) {
             c->insn = &block->insns[i];
+            c->index = i;
             c->next_rip = c->rip + c->insn->length;
             integer_emit(c);
             c->rip = c->next_rip;
@@ -99,6 +113,7 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
         c->rip = before.rip;
         c->in_host = before.in_host;
         c->in_slot = before.in_slot;
+        c->recipe = before.recipe;
         t->poll_host = emit_offset(e);
         emit_compare(e, away);
     } else {
@@ -106,24 +121,21 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
     }
 }
 
-/* As an offset within its own code. */
-static uint16_t within(const struct translation *t, uint32_t at)
-{
-    return (uint16_t)(at - t->code);
-}
-
 void entry_emit(struct context *c, enum flags_need need, uint32_t body)
 {
     struct translation *t = c->translation;
-    t->entry_host = t->entry_saved = within(t, body);
+    t->entry_saved = within(t, body);
+    if (!c->has_saving_entry)
+        t->entry_host = t->entry_saved;
     t->wants_saved = need == FLAGS_SAVED;
     if (need == FLAGS_HOST) {
         t->entry_saved = within(t, emit_offset(&c->e));
         c->in_host = false;
         c->in_slot = true;
+        c->recipe.kind = RECIPE_NONE;
         context_flags_load(c);
         emit_jmp_to(&c->e, body);
-    } else if (need == FLAGS_SAVED) {
+    } else if (need == FLAGS_SAVED && !c->has_saving_entry) {
         t->entry_host = within(t, emit_offset(&c->e));
         emit_save(&c->e);
         emit_jmp_to(&c->e, body);

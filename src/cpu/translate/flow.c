@@ -107,6 +107,7 @@ static void emit_edges(struct context *c)
         loop_emit(c, edge);
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
+        c->recipe.kind = RECIPE_NONE;
         c->privilege = edge->privilege;
         c->rip = edge->rip;
         if (flow_is_linked(c, edge->target))
@@ -190,6 +191,7 @@ void flow_emit_rest(struct context *c)
 static void emit_indirect_target(struct context *c, struct slow_path *slow)
 {
     const struct operand *op = &c->insn->op[0];
+    c->held = RUN_NONE;
     if (op->kind == OPERAND_MEMORY) {
         context_address(c);
         context_probe(c, slow, 8, false);
@@ -211,10 +213,9 @@ static struct slow_path *begin_exiting(struct context *c)
 static void emit_push_return(struct context *c, struct slow_path *slow)
 {
     struct emit *e = &c->e;
-    emit_lea(e, T0, rm_at(HOST_R15, -8));
-    context_probe(c, slow, 8, true);
+    struct emit_rm top = context_stack(c, slow, GPR_RSP, -8, true);
     emit_constant(e, T1, c->next_rip);
-    emit_store(e, rm_at(T0, 0), T1);
+    emit_store(e, top, T1);
     emit_lea(e, HOST_R15, rm_at(HOST_R15, -8));
 }
 
@@ -251,9 +252,7 @@ static void emit_return(struct context *c)
     struct emit *e = &c->e;
     struct slow_path *slow = begin_exiting(c);
     unsigned release = c->insn->operand_count != 0 ? c->insn->immediate & 0xffff : 0;
-    emit_mov(e, T0, HOST_R15);
-    context_probe(c, slow, 8, false);
-    emit_load(e, T0, rm_at(T0, 0));
+    emit_load(e, T0, context_stack(c, slow, GPR_RSP, 0, false));
     emit_jump_lookup(c, slow);
     emit_lea(e, HOST_R15, rm_at(HOST_R15, (int32_t)(8 + release)));
     emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));

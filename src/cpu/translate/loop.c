@@ -278,12 +278,10 @@ static bool find_registers(struct loop *loop)
     return true;
 }
 
-static bool analyze(struct loop *loop, const struct context *c, const struct edge *edge)
+static bool analyze(struct loop *loop, const struct context *c)
 {
     *loop = (struct loop){.insns = c->loop, .count = c->loop_count};
-    return c->loop_count != 0 && edge->rip == c->loop_branch &&
-           edge->target == c->translation->rip && find_effects(loop) && find_groups(loop) &&
-           find_counter(loop) && find_registers(loop);
+    return find_effects(loop) && find_groups(loop) && find_counter(loop) && find_registers(loop);
 }
 
 void loop_begin(struct context *c, const struct block *block)
@@ -296,6 +294,9 @@ void loop_begin(struct context *c, const struct block *block)
     c->loop_count = block->count - 1u;
     c->loop_branch = c->rip + block->bytes - last->length;
     memcpy(c->loop, block->insns, block->count * sizeof(block->insns[0]));
+    struct loop loop;
+    if (!analyze(&loop, c))
+        c->loop_count = 0;
 }
 
 /* ------------------------------------------------------------------------- emission */
@@ -418,22 +419,26 @@ static void emit_second_copy(struct context *c, const struct loop *loop, const s
 {
     struct emit *e = &c->e;
     uint32_t top = emit_offset(e), out = 0;
-    c->in_host = true;
-    c->in_slot = false;
+    context_flags_written(c);
     c->rip = c->translation->rip;
+    c->insns = loop->insns;
+    c->count = loop->count + 1;
     for (unsigned i = 0; i < loop->count; i++) {
         c->insn = &loop->insns[i];
+        c->index = i;
         c->operand = loop->accesses[i].rm;
         c->next_rip = c->rip + c->insn->length;
         if (i == loop->writer) {
             emit_alu_immediate(e, 5, 4, rm_reg(loop->counter), loop->counter_step); /* sub */
             out = emit_jcc(e, CONDITION_B);
+            context_flags_written(c); /* all that the CPU had are about to be overwritten */
         }
         if (!integer_emit(c))
             vector_emit(c);
         c->rip = c->next_rip;
     }
     c->operand = (struct emit_rm){.is_memory = false};
+    context_flags_load(c);
     emit_link(e, emit_jcc(e, loop->insns[loop->count].condition), top);
     emit_return(e, loop);
     if (edge->in_slot)
@@ -449,7 +454,8 @@ void loop_emit(struct context *c, struct edge *edge)
     struct emit *e = &c->e;
     struct loop loop;
     struct fails fails = {.count = 0};
-    if (!analyze(&loop, c, edge))
+    if (c->loop_count == 0 || edge->rip != c->loop_branch || edge->target != c->translation->rip ||
+        !analyze(&loop, c))
         return;
     const struct context before = {.rip = c->rip, .insn = c->insn, .vectors = c->vectors};
     c->in_host = edge->in_host;

@@ -1,39 +1,6 @@
-/* Guest flags, guest memory and slow paths in generated code. See context.h. */
+/* Guest memory and slow paths in generated code. See context.h. */
 
 #include "cpu/translate/context.h"
-
-/* ------------------------------------------------------------------------- flags */
-
-void context_flags_save(struct context *c)
-{
-    if (c->in_slot)
-        return;
-    emit_u8(&c->e, 0x9c); /* pushf */
-    emit_lea(&c->e, HOST_RSP, rm_at(HOST_RSP, 8));
-    c->in_slot = true;
-}
-
-/* POPF would be slow. SAHF takes SF ZF AF PF CF from AH; OF comes from adding 0x78 to its bit 3 of
- * the image's second byte, which overflows where it is set. */
-void emit_flags_load(struct emit *e)
-{
-    emit_mov(e, T2, HOST_RAX);
-    emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
-    emit_op(e, EMIT_66, 0xc1, 1, rm_reg(HOST_RAX)); /* ror ax, 8 */
-    emit_u8(e, 8);
-    emit_alu_immediate(e, 4, 1, rm_reg(HOST_RAX), 0x08); /* and al, 8 */
-    emit_alu_immediate(e, 0, 1, rm_reg(HOST_RAX), 0x78); /* add al, 0x78 */
-    emit_u8(e, 0x9e);                                    /* sahf */
-    emit_mov(e, HOST_RAX, T2);
-}
-
-void context_flags_load(struct context *c)
-{
-    if (c->in_host)
-        return;
-    emit_flags_load(&c->e);
-    c->in_host = true;
-}
 
 /* ------------------------------------------------------------------------- slow paths */
 
@@ -44,11 +11,34 @@ const struct insn *context_keep(struct context *c, const struct insn *insn)
     return copy;
 }
 
-struct slow_path *context_slow_begin(struct context *c)
+static struct slow_path *slow_new(struct context *c)
 {
     struct slow_path *slow = &c->slow[c->slow_count++];
-    *slow = (struct slow_path){.rip = c->rip};
+    unsigned end = c->runs.end[c->index], last = c->count - 1u;
+    *slow = (struct slow_path){.rip = c->rip, .index = (uint8_t)c->index, .end = (uint8_t)end};
+    slow->exits = end > c->index && end == last && flow_is_inline(&c->insns[last]);
+    return slow;
+}
+
+struct slow_path *context_slow_begin(struct context *c)
+{
+    struct slow_path *slow = slow_new(c);
     context_flags_save(c);
+    return slow;
+}
+
+bool context_may_miss(const struct context *c, unsigned alignment)
+{
+    unsigned number = c->runs.run[c->index];
+    if (c->operand.is_memory)
+        return false;
+    return alignment != 0 || number == RUN_NONE || c->runs.runs[number].first == c->index;
+}
+
+struct slow_path *context_slow_begin_spare(struct context *c)
+{
+    struct slow_path *slow = slow_new(c);
+    flags_spare(c, slow);
     return slow;
 }
 
@@ -59,8 +49,18 @@ void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condi
 
 void context_slow_end(struct context *c, struct slow_path *slow)
 {
+    if (slow == NULL || slow->end != c->index)
+        return; /* context_run_end will */
     slow->resume = emit_offset(&c->e);
     slow->vectors = (uint8_t)c->vectors;
+}
+
+void context_run_end(struct context *c)
+{
+    for (unsigned i = c->slow_count; i-- > c->slow_first && c->slow[i].end == c->index;) {
+        if (c->slow[i].resume == 0)
+            context_slow_end(c, &c->slow[i]);
+    }
 }
 
 void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg)
@@ -80,6 +80,7 @@ void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned
     struct emit *e = &c->e;
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
+    flags_emit_slow(c, &slow->recipe);
     emit_constant(e, T0, ref_of(c->translate, c->translation) << SLOW_KEY_BITS | number);
     emit_jmp_to(e, c->translate->slow[slow->vectors]);
 }
@@ -103,6 +104,8 @@ void context_call_handler(struct context *c, bool exits)
 
 void context_address_to(struct context *c, unsigned to)
 {
+    if (to == T0 || (c->insn->base < GPR_COUNT && host_of(c->insn->base) == HOST_NONE))
+        c->held = RUN_NONE;
     const struct insn *insn = c->insn;
     struct emit *e = &c->e;
     unsigned wide = insn->address_size == 8 ? EMIT_W : 0;
@@ -167,4 +170,107 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
     emit_op(e, EMIT_W, 0x3b, T2, tag);
     context_slow_jump(c, slow, CONDITION_NE);
     emit_op(e, EMIT_W, 0x03, T0, addend);
+}
+
+/* ------------------------------------------------------------------------- operands */
+
+static int32_t frame_slot(const struct run *run)
+{
+    return FRAME_RUNS + 8 * run->slot;
+}
+
+/* The access has just been probed: T0 is where its run begins. */
+static void hold_run(struct context *c, unsigned number)
+{
+    emit_store(&c->e, rm_at(HOST_RSP, frame_slot(&c->runs.runs[number])), T0);
+    c->held = number;
+}
+
+/* Its run has been probed: T0 = where it begins. */
+static void take_run(struct context *c, unsigned number)
+{
+    if (c->held != number)
+        emit_load(&c->e, T0, rm_at(HOST_RSP, frame_slot(&c->runs.runs[number])));
+    c->held = number;
+}
+
+/* The run that begins with this instruction, or RUN_NONE. */
+static unsigned run_begun(const struct context *c)
+{
+    unsigned number = c->runs.run[c->index];
+    return number != RUN_NONE && c->runs.runs[number].first == c->index ? number : RUN_NONE;
+}
+
+/* Probes the run, of which T0 is the first byte's address. */
+static void probe_run(struct context *c, struct slow_path *slow, unsigned number)
+{
+    const struct run *run = &c->runs.runs[number];
+    slow->run = *run;
+    slow->at = c->runs.at[c->index];
+    context_probe(c, slow, run->span, run->writes);
+    hold_run(c, number);
+}
+
+/* A host address has the bits below a page's of the linear one. */
+static void require_aligned(struct context *c, struct slow_path *slow, struct emit_rm rm,
+                            unsigned alignment)
+{
+    struct emit *e = &c->e;
+    unsigned reg = T0;
+    if (alignment == 0)
+        return;
+    c->in_host = false;
+    if (rm.displacement != 0)
+        emit_lea(e, reg = T1, rm);
+    emit_op(e, EMIT_BYTE_RM, 0xf6, 0, rm_reg(reg)); /* test */
+    emit_u8(e, alignment);
+    context_slow_jump(c, slow, CONDITION_NE);
+}
+
+struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
+                               unsigned alignment)
+{
+    unsigned number = c->runs.run[c->index];
+    struct emit_rm rm = rm_at(T0, 0);
+    if (c->operand.is_memory)
+        return c->operand;
+    if (number == RUN_NONE) {
+        context_address(c);
+        context_probe(c, slow, size, write);
+    } else {
+        rm.displacement = c->runs.at[c->index];
+        if (run_begun(c) != RUN_NONE) {
+            const struct insn *insn = c->insn;
+            struct insn first = *insn;
+            first.displacement -= rm.displacement;
+            c->insn = &first;
+            context_address(c);
+            c->insn = insn;
+            probe_run(c, slow, number);
+        } else {
+            take_run(c, number);
+        }
+    }
+    require_aligned(c, slow, rm, alignment);
+    return rm;
+}
+
+struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned base,
+                             int32_t displacement, bool write)
+{
+    unsigned number = c->runs.run[c->index];
+    if (number == RUN_NONE) {
+        c->held = RUN_NONE;
+        emit_lea(&c->e, T0, rm_at(host_of(base), displacement));
+        context_probe(c, slow, 8, write);
+        return rm_at(T0, 0);
+    }
+    int32_t at = c->runs.at[c->index];
+    if (run_begun(c) != RUN_NONE) {
+        emit_lea(&c->e, T0, rm_at(host_of(base), displacement - at));
+        probe_run(c, slow, number);
+    } else {
+        take_run(c, number);
+    }
+    return rm_at(T0, at);
 }

@@ -6,11 +6,16 @@
  * the key: the translation, and which of its slow paths. That says where the instruction is; what
  * it is, is decoded again, from guest memory, and kept for a while in a small cache.
  *
+ * Where the operand is in a run (run.c), so go the instructions up to its end.
+ *
  * That its bytes are still those that were translated is sure: a translation that runs has not been
  * dropped, and that it would have been by the first write to its page. So what is in the cache is
  * good until its page is dropped.
  */
 
+#include <Zydis/Zydis.h>
+
+#include "cpu/interp/interp.h"
 #include "cpu/translate/crossing.h"
 
 #define NO_GPA UINT64_MAX
@@ -38,20 +43,67 @@ static const struct insn *find_insn(struct vcpu *vcpu, struct translate *transla
     return &slot->insn;
 }
 
+static uint8_t *bad_runs(struct translate *translate, uint64_t rip)
+{
+    return &translate->bad_runs[(rip ^ rip >> 12) % BAD_RUNS];
+}
+
+bool slow_has_bad_runs(const struct translate *translate, uint64_t rip)
+{
+    return translate->bad_runs[(rip ^ rip >> 12) % BAD_RUNS] >= BAD_RUNS_MAX;
+}
+
+/* Linear address of the access that begins a run. */
+static uint64_t access_address(const struct vcpu *vcpu, const struct insn *insn)
+{
+    if (insn->mnemonic == ZYDIS_MNEMONIC_PUSH || insn->exec == exec_call)
+        return vcpu->gpr[GPR_RSP] - 8;
+    if (insn->mnemonic == ZYDIS_MNEMONIC_POP || insn->exec == exec_ret)
+        return vcpu->gpr[GPR_RSP];
+    if (insn->mnemonic == ZYDIS_MNEMONIC_LEAVE)
+        return vcpu->gpr[GPR_RBP];
+    uint64_t address = insn_address(vcpu, insn);
+    return insn->seg >= SEG_FS ? address + vcpu->seg[insn->seg].base : address;
+}
+
+/* The run's probe has failed, and its accesses have been done: if it would fail again it is over a
+ * page border, or has a page of no use to it. If that is so often, the block is better off without
+ * runs. */
+static void weigh_run(struct vcpu *vcpu, struct translate *translate, struct translation *t,
+                      const struct slow_entry *entry, uint64_t linear)
+{
+    const uint8_t *host = entry->insn & SLOW_WRITES
+                              ? mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, entry->span)
+                              : mmu_probe_read(&vcpu->mmu, vcpu->privilege, linear, entry->span);
+    uint8_t *bad = bad_runs(translate, t->rip);
+    if (host != NULL || t->is_dead || *bad == BAD_RUNS_MAX)
+        return;
+    if (++*bad == BAD_RUNS_MAX)
+        translate_unlink(translate, t);
+}
+
 const void *slow_run(struct vcpu *vcpu, uint32_t key)
 {
     struct translate *translate = translate_of(vcpu);
-    const struct translation *t = ref_get(translate, key >> SLOW_KEY_BITS);
+    struct translation *t = ref_get(translate, key >> SLOW_KEY_BITS);
     const struct slow_entry *entries = ref_get(translate, t->slow);
     const struct slow_entry *entry = &entries[key & ((1u << SLOW_KEY_BITS) - 1)];
     uint64_t offset = entry->insn & PAGE_MASK;
     const struct insn *insn = t->is_crossing ? &((const struct crossing *)t)->insn
                                              : find_insn(vcpu, translate, t->gpa + offset);
     vcpu->rip = t->rip + offset;
-    vcpu->next_rip = vcpu->rip + insn->length;
-    insn->exec(vcpu, insn);
-    vcpu->rip = vcpu->next_rip;
-    if (entry->insn & SLOW_EXITS || vcpu->leave_block)
+    uint64_t linear = entry->span != 0 ? access_address(vcpu, insn) - entry->at : 0;
+    for (unsigned left = entry->count;;) {
+        vcpu->next_rip = vcpu->rip + insn->length;
+        insn->exec(vcpu, insn);
+        vcpu->rip = vcpu->next_rip;
+        if (--left == 0 || vcpu->leave_block)
+            break;
+        insn = find_insn(vcpu, translate, t->gpa + (vcpu->rip - t->rip));
+    }
+    if (entry->span != 0 && !translate->is_lockstep)
+        weigh_run(vcpu, translate, t, entry, linear);
+    if (entry->insn & SLOW_EXITS || vcpu->leave_block || t->is_dead)
         return NULL;
     return translate->code.execute + t->code + entry->resume;
 }

@@ -47,11 +47,17 @@ struct link {
 
 /* An instruction that generated code may send to its handler (slow.c). */
 struct slow_entry {
-    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS */
+    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS, SLOW_WRITES */
     uint16_t resume; /* where to go on, from the start of the code */
+    uint8_t count;   /* instructions that are to be run */
+    /* Where the probe was that of a run: its size, the place of the instruction's own access in it,
+     * and whether it writes. */
+    uint8_t at;
+    uint16_t span; /* 0: it was not */
 };
 
-#define SLOW_EXITS 0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
+#define SLOW_EXITS  0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
+#define SLOW_WRITES 0x4000u
 
 struct translation {
     uint64_t rip, gpa;
@@ -100,8 +106,10 @@ struct ring {
     uint32_t used; /* the most that `at` has been */
 };
 
-#define SLOW_INSNS 1024u /* entries of the cache of instructions, */
-#define SLOW_PAGE  64u   /* those that a page's may be in */
+#define BAD_RUNS     4096u
+#define BAD_RUNS_MAX 16u
+#define SLOW_INSNS   1024u /* entries of the cache of instructions, */
+#define SLOW_PAGE    64u   /* those that a page's may be in */
 
 struct crossing;
 
@@ -126,6 +134,7 @@ struct translate {
     } slow_insns[SLOW_INSNS];
     uint32_t jump_toss;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
+    uint8_t bad_runs[BAD_RUNS]; /* by a hash of RIP: how often a run of this block failed in vain */
 
     /* Offsets of the fixed routines. */
     uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
@@ -191,6 +200,8 @@ static inline ref ref_of(const struct translate *translate, const void *data)
  * NULL: to the dispatcher. */
 #define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
 const void *slow_run(struct vcpu *vcpu, uint32_t key);
+/* Runs in the block at rip have failed too often, which was not for want of a TLB entry. */
+bool slow_has_bad_runs(const struct translate *translate, uint64_t rip);
 /* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
 void slow_forget(struct translate *translate, uint64_t ppn);
 
@@ -277,8 +288,9 @@ static inline struct emit_rm rm_jump(size_t offset)
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
  * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
-#define FRAME_SIZE   8
+#define FRAME_SIZE   40
 #define FRAME_TARGET 0 /* the code that an indirect call goes to */
+#define FRAME_RUNS   8 /* host addresses of runs */
 #define FLAGS_SLOT   (-8)
 
 #endif

@@ -86,13 +86,12 @@ static bool plan_insn(struct vector_plan *plan, const struct insn *insn)
 
 /* ------------------------------------------------------------------------- emission */
 
-static void emit_move(struct context *c, const struct thunk_move *move)
+static void emit_move(struct context *c, const struct thunk_move *move, struct emit_rm rm)
 {
     struct emit *e = &c->e;
     const struct operand *op = c->insn->op;
     struct vex vex = {.map = 1, .l = move->size == 32};
     unsigned reg = op[0].reg, vvvv = 0;
-    struct emit_rm rm = context_operand(c);
     switch (move->kind) {
     case THUNK_MOVE_LOAD:
         vex.opcode = 0x10;
@@ -147,10 +146,10 @@ static void put_slot(struct context *c, const struct thunk *thunk, unsigned slot
         context_put(c, c->insn->op[slot].reg, scratch);
 }
 
-static void emit_thunk(struct context *c, const struct vector_plan *plan)
+static void emit_thunk(struct context *c, const struct vector_plan *plan, struct emit_rm memory)
 {
     const struct thunk *thunk = plan->thunk;
-    struct splice splice = {.rm = context_operand(c)};
+    struct splice splice = {.rm = memory};
     if (plan->memory_size == 0)
         splice.rm = rm_reg(take_slot(c, thunk, SLOT_RM, T0));
     splice.reg = (uint8_t)take_slot(c, thunk, SLOT_REG, T1);
@@ -168,25 +167,21 @@ bool vector_emit(struct context *c)
 {
     struct vector_plan plan;
     struct slow_path *slow = NULL;
+    struct emit_rm rm = rm_at(T0, 0);
     if (!plan_insn(&plan, c->insn))
         return false;
     vectors_require(c, plan.level);
-    if (plan.memory_size != 0 && !c->operand.is_memory) {
-        slow = context_slow_begin(c);
-        context_address(c);
-        if (plan.alignment_mask != 0) {
-            emit_op(&c->e, EMIT_BYTE_RM, 0xf6, 0, rm_reg(T0)); /* test */
-            emit_u8(&c->e, plan.alignment_mask);
-            context_slow_jump(c, slow, CONDITION_NE);
-        }
-        context_probe(c, slow, plan.memory_size, plan.stores);
+    if (plan.memory_size != 0) {
+        if (context_may_miss(c, plan.alignment_mask))
+            slow = context_slow_begin(c);
+        rm = context_operand(c, slow, plan.memory_size, plan.stores, plan.alignment_mask);
     }
     if (plan.reads_flags)
         context_flags_load(c);
     if (plan.thunk == NULL)
-        emit_move(c, &plan.move);
+        emit_move(c, &plan.move, rm);
     else
-        emit_thunk(c, &plan);
+        emit_thunk(c, &plan, rm);
     if (plan.writes_flags)
         context_flags_written(c);
     if (slow != NULL)
@@ -246,6 +241,12 @@ bool vector_effects(const struct insn *insn, struct insn_effects *effects)
         effects->written |= plan.thunk->gprs_out >> g & 1 ? 1u << gpr : 0;
     }
     return true;
+}
+
+unsigned vector_memory_size(const struct insn *insn)
+{
+    struct vector_plan plan;
+    return plan_insn(&plan, insn) ? plan.memory_size : 0;
 }
 
 unsigned vector_store_size(const struct insn *insn)

@@ -24,7 +24,7 @@
 typedef uint32_t ref;
 #define REF_UNIT 8u
 
-#define CODE_ALIGNMENT 16u
+#define CODE_ALIGNMENT 4u
 
 /* Which of the guest's vector registers are in the CPU. vector_state.c */
 enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
@@ -98,7 +98,8 @@ struct ring {
     uint32_t used; /* the most that `at` has been */
 };
 
-#define SLOW_INSNS 256u /* entries of the cache of instructions */
+#define SLOW_INSNS 1024u /* entries of the cache of instructions, */
+#define SLOW_PAGE  64u   /* those that a page's may be in */
 
 struct crossing;
 
@@ -187,8 +188,8 @@ static inline ref ref_of(const struct translate *translate, const void *data)
  * NULL: to the dispatcher. */
 #define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
 const void *slow_run(struct vcpu *vcpu, uint32_t key);
-/* Guest code has changed, somewhere. */
-void slow_forget(struct translate *translate);
+/* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
+void slow_forget(struct translate *translate, uint64_t ppn);
 
 /* jump.c: the jump cache. */
 void jump_init(struct translate *translate); /* after the fixed routines were emitted */

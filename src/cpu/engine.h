@@ -27,5 +27,8 @@ struct engine_ops {
 };
 
 extern const struct engine_ops interp_engine, translate_engine;
+/* The translator, checking each block that it can against the interpreter: slow, for tests. Says at
+ * the end, in the log, how many there were and how many differed. */
+extern const struct engine_ops translate_lockstep_engine;
 
 #endif

@@ -247,7 +247,7 @@ static int program_run(struct program *program, bool has_stdout)
         status = features_detect(&program->host.features, &err);
     if (status == STATUS_OK)
         status = thunk_set_create(&program->host.thunks, &err);
-    if (status == STATUS_OK && program->options.engine == &translate_engine)
+    if (status == STATUS_OK && program->options.engine != &interp_engine)
         status = code_pool_create(&program->host.code_pool, program->options.code_cache,
                                   program->options.cpus, &err);
     if (status == STATUS_OK)

@@ -179,7 +179,8 @@ static enum status name_check(const char *name, struct error *err)
 static enum status engine_parse(const char *value, const struct engine_ops **engine,
                                 struct error *err)
 {
-    static const struct engine_ops *const engines[] = {&translate_engine, &interp_engine};
+    static const struct engine_ops *const engines[] = {&translate_engine, &interp_engine,
+                                                       &translate_lockstep_engine};
     for (size_t i = 0; i < ARRAY_LENGTH(engines); i++) {
         if (strcmp(value, engines[i]->name) == 0) {
             *engine = engines[i];

@@ -160,7 +160,7 @@ static void limit_descriptors(void)
 
 /* A sanitizer's leak check stops and traces the process at its end, which is just what must not be
  * possible: builds for testing go without the filter. */
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANDBOX_FITS false
 #else
 #define SANDBOX_FITS true

@@ -15,7 +15,7 @@
 struct comparison {
     struct guest *guests[COMPARE_GUESTS];
     unsigned guest_count;
-    uint64_t programs, endless, vectors[32];
+    uint64_t programs, endless, unsteady, vectors[32];
 };
 
 /* Runs the program of a seed. False: there was a difference, and it has been reported. native_open

@@ -48,7 +48,7 @@ static void print_summary(const struct comparison *c)
         if (c->vectors[i] != 0)
             print_message(" #%u %lu,", i, c->vectors[i]);
     }
-    print_message(" endless %lu\n", c->endless);
+    print_message(" endless %lu, host unsteady %lu\n", c->endless, c->unsteady);
 }
 
 static void drop_code(struct vcpu *vcpu)

@@ -28,6 +28,7 @@ struct generator {
     uint32_t undefined; /* status flags */
     bool keeps_stack;   /* in a function: RSP stays */
     unsigned depth, cells;
+    bool with_bases;
 };
 
 struct decoded {
@@ -736,7 +737,7 @@ static size_t random_bytes(struct generator *g, uint8_t *b)
 {
     static const uint8_t segments[] = {0x64, 0x65, 0x64, 0x65, 0x26, 0x2e, 0x36, 0x3e};
     size_t n = 0;
-    if (one_in(g, 12) && native_has_bases())
+    if (one_in(g, 12) && g->with_bases)
         b[n++] = segments[below(g, sizeof(segments))];
     if (one_in(g, 12))
         b[n++] = 0x67;
@@ -1073,7 +1074,7 @@ static void make_start(struct generator *g, bool with_bases)
 void program_make(struct program *program, uint64_t seed, const struct features *features,
                   bool with_bases)
 {
-    struct generator g = {.p = program, .features = features};
+    struct generator g = {.p = program, .features = features, .with_bases = with_bases};
     g.random.state = (seed + 1) * 0x9e3779b97f4a7c15u | 1;
     random_next(&g.random);
     ZydisDecoderInit(&g.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);

@@ -262,6 +262,8 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
 static void translate_detach(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
+    if (translate->is_lockstep)
+        lockstep_report(translate);
     vcpu->mmu.code_drop = NULL;
     vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;

@@ -10,6 +10,7 @@
  */
 
 #include <Zydis/Zydis.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -202,4 +203,10 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
     if (!equal && translate->stats.lockstep_differences++ < REPORTS_MAX)
         report(block, start.rip, &want, &got);
     return true;
+}
+
+void lockstep_report(const struct translate *translate)
+{
+    log_warning("lock-step: %" PRIu64 " blocks compared, %" PRIu64 " differ",
+                translate->stats.lockstep_blocks, translate->stats.lockstep_differences);
 }

@@ -246,8 +246,7 @@ uint32_t translate_entry(struct translate *translate, struct translation *t,
  * aside): what the lock-step mode can check. integer.c */
 bool translate_is_inline(const struct insn *insn);
 
-/* engine.c. translate_engine (cpu/engine.h) in lock-step mode: slow, for tests. */
-extern const struct engine_ops translate_lockstep_engine;
+/* engine.c */
 /* Runs generated code from t on, and sets left_by. */
 void translate_enter(struct translate *translate, const struct translation *t);
 
@@ -255,6 +254,8 @@ void translate_enter(struct translate *translate, const struct translation *t);
  * can be compared, and has not been run. */
 bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct block *block,
                   const struct translation *t);
+/* To the log: how many blocks were compared, how many differed. */
+void lockstep_report(const struct translate *translate);
 
 /*
  * Registers. Twelve guest registers live in host registers, eleven of them under their own name;

@@ -130,11 +130,13 @@ class Programs(Test):
     def test_openssl(self):
         guest = self.boot()
         guest.run("seq 1 1000000 >/tmp/data; cd /tmp")
-        for cipher in ("aes-128-cbc", "aes-256-ctr", "camellia-256-cbc", "chacha20", "aria-256-cbc"):
+        for cipher in ("aes-128-cbc", "aes-256-ctr", "camellia-256-cbc", "chacha20",
+                       "aria-256-cbc"):
             code = f"openssl enc -{cipher} -pbkdf2 -iter 1000 -pass pass:word"
             guest.run(f"{code} </tmp/data | {code} -d | cmp - /tmp/data")
             # The table-driven code of OpenSSL, without the instructions for it, must agree.
-            fixed = f"openssl enc -{cipher} -nosalt -md sha256 -pass pass:word </tmp/data 2>/dev/null"
+            fixed = (f"openssl enc -{cipher} -nosalt -md sha256 -pass pass:word"
+                     " </tmp/data 2>/dev/null")
             guest.run(f"{fixed} >/tmp/one; export OPENSSL_ia32cap=~0x200000200000000; {fixed}"
                       " | cmp - /tmp/one")
         for key in ("RSA -pkeyopt rsa_keygen_bits:2048", "EC -pkeyopt ec_paramgen_curve:P-256",
@@ -151,8 +153,8 @@ class Programs(Test):
 
     def test_round_trips(self):
         guest = self.boot()
-        guest.run("tar -C /usr/lib -c git-core python3 perl-base udev | head -c 20000000 >/tmp/data",
-                  120 * SLOW)
+        guest.run("tar -C /usr/lib -c git-core python3 perl-base udev"
+                  " | head -c 20000000 >/tmp/data", 120 * SLOW)
         for code in ("gzip -9", "bzip2", "xz -1", "xz -6", "zstd -1", "zstd -19 --single-thread"):
             program = code.split()[0]
             guest.run(f"{code} -c </tmp/data | {program} -dc | cmp - /tmp/data", 300 * SLOW)
@@ -171,8 +173,8 @@ class Programs(Test):
             "sqlite3 /tmp/base 'create table t(i integer primary key, s text, d real);"
             " with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000)"
             " insert into t select i, hex(i * 7919), i / 8.0 from n; create index x on t(s);"
-            " delete from t where i % 3 = 0; update t set s = s || char(120) where i % 5 = 0; vacuum;"
-            " pragma integrity_check; select count(*), sum(i), sum(d), count(distinct s) from t'",
+            " delete from t where i % 3 = 0; update t set s = s || char(120) where i % 5 = 0;"
+            " vacuum; pragma integrity_check; select count(*), sum(i), sum(d), count(distinct s) from t'",
             120 * SLOW)
         numbers = [i for i in range(1, 100001) if i % 3]
         self.assertEqual(said, f"ok\n{len(numbers)}|{sum(numbers)}|{sum(numbers) / 8.0}"
@@ -196,7 +198,8 @@ class Stress(Test):
     """stress-ng --verify, on two CPUs: first one stressor of many methods, then class by class."""
 
     def stress(self, guest, what, seconds):
-        said = guest.run(f"stress-ng {what} --verify --metrics-brief 2>&1", 3 * seconds + 200 * SLOW)
+        said = guest.run(f"stress-ng {what} --verify --metrics-brief 2>&1",
+                         3 * seconds + 200 * SLOW)
         bad = [line for line in said.splitlines()
                if re.search(r"fail:|error:|unexpected signal|corrupted|terminated with", line)]
         self.assertEqual(bad, [], said[-8000:])

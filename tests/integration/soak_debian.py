@@ -174,7 +174,8 @@ class Programs(Test):
             " with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000)"
             " insert into t select i, hex(i * 7919), i / 8.0 from n; create index x on t(s);"
             " delete from t where i % 3 = 0; update t set s = s || char(120) where i % 5 = 0;"
-            " vacuum; pragma integrity_check; select count(*), sum(i), sum(d), count(distinct s) from t'",
+            " vacuum; pragma integrity_check;"
+            " select count(*), sum(i), sum(d), count(distinct s) from t'",
             120 * SLOW)
         numbers = [i for i in range(1, 100001) if i % 3]
         self.assertEqual(said, f"ok\n{len(numbers)}|{sum(numbers)}|{sum(numbers) / 8.0}"

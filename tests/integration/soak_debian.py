@@ -24,8 +24,9 @@ TROUBLE = re.compile(r"BUG:|WARNING:|Oops|general protection|soft lockup|hung_ta
                      r"|detected stalls|EXT4-fs error|EXT4-fs warning|I/O error|Call Trace"
                      r"|bad page|clocksource: .*unstable|traps: |segfault at")
 
-# Those that use up memory until the guest's kernel kills processes, by design.
-STARVING = "bigheap,brk,oom-pipe,stack,resources,watchdog"
+# Those that use up memory until the guest's kernel kills processes, by design: systemd ends the
+# whole login session then.
+STARVING = "bigheap,brk,mlock,mlockmany,oom-pipe,resources,stack,watchdog"
 
 PYTHON_TESTS = """array audioop binascii bz2 cmath ctypes decimal float fractions hashlib heapq json
     long lzma math random re statistics struct unicodedata zlib""".split()
@@ -210,7 +211,7 @@ class Stress(Test):
               f" {' '.join(sorted(ran))}", flush=True)
 
     def test_stress(self):
-        guest = self.boot(cpus=2)
+        guest = self.boot(cpus=2, memory="2G")
         methods = max(STRESS_SECONDS // 10, 1)
         for what in (f"--cpu 2 --cpu-method all -t {2 * methods}",
                      f"--vm 2 --vm-bytes 128M --vm-method all -t {methods}",

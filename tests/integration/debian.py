@@ -53,9 +53,9 @@ def boot_options(pci=False):
             f"{dashes}append", f"{append} disk=/dev/vda"]
 
 
-def command_of(image, engine=ENGINE, cpus=1, memory="1G"):
+def command_of(image, engine=ENGINE, cpus=1, memory="1G", extra=()):
     return [harness.AEROSTAT, "run", "--engine", engine, "--disk", image, "--cpus", str(cpus),
-            "--memory", memory, *boot_options()]
+            "--memory", memory, *extra, *boot_options()]
 
 
 class Debian(harness.Vm):

@@ -24,8 +24,9 @@ TROUBLE = re.compile(r"BUG:|WARNING:|Oops|general protection|soft lockup|hung_ta
                      r"|detected stalls|EXT4-fs error|EXT4-fs warning|I/O error|Call Trace"
                      r"|bad page|clocksource: .*unstable|traps: |segfault at")
 
-# Those that use up memory until the guest's kernel kills processes, by design.
-STARVING = "bigheap,brk,oom-pipe,stack,resources,watchdog"
+# Those that use up memory until the guest's kernel kills processes, by design: systemd ends the
+# whole login session then.
+STARVING = "bigheap,brk,mlock,mlockmany,oom-pipe,resources,stack,watchdog"
 
 PYTHON_TESTS = """array audioop binascii bz2 cmath ctypes decimal float fractions hashlib heapq json
     long lzma math random re statistics struct unicodedata zlib""".split()
@@ -130,11 +131,13 @@ class Programs(Test):
     def test_openssl(self):
         guest = self.boot()
         guest.run("seq 1 1000000 >/tmp/data; cd /tmp")
-        for cipher in ("aes-128-cbc", "aes-256-ctr", "camellia-256-cbc", "chacha20", "aria-256-cbc"):
+        for cipher in ("aes-128-cbc", "aes-256-ctr", "camellia-256-cbc", "chacha20",
+                       "aria-256-cbc"):
             code = f"openssl enc -{cipher} -pbkdf2 -iter 1000 -pass pass:word"
             guest.run(f"{code} </tmp/data | {code} -d | cmp - /tmp/data")
             # The table-driven code of OpenSSL, without the instructions for it, must agree.
-            fixed = f"openssl enc -{cipher} -nosalt -md sha256 -pass pass:word </tmp/data 2>/dev/null"
+            fixed = (f"openssl enc -{cipher} -nosalt -md sha256 -pass pass:word"
+                     " </tmp/data 2>/dev/null")
             guest.run(f"{fixed} >/tmp/one; export OPENSSL_ia32cap=~0x200000200000000; {fixed}"
                       " | cmp - /tmp/one")
         for key in ("RSA -pkeyopt rsa_keygen_bits:2048", "EC -pkeyopt ec_paramgen_curve:P-256",
@@ -151,12 +154,11 @@ class Programs(Test):
 
     def test_round_trips(self):
         guest = self.boot()
-        guest.run("tar -C /usr/lib -cf /tmp/data git-core python3 perl-base udev", 120 * SLOW)
+        guest.run("tar -C /usr/lib -c git-core python3 perl-base udev"
+                  " | head -c 20000000 >/tmp/data", 120 * SLOW)
         for code in ("gzip -9", "bzip2", "xz -1", "xz -6", "zstd -1", "zstd -19 --single-thread"):
             program = code.split()[0]
-            guest.run(f"head -c 20000000 /tmp/data | {code} -c | {program} -dc"
-                      " | cmp - /tmp/data 2>&1 | grep -q 'EOF on -' || [ $(stat -c %s /tmp/data)"
-                      " -le 20000000 ]", 300 * SLOW)
+            guest.run(f"{code} -c </tmp/data | {program} -dc | cmp - /tmp/data", 300 * SLOW)
         self.end(guest)
 
     def test_git_sqlite_and_perl(self):
@@ -172,8 +174,9 @@ class Programs(Test):
             "sqlite3 /tmp/base 'create table t(i integer primary key, s text, d real);"
             " with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000)"
             " insert into t select i, hex(i * 7919), i / 8.0 from n; create index x on t(s);"
-            " delete from t where i % 3 = 0; update t set s = s || \"x\" where i % 5 = 0; vacuum;"
-            " pragma integrity_check; select count(*), sum(i), sum(d), count(distinct s) from t'",
+            " delete from t where i % 3 = 0; update t set s = s || char(120) where i % 5 = 0;"
+            " vacuum; pragma integrity_check;"
+            " select count(*), sum(i), sum(d), count(distinct s) from t'",
             120 * SLOW)
         numbers = [i for i in range(1, 100001) if i % 3]
         self.assertEqual(said, f"ok\n{len(numbers)}|{sum(numbers)}|{sum(numbers) / 8.0}"
@@ -184,13 +187,12 @@ class Programs(Test):
             product *= factor
         self.assertEqual(said, str(product))
         said = guest.run("perl -e 'for (1 .. 200000) { $h{$_ % 977} .= chr(65 + $_ % 26);"
-                         " $s += sqrt($_) } s/(A+B)/<$1>/g for values %h;"
+                         " $s += sqrt($_) } s/([AEIOU])/<$1>/g for values %h;"
                          " print join(\",\", scalar(keys %h), length(join(\"\", values %h)),"
                          " sprintf(\"%.6f\", $s))'", 120 * SLOW)
-        keys, letters, root = said.split(",")
-        self.assertEqual(keys, "977")
-        self.assertGreater(int(letters), 200000)
-        self.assertEqual(root, f"{sum(i ** 0.5 for i in range(1, 200001)):.6f}")
+        vowels = sum(chr(65 + i % 26) in "AEIOU" for i in range(1, 200001))
+        root = sum(i ** 0.5 for i in range(1, 200001))
+        self.assertEqual(said, f"977,{200000 + 2 * vowels},{root:.6f}")
         self.end(guest)
 
 
@@ -198,19 +200,18 @@ class Stress(Test):
     """stress-ng --verify, on two CPUs: first one stressor of many methods, then class by class."""
 
     def stress(self, guest, what, seconds):
-        said = guest.run(f"stress-ng {what} --verify --metrics-brief 2>&1", 3 * seconds + 200 * SLOW)
+        said = guest.run(f"stress-ng {what} --verify --metrics-brief 2>&1",
+                         3 * seconds + 200 * SLOW)
         bad = [line for line in said.splitlines()
                if re.search(r"fail:|error:|unexpected signal|corrupted|terminated with", line)]
         self.assertEqual(bad, [], said[-8000:])
         self.assertIn("successful run completed", said)
         ran = set(re.findall(r"^stress-ng: metrc: +\[\d+\] (\S+) +\d+ ", said, re.MULTILINE))
-        print(f"soak: stress-ng {what}: {len(ran)} stressors passed", flush=True)
+        print(f"soak: stress-ng {what}: passed:"
+              f" {' '.join(sorted(ran))}", flush=True)
 
     def test_stress(self):
-        guest = self.boot(cpus=2)
-        listed = guest.run("for class in cpu vm memory cpu-cache; do echo $class"
-                           " $(stress-ng --class $class'?' 2>&1); done")
-        print(listed)
+        guest = self.boot(cpus=2, memory="2G")
         methods = max(STRESS_SECONDS // 10, 1)
         for what in (f"--cpu 2 --cpu-method all -t {2 * methods}",
                      f"--vm 2 --vm-bytes 128M --vm-method all -t {methods}",

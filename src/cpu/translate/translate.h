@@ -14,7 +14,6 @@
 #define TRANSLATE_JUMPS 16384u /* entries of a jump cache, a power of 2 */
 #define JUMP_MASK       0x7ffeu
 #define JUMP_SHIFT      12
-#define JUMP_PAGE_SHIFT 12 /* log2 of the bits of jump_cache.pages */
 
 /* Room that any block surely fits in. */
 #define BLOCK_CODE_MAX (48u << 10)
@@ -25,7 +24,7 @@
 typedef uint32_t ref;
 #define REF_UNIT 8u
 
-#define CODE_ALIGNMENT 16u
+#define CODE_ALIGNMENT 4u
 
 /* Which of the guest's vector registers are in the CPU. vector_state.c */
 enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
@@ -90,8 +89,7 @@ struct jump {
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
     uint64_t filled[TRANSLATE_JUMPS / 64], global[TRANSLATE_JUMPS / 64];
-    uint64_t pages[(1u << JUMP_PAGE_SHIFT) / 64];
-    uint64_t large_regions;
+    struct tlb_filter pages, large_regions;
     bool is_used; /* something is filled */
 };
 
@@ -102,7 +100,8 @@ struct ring {
     uint32_t used; /* the most that `at` has been */
 };
 
-#define SLOW_INSNS 256u /* entries of the cache of instructions */
+#define SLOW_INSNS 1024u /* entries of the cache of instructions, */
+#define SLOW_PAGE  64u   /* those that a page's may be in */
 
 struct crossing;
 
@@ -192,8 +191,8 @@ static inline ref ref_of(const struct translate *translate, const void *data)
  * NULL: to the dispatcher. */
 #define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
 const void *slow_run(struct vcpu *vcpu, uint32_t key);
-/* Guest code has changed, somewhere. */
-void slow_forget(struct translate *translate);
+/* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
+void slow_forget(struct translate *translate, uint64_t ppn);
 
 /* jump.c: the jump cache. */
 void jump_init(struct translate *translate); /* after the fixed routines were emitted */

@@ -13,8 +13,8 @@
  * here, the guest could find in a TLB that forgets only what it is told to. So an entry goes
  *   - when its page is flushed (INVLPG), in the flush itself: jump_flush is called by the MMU;
  *   - with a flush of everything, and with one that spares global pages (a CR3 load) unless its
- * page is global. Two bitmaps say which slots are filled and which of those are global, so that a
- *     flush costs what has been filled since the last one;
+ *     page is global. Two bitmaps say which slots are filled and which of those are global, so
+ *     that a flush costs what has been filled since the last one;
  *   - with its translation: jump_forget.
  * Most pages that a kernel flushes are data. The filter `pages` has those that have had entries
  * since the last full flush, and a flush of any other page ends there. An entry from a large page

@@ -3,6 +3,7 @@
 BUILD = build
 MESON_OPTIONS =
 SOAK_SECONDS = 3600
+STRESS_SECONDS = 600
 FUZZ_SECONDS = 60
 
 .DEFAULT_GOAL = all
@@ -27,12 +28,14 @@ test: ## Unit tests, guest tests and boots; then what is quick enough under ASan
 	@tests/run-tests $(MESON_OPTIONS)
 
 bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
-	@scripts/setup bench
+	@scripts/setup bench debian
 	@bench/run
 	@bench/speed/run --boots $(BUILD)/bench.json
+	@bench/debian/run
 
-soak: all ## Random bytes as kernels in every mode, for SOAK_SECONDS
-	@scripts/setup test
+soak: all ## A complete Debian at work; then random bytes as kernels, for SOAK_SECONDS
+	@scripts/setup test debian
+	@STRESS_SECONDS=$(STRESS_SECONDS) tests/integration/soak_debian.py
 	@tests/integration/soak.py --seconds $(SOAK_SECONDS)
 
 fuzz: ## Every libFuzzer target for FUZZ_SECONDS

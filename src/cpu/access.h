@@ -35,6 +35,21 @@ static inline uint64_t access_linear(struct vcpu *vcpu, enum segment_register se
     return access_linear_slow(vcpu, seg, offset, size, access);
 }
 
+/* The same where the bits of `mask` must be 0, else #GP. That comes before all else in 64-bit mode:
+ * an address that is not canonical either is no #SS. */
+static inline uint64_t access_linear_aligned(struct vcpu *vcpu, enum segment_register seg,
+                                             uint64_t offset, unsigned size, enum mmu_access access,
+                                             unsigned mask)
+{
+    uint64_t flat = offset + (seg >= SEG_FS ? vcpu->seg[seg].base : 0);
+    if (unlikely((flat & mask) != 0) && vcpu->mode == MODE_LONG)
+        vcpu_raise_error(vcpu, VECTOR_GP, 0);
+    uint64_t linear = access_linear(vcpu, seg, offset, size, access);
+    if (unlikely((linear & mask) != 0))
+        vcpu_raise_error(vcpu, VECTOR_GP, 0);
+    return linear;
+}
+
 /* By linear address, with the privilege of the current instruction. */
 uint64_t access_load_slow(struct vcpu *vcpu, uint64_t linear, unsigned size,
                           enum mmu_privilege privilege);

@@ -53,6 +53,32 @@ const uint8_t *pmap_page_read(struct pmap *map, uint64_t ppn, bool *writable)
     return pmap_private_page(map, ppn);
 }
 
+static void count_private(struct pmap *map)
+{
+    atomic_fetch_add_explicit(&map->private_pages, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&map->faults_zero, 1, memory_order_relaxed);
+}
+
+const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable)
+{
+    page_entry *entry = pmap_entry(map, ppn);
+    if (unlikely(entry == NULL))
+        return NULL;
+    uint64_t value = atomic_load(entry);
+    while (!(value & ENTRY_PRIVATE)) {
+        if (value & ENTRY_LENT) {
+            *writable = false;
+            return zero_page;
+        }
+        if (atomic_compare_exchange_weak(entry, &value, value | ENTRY_PRIVATE)) {
+            value |= ENTRY_PRIVATE;
+            count_private(map);
+        }
+    }
+    *writable = !(value & (ENTRY_SETTLING | ENTRY_CODE));
+    return pmap_private_page(map, ppn);
+}
+
 static void page_wait_settled(struct pmap *map, page_entry *entry)
 {
     pthread_mutex_lock(&map->settle_lock);
@@ -76,8 +102,7 @@ uint8_t *page_make_private(struct pmap *map, uint64_t ppn)
             wanted |= ENTRY_SETTLING;
     } while (!atomic_compare_exchange_weak(entry, &value, wanted));
 
-    atomic_fetch_add_explicit(&map->private_pages, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&map->faults_zero, 1, memory_order_relaxed);
+    count_private(map);
     if (wanted & ENTRY_SETTLING) {
         page_revoke(map, ppn);
         pthread_mutex_lock(&map->settle_lock);

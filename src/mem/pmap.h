@@ -70,10 +70,12 @@ const struct ram_range *pmap_ranges(const struct pmap *map, unsigned *count);
  * or until the page is revoked. NULL where the PPN is not RAM.
  * pmap_page_read: the page's bytes; *writable tells whether they may be written in place: private,
  * and no code marked in it. Never blocks.
- * pmap_page_write: makes the page private if it is not (revoking others), then gives its address.
- * It leaves a code mark alone.
+ * pmap_page_claim: the same for somebody who wants to write: a zero page that no TLB has seen
+ * becomes private at once. Never blocks. pmap_page_write: makes the page private if it is not
+ * (revoking others), then gives its address. It leaves a code mark alone.
  */
 const uint8_t *pmap_page_read(struct pmap *map, uint64_t ppn, bool *writable);
+const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable);
 uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
 
 /*

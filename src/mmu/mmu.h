@@ -9,7 +9,11 @@
  *
  * A TLB entry has one tag for reads and one for writes, so that a probe is one compare; a tag that
  * must take the slow path is TLB_NO_TAG, which no address equals. `info` says why: see TLB_*.
- * There is one table per privilege, because user/supervisor and SMAP decide what a page allows.
+ * There is one table per privilege, because user/supervisor and SMAP decide what a page allows; and
+ * a second one that writes are looked up in, because of what is done most with two blocks of
+ * memory: copying one to the other. They are often a large power of two apart, and would take each
+ * other's place at every step. Entries are alike in both, so a writable page may be read by its
+ * entry for writes.
  *
  * Revocation. Host addresses in a TLB go stale when the page map moves a page. A running vCPU owns
  * its TLB alone; a *parked* one has lent it to everybody, under mmu->lock. mmu_domain_revoke(ppn)
@@ -26,12 +30,14 @@
 
 #include "mem/bus.h"
 #include "mem/pmap.h"
+#include "mmu/tlb_set.h"
 #include "util/bits.h"
 #include "util/status.h"
 
-#define TLB_ENTRIES  1024u /* per privilege */
-#define ITLB_ENTRIES 256u  /* per privilege */
-#define TLB_NO_TAG   ((uint64_t)1)
+#define TLB_ENTRIES       4096u /* per privilege */
+#define TLB_WRITE_ENTRIES 2048u /* per privilege */
+#define ITLB_ENTRIES      1024u /* per privilege */
+#define TLB_NO_TAG        ((uint64_t)1)
 
 /* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
  * of page-table entries begin. */
@@ -96,8 +102,8 @@ struct mmu_domain;
 typedef void mmu_code_drop_fn(void *context, uint64_t ppn);
 #define MMU_ALL_PAGES UINT64_MAX
 
-/* Tells an engine that remembers where linear addresses lead of each flush, as it happens. Called on
- * the vCPU's own thread or while it is parked. `linear` counts for MMU_FLUSH_PAGE. */
+/* Tells an engine that remembers where linear addresses lead of each flush, as it happens. Called
+ * on the vCPU's own thread or while it is parked. `linear` counts for MMU_FLUSH_PAGE. */
 enum mmu_flush_scope {
     MMU_FLUSH_PAGE,
     MMU_FLUSH_LOCAL, /* all but global pages */
@@ -107,13 +113,14 @@ typedef void mmu_code_flush_fn(void *context, enum mmu_flush_scope scope, uint64
 
 struct mmu {
     struct tlb_entry tlb[MMU_PRIVILEGES + 1][TLB_ENTRIES];
+    struct tlb_entry tlb_write[MMU_PRIVILEGES + 1][TLB_WRITE_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
 
     /* Paging registers. The CPU writes them, then calls the flush that the change asks for. */
     uint64_t cr0, cr3, cr4, efer;
     uint64_t pdpte[4]; /* PAE without long mode: loaded by mmu_load_pdptes */
 
-    /* Linear pages with a data breakpoint: never in the TLB, so that every access resolves. */
+    /* Linear pages with a data breakpoint: never in a data TLB, so that every access resolves. */
     uint64_t watched[4];
     unsigned watched_count;
 
@@ -136,16 +143,12 @@ struct mmu {
 
     struct mmu_stats stats;
 
-    /* Which entries of a table hold something, and which of those are global, a bit each: flushes
-     * touch nothing else. large_regions: a bit for (a hash of) each GiB of linear addresses that
-     * pieces of large pages may be in, so flushing a small page seldom looks for them. */
-    struct {
-        uint64_t filled[TLB_ENTRIES / 64], global[TLB_ENTRIES / 64];
-    } tlb_use[MMU_PRIVILEGES];
-    struct {
-        uint64_t filled[ITLB_ENTRIES / 64], global[ITLB_ENTRIES / 64];
-    } itlb_use[2];
-    uint64_t large_regions;
+    /* The filled slots of each table: flushes touch nothing else. */
+    struct tlb_use {
+        struct tlb_set of[2]; /* pages that are not global, and global ones */
+    } tlb_use[MMU_PRIVILEGES], tlb_write_use[MMU_PRIVILEGES], itlb_use[2];
+    /* Where pieces of large pages may be, so that flushing a small page seldom looks for them. */
+    struct tlb_filter large_regions, huge_regions; /* of 4 MiB and 1 GiB */
 };
 
 /* What an address resolved to. */
@@ -232,7 +235,7 @@ static inline uint8_t *mmu_probe_write(struct mmu *mmu, enum mmu_privilege privi
                                        uint64_t linear, unsigned size)
 {
     const struct tlb_entry *entry =
-        &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+        &mmu->tlb_write[privilege][(linear >> PAGE_SHIFT) & (TLB_WRITE_ENTRIES - 1)];
     if (likely(entry->write_tag == (linear & ~PAGE_MASK) &&
                (linear & PAGE_MASK) <= PAGE_SIZE - size))
         return (uint8_t *)(uintptr_t)(entry->addend + linear);

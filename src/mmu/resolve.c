@@ -25,9 +25,11 @@ static bool tlb_look_up(const struct mmu *mmu, uint64_t linear, enum mmu_access 
         target->gpa = (entry->info & ~PAGE_MASK) | offset;
         return true;
     }
+    bool write = access == MMU_WRITE;
     const struct tlb_entry *entry =
-        &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-    if ((access == MMU_WRITE ? entry->write_tag : entry->read_tag) != page)
+        write ? &mmu->tlb_write[privilege][(linear >> PAGE_SHIFT) & (TLB_WRITE_ENTRIES - 1)]
+              : &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
+    if ((write ? entry->write_tag : entry->read_tag) != page)
         return false;
     target->host = (uint8_t *)(uintptr_t)(entry->addend + linear);
     target->gpa = (entry->info & ~PAGE_MASK) | offset;
@@ -79,7 +81,7 @@ static void fill(struct mmu *mmu, uint64_t page, enum mmu_access access,
         if (pmap_state(mmu->map, entry.ppn) == PAGE_ZERO)
             entry.info |= TLB_ZERO;
     }
-    tlb_fill_data(mmu, privilege, page, &entry);
+    tlb_fill_data(mmu, privilege, page, access == MMU_WRITE, &entry);
 }
 
 enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,
@@ -111,7 +113,8 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         uint64_t ppn = walk.gpa >> PAGE_SHIFT;
         bool writable;
         mmu->stats.walk_references++;
-        const uint8_t *host = pmap_page_read(mmu->map, ppn, &writable);
+        const uint8_t *host = access == MMU_WRITE ? pmap_page_claim(mmu->map, ppn, &writable)
+                                                  : pmap_page_read(mmu->map, ppn, &writable);
         target->gpa = walk.gpa | offset;
         if (host == NULL) {
             target->host = NULL;
@@ -121,7 +124,7 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
             page_open(mmu, ppn);
             continue;
         }
-        if (likely(mmu->watched_count == 0) || !is_watched(mmu, page))
+        if (access == MMU_EXECUTE || likely(mmu->watched_count == 0) || !is_watched(mmu, page))
             fill(mmu, page, access, privilege, &walk, host, writable);
         target->host = (uint8_t *)(uintptr_t)host + offset;
         return MMU_OK;

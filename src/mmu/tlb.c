@@ -1,40 +1,62 @@
 /*
  * Fills, flushes and revocations of the software TLB.
  *
- * A bitmap beside each table says which entries are filled, and another which of those are global.
- * So a flush costs in proportion to what was filled since the last one, not to the table's size,
- * and one that keeps global pages does not even look at them.
+ * Beside each table are the sets of its filled slots, global ones and others. So a flush costs in
+ * proportion to what was filled since the last one, not to the table's size, and one that keeps
+ * global pages does not even look at them.
  *
  * Large guest pages are kept in pieces of 4 KiB. INVLPG must drop all pieces of the page it names,
- * which takes a scan; large_regions tells most small pages apart that cannot be part of a large
- * one.
+ * which takes a scan; large_regions and huge_regions tell most small pages apart that cannot be
+ * part of a large one.
  */
 
 #include "mmu/tlb.h"
 
-#include <string.h>
-
 #define INFO_PPN_SHIFT 12
+
+#define LARGE_REGION_SHIFT 22 /* 2 MiB pages are taken for 4 MiB ones */
+#define HUGE_REGION_SHIFT  30
+
+static inline void data_clear(struct tlb_entry *entry)
+{
+    entry->read_tag = TLB_NO_TAG;
+    entry->write_tag = TLB_NO_TAG;
+}
 
 void tlb_init(struct mmu *mmu)
 {
     for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
         for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            mmu->tlb[privilege][i] =
-                (struct tlb_entry){.read_tag = TLB_NO_TAG, .write_tag = TLB_NO_TAG};
+            data_clear(&mmu->tlb[privilege][i]);
+        for (unsigned i = 0; i < TLB_WRITE_ENTRIES; i++)
+            data_clear(&mmu->tlb_write[privilege][i]);
     }
     for (unsigned privilege = 0; privilege < ARRAY_LENGTH(mmu->itlb); privilege++) {
         for (unsigned i = 0; i < ITLB_ENTRIES; i++)
             mmu->itlb[privilege][i] = (struct itlb_entry){.tag = TLB_NO_TAG};
     }
     memset(mmu->tlb_use, 0, sizeof(mmu->tlb_use));
+    memset(mmu->tlb_write_use, 0, sizeof(mmu->tlb_write_use));
     memset(mmu->itlb_use, 0, sizeof(mmu->itlb_use));
-    mmu->large_regions = 0;
+    memset(&mmu->large_regions, 0, sizeof(mmu->large_regions));
+    memset(&mmu->huge_regions, 0, sizeof(mmu->huge_regions));
 }
 
-static inline unsigned data_slot(uint64_t linear)
+/* One table of data entries with its filled slots. */
+struct data_table {
+    struct tlb_entry *entries;
+    struct tlb_use *use;
+    unsigned mask;
+};
+#define DATA_TABLES (2 * MMU_PRIVILEGES)
+
+static inline struct data_table data_table(struct mmu *mmu, unsigned number)
 {
-    return (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+    unsigned privilege = number / 2;
+    if (number % 2 == 0)
+        return (struct data_table){mmu->tlb[privilege], &mmu->tlb_use[privilege], TLB_ENTRIES - 1};
+    return (struct data_table){mmu->tlb_write[privilege], &mmu->tlb_write_use[privilege],
+                               TLB_WRITE_ENTRIES - 1};
 }
 
 static inline unsigned code_slot(uint64_t linear)
@@ -42,42 +64,45 @@ static inline unsigned code_slot(uint64_t linear)
     return (unsigned)(linear >> PAGE_SHIFT) & (ITLB_ENTRIES - 1);
 }
 
-/* The GiB of a linear address, folded to one of 64 bits. */
-static inline uint64_t region_bit(uint64_t linear)
+/* ------------------------------------------------------------------------- fills */
+
+static inline void use_set(struct tlb_use *use, unsigned slot, unsigned info)
 {
-    return bit((unsigned)((linear >> 30) * 0x9e3779b97f4a7c15u >> 58));
+    bool global = info & TLB_GLOBAL;
+    tlb_set_remove(&use->of[!global], slot);
+    tlb_set_add(&use->of[global], slot);
 }
 
-static inline void use_set(uint64_t *filled, uint64_t *global, unsigned slot, unsigned info)
+static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
 {
-    uint64_t mask = bit(slot % 64);
-    filled[slot / 64] |= mask;
-    if (info & TLB_GLOBAL)
-        global[slot / 64] |= mask;
-    else
-        global[slot / 64] &= ~mask;
+    if (info & TLB_LARGE)
+        tlb_filter_add(&mmu->large_regions, linear, LARGE_REGION_SHIFT);
+    if (info & TLB_HUGE)
+        tlb_filter_add(&mmu->huge_regions, linear, HUGE_REGION_SHIFT);
 }
 
-static inline void use_clear(uint64_t *filled, uint64_t *global, unsigned slot)
-{
-    filled[slot / 64] &= ~bit(slot % 64);
-    global[slot / 64] &= ~bit(slot % 64);
-}
-
-void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear, bool write,
                    const struct tlb_page *page)
 {
     uint64_t tag = linear & ~PAGE_MASK;
-    unsigned slot = data_slot(linear);
-    mmu->tlb[privilege][slot] = (struct tlb_entry){
+    struct tlb_entry entry = {
         .read_tag = tag,
         .write_tag = page->writable ? tag : TLB_NO_TAG,
         .addend = (uintptr_t)page->host - tag,
         .info = page->ppn << INFO_PPN_SHIFT | page->info,
     };
-    use_set(mmu->tlb_use[privilege].filled, mmu->tlb_use[privilege].global, slot, page->info);
-    if (page->info & (TLB_LARGE | TLB_HUGE))
-        mmu->large_regions |= region_bit(linear);
+    for (unsigned writes = 0; writes < 2; writes++) {
+        struct data_table table = data_table(mmu, privilege * 2 + writes);
+        unsigned slot = (unsigned)(linear >> PAGE_SHIFT) & table.mask;
+        struct tlb_entry *place = &table.entries[slot];
+        if (writes && !page->writable)
+            continue;
+        if (writes != write && place->read_tag != TLB_NO_TAG && place->read_tag != tag)
+            continue;
+        *place = entry;
+        use_set(table.use, slot, page->info);
+    }
+    note_large(mmu, linear, page->info);
 }
 
 void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
@@ -89,149 +114,136 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         .host = page->host,
         .info = page->ppn << INFO_PPN_SHIFT | page->info,
     };
-    use_set(mmu->itlb_use[table].filled, mmu->itlb_use[table].global, slot, page->info);
-    if (page->info & (TLB_LARGE | TLB_HUGE))
-        mmu->large_regions |= region_bit(linear);
+    use_set(&mmu->itlb_use[table], slot, page->info);
+    note_large(mmu, linear, page->info);
 }
 
-static inline void data_clear(struct tlb_entry *entry)
-{
-    entry->read_tag = TLB_NO_TAG;
-    entry->write_tag = TLB_NO_TAG;
-}
+/* ------------------------------------------------------------------------- flushes */
 
-/* The number of the lowest entry in `rest`, a copy of word `word` of a bitmap; not 0. */
-static inline unsigned slot_of(unsigned word, uint64_t rest)
+static void flush_set(struct mmu *mmu, bool global)
 {
-    return word * 64 + (unsigned)__builtin_ctzll(rest);
+    struct tlb_cursor cursor;
+    unsigned slot;
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
+        struct tlb_set *set = &table.use->of[global];
+        for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);)
+            data_clear(&table.entries[slot]);
+        tlb_set_clear(set);
+    }
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
+        struct tlb_set *set = &mmu->itlb_use[table].of[global];
+        for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);)
+            mmu->itlb[table][slot].tag = TLB_NO_TAG;
+        tlb_set_clear(set);
+    }
 }
 
 void tlb_flush(struct mmu *mmu, bool keep_global)
 {
-    uint64_t keep = keep_global ? UINT64_MAX : 0;
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
-        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
-            struct tlb_entry *entries = &mmu->tlb[privilege][word * 64];
-            for (uint64_t rest = filled[word] & ~(global[word] & keep); rest != 0; rest &= rest - 1)
-                data_clear(&entries[__builtin_ctzll(rest)]);
-            global[word] &= keep;
-            filled[word] = global[word];
+    flush_set(mmu, false);
+    if (!keep_global) {
+        flush_set(mmu, true);
+        tlb_filter_clear(&mmu->large_regions);
+        tlb_filter_clear(&mmu->huge_regions);
+    }
+}
+
+/* Drops entries for which `drop` holds; they are all looked at. */
+static inline void drop_where(struct mmu *mmu, bool (*drop)(uint64_t tag, uint64_t info, uint64_t),
+                              uint64_t argument)
+{
+    struct tlb_cursor cursor;
+    unsigned slot;
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
+        for (unsigned global = 0; global < 2; global++) {
+            struct tlb_set *set = &table.use->of[global];
+            for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
+                struct tlb_entry *entry = &table.entries[slot];
+                if (!drop(entry->read_tag, entry->info, argument))
+                    continue;
+                data_clear(entry);
+                tlb_set_remove(set, slot);
+            }
         }
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
-        uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
-        for (unsigned word = 0; word < ITLB_ENTRIES / 64; word++) {
-            struct itlb_entry *entries = &mmu->itlb[table][word * 64];
-            for (uint64_t rest = filled[word] & ~(global[word] & keep); rest != 0; rest &= rest - 1)
-                entries[__builtin_ctzll(rest)].tag = TLB_NO_TAG;
-            global[word] &= keep;
-            filled[word] = global[word];
+        for (unsigned global = 0; global < 2; global++) {
+            struct tlb_set *set = &mmu->itlb_use[table].of[global];
+            for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
+                struct itlb_entry *entry = &mmu->itlb[table][slot];
+                if (!drop(entry->tag, entry->info, argument))
+                    continue;
+                entry->tag = TLB_NO_TAG;
+                tlb_set_remove(set, slot);
+            }
         }
     }
-    if (!keep_global)
-        mmu->large_regions = 0;
 }
 
-/* True for a piece of a large page that may hold linear. 2 MiB pages are taken for 4 MiB ones: a
- * flush may drop more than it must. */
+/* True for a piece of a large page that may hold linear. A flush may drop more than it must. */
 static inline bool piece_of_same_page(uint64_t tag, uint64_t info, uint64_t linear)
 {
     if (info & TLB_HUGE)
-        return (tag ^ linear) >> 30 == 0;
-    return info & TLB_LARGE && (tag ^ linear) >> 22 == 0;
+        return (tag ^ linear) >> HUGE_REGION_SHIFT == 0;
+    return info & TLB_LARGE && (tag ^ linear) >> LARGE_REGION_SHIFT == 0;
 }
 
-static void flush_large(struct mmu *mmu, uint64_t linear)
+static inline void use_clear(struct tlb_use *use, unsigned slot)
 {
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
-        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
-            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
-                unsigned slot = slot_of(word, rest);
-                struct tlb_entry *entry = &mmu->tlb[privilege][slot];
-                if (piece_of_same_page(entry->read_tag, entry->info, linear)) {
-                    data_clear(entry);
-                    use_clear(filled, global, slot);
-                }
-            }
-        }
-    }
-    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
-        uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
-        for (unsigned word = 0; word < ITLB_ENTRIES / 64; word++) {
-            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
-                unsigned slot = slot_of(word, rest);
-                struct itlb_entry *entry = &mmu->itlb[table][slot];
-                if (piece_of_same_page(entry->tag, entry->info, linear)) {
-                    entry->tag = TLB_NO_TAG;
-                    use_clear(filled, global, slot);
-                }
-            }
-        }
-    }
+    tlb_set_remove(&use->of[false], slot);
+    tlb_set_remove(&use->of[true], slot);
 }
 
 void tlb_flush_page(struct mmu *mmu, uint64_t linear)
 {
     uint64_t tag = linear & ~PAGE_MASK;
-    unsigned slot = data_slot(linear);
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        struct tlb_entry *entry = &mmu->tlb[privilege][slot];
-        if (entry->read_tag == tag) {
-            data_clear(entry);
-            use_clear(mmu->tlb_use[privilege].filled, mmu->tlb_use[privilege].global, slot);
+    unsigned slot;
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
+        slot = (unsigned)(linear >> PAGE_SHIFT) & table.mask;
+        if (table.entries[slot].read_tag == tag) {
+            data_clear(&table.entries[slot]);
+            use_clear(table.use, slot);
         }
     }
+    bool large = tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
+                 tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT);
     slot = code_slot(linear);
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         struct itlb_entry *entry = &mmu->itlb[table][slot];
         if (entry->tag == tag) {
             entry->tag = TLB_NO_TAG;
-            use_clear(mmu->itlb_use[table].filled, mmu->itlb_use[table].global, slot);
+            use_clear(&mmu->itlb_use[table], slot);
         }
     }
-    if (unlikely(mmu->large_regions & region_bit(linear)))
-        flush_large(mmu, linear);
+    if (unlikely(large))
+        drop_where(mmu, piece_of_same_page, linear);
+}
+
+/* ------------------------------------------------------------------------- revocations */
+
+static inline bool maps_page(uint64_t tag, uint64_t info, uint64_t ppn)
+{
+    (void)tag;
+    return info >> INFO_PPN_SHIFT == ppn;
 }
 
 void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn)
 {
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        uint64_t *filled = mmu->tlb_use[privilege].filled, *global = mmu->tlb_use[privilege].global;
-        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
-            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
-                unsigned slot = slot_of(word, rest);
-                struct tlb_entry *entry = &mmu->tlb[privilege][slot];
-                if (entry->info >> INFO_PPN_SHIFT == ppn) {
-                    data_clear(entry);
-                    use_clear(filled, global, slot);
-                }
-            }
-        }
-    }
-    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
-        uint64_t *filled = mmu->itlb_use[table].filled, *global = mmu->itlb_use[table].global;
-        for (unsigned word = 0; word < ITLB_ENTRIES / 64; word++) {
-            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
-                unsigned slot = slot_of(word, rest);
-                struct itlb_entry *entry = &mmu->itlb[table][slot];
-                if (entry->info >> INFO_PPN_SHIFT == ppn) {
-                    entry->tag = TLB_NO_TAG;
-                    use_clear(filled, global, slot);
-                }
-            }
-        }
-    }
+    drop_where(mmu, maps_page, ppn);
 }
 
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
 {
-    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-        const uint64_t *filled = mmu->tlb_use[privilege].filled;
-        for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
-            for (uint64_t rest = filled[word]; rest != 0; rest &= rest - 1) {
-                struct tlb_entry *entry = &mmu->tlb[privilege][slot_of(word, rest)];
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
+        for (unsigned global = 0; global < 2; global++) {
+            const struct tlb_set *set = &table.use->of[global];
+            struct tlb_cursor cursor = tlb_set_begin(set);
+            for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
+                struct tlb_entry *entry = &table.entries[slot];
                 if (entry->info >> INFO_PPN_SHIFT == ppn) {
                     entry->write_tag = TLB_NO_TAG;
                     entry->info |= TLB_CODE;

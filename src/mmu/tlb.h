@@ -15,7 +15,8 @@ struct tlb_page {
     bool writable;       /* a write may go straight to host */
 };
 
-void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+/* `write`: for a write. The other table gets the entry as well, where it has room. */
+void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear, bool write,
                    const struct tlb_page *page);
 void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
                    const struct tlb_page *page);

@@ -140,24 +140,30 @@ static enum walk_outcome set_flags(const struct format *format, struct step *ste
     return WALK_OK;
 }
 
-/* What all levels together allow. */
-struct rights {
-    bool user, write, execute;
-};
+/* What all levels together allow: the entries ANDed, with NX inverted. */
+#define RIGHT_USER    ENTRY_U
+#define RIGHT_WRITE   ENTRY_W
+#define RIGHT_EXECUTE ENTRY_NX
 
-static bool access_allowed(const struct mmu *mmu, const struct rights *rights,
-                           enum mmu_access access, enum mmu_privilege privilege)
+static inline uint64_t entry_rights(uint64_t value)
+{
+    return value ^ ENTRY_NX;
+}
+
+static inline bool access_allowed(const struct mmu *mmu, uint64_t rights, enum mmu_access access,
+                                  enum mmu_privilege privilege)
 {
     if (privilege == MMU_USER) {
-        if (!rights->user)
-            return false;
-        return access == MMU_READ || (access == MMU_WRITE ? rights->write : rights->execute);
+        uint64_t wanted = RIGHT_USER;
+        if (access != MMU_READ)
+            wanted |= access == MMU_WRITE ? RIGHT_WRITE : RIGHT_EXECUTE;
+        return (rights & wanted) == wanted;
     }
     if (access == MMU_EXECUTE)
-        return rights->execute && !(rights->user && mmu->cr4 & PAGING_CR4_SMEP);
-    if (rights->user && privilege == MMU_SUPERVISOR && mmu->cr4 & PAGING_CR4_SMAP)
+        return rights & RIGHT_EXECUTE && !(rights & RIGHT_USER && mmu->cr4 & PAGING_CR4_SMEP);
+    if (rights & RIGHT_USER && privilege == MMU_SUPERVISOR && mmu->cr4 & PAGING_CR4_SMAP)
         return false;
-    return access == MMU_READ || rights->write || !(mmu->cr0 & PAGING_CR0_WP);
+    return access == MMU_READ || rights & RIGHT_WRITE || !(mmu->cr0 & PAGING_CR0_WP);
 }
 
 /* The error code of a fault, without P and RSVD. */
@@ -209,7 +215,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
 
     struct step steps[LEVELS_MAX];
     unsigned count = 0, level = format->top;
-    struct rights rights = {.user = true, .write = true, .execute = true};
+    uint64_t rights = UINT64_MAX;
     uint64_t value;
     for (;; level--) {
         unsigned shift = PAGE_SHIFT + level * format->index_bits;
@@ -230,15 +236,13 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
             walk->error_code |= ERROR_P | ERROR_RSVD;
             return WALK_FAULT;
         }
-        rights.user &= (value & ENTRY_U) != 0;
-        rights.write &= (value & ENTRY_W) != 0;
-        rights.execute &= (value & ENTRY_NX) == 0;
+        rights &= entry_rights(value);
         if (large || level == 0)
             break;
         table = value & ADDRESS_MASK;
     }
 
-    if (!access_allowed(mmu, &rights, access, privilege)) {
+    if (!access_allowed(mmu, rights, access, privilege)) {
         walk->error_code |= ERROR_P;
         return WALK_FAULT;
     }
@@ -247,7 +251,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         return outcome;
 
     walk->gpa = leaf_address(format, level, value, linear);
-    walk->may_write = access_allowed(mmu, &rights, MMU_WRITE, privilege);
+    walk->may_write = access_allowed(mmu, rights, MMU_WRITE, privilege);
     walk->dirty = (steps[count - 1].value & ENTRY_D) != 0;
     walk->global = value & ENTRY_G && mmu->cr4 & PAGING_CR4_PGE;
     if (level > 0)

@@ -93,7 +93,7 @@ def program(seed, mode, size=65536):
     return struct.pack("<II", mode, source.getrandbits(32)) + body
 
 
-def run(kernel, folder, seed, mode, seconds):
+def run(kernel, folder, seed, mode, seconds, engine):
     """Runs one input for at most some seconds, with every kind of device there. Gives None, or what
     went wrong."""
     module = os.path.join(folder, "garbage.bin")
@@ -103,7 +103,7 @@ def run(kernel, folder, seed, mode, seconds):
     if not os.path.exists(disk):
         with open(disk, "wb") as stream:
             stream.truncate(1 << 20)
-    arguments = ["--kernel", kernel, "--initrd", module, "--memory", "16M", "--disk", disk,
+    arguments = ["--engine", engine, "--kernel", kernel, "--initrd", module, "--memory", "16M", "--disk", disk,
                  "--net", "user", "--debug-exit", "--no-reboot", "--cpus", str(1 + seed % 2)]
     with harness.Vm(arguments, stdout=subprocess.DEVNULL) as vm:
         try:

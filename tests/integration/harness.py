@@ -35,11 +35,11 @@ STATUS_OK, STATUS_USAGE, STATUS_SHUTDOWN, STATUS_FAILURE = 0, 2, 3, 4
 
 def kernel():
     """Path of Debian's bzImage; fetched when it is missing."""
-    return _output_of("fetch-kernel")
+    return output_of("fetch-kernel")
 
 
 def initramfs():
-    return _output_of("make-initramfs")
+    return output_of("make-initramfs")
 
 
 def kernel_release():
@@ -47,7 +47,7 @@ def kernel_release():
         return stream.read().strip()
 
 
-def _output_of(script):
+def output_of(script):
     return subprocess.run([os.path.join(GUESTS, script)], check=True, text=True,
                           stdout=subprocess.PIPE).stdout.strip()
 
@@ -70,15 +70,17 @@ class Vm:
         with Vm(boot_arguments("uname -a")) as vm:
             vm.expect(rb"Linux .*")
             status = vm.wait()
+
+    `command` is another one altogether, for QEMU.
     """
 
-    def __init__(self, arguments, **options):
+    def __init__(self, arguments, command=None, **options):
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         self._errors = tempfile.TemporaryFile()
         engine = ["--engine", ENGINE] if ENGINE else []
-        self.process = subprocess.Popen([AEROSTAT, "run", *engine, *arguments], stderr=self._errors,
-                                        **options)
+        self.process = subprocess.Popen(command or [AEROSTAT, "run", *engine, *arguments],
+                                        stderr=self._errors, **options)
         self.pid = self.process.pid
         self._console = b""
         self._ended = False
@@ -139,6 +141,11 @@ class Vm:
             with self._changed:
                 if not self._ended:
                     self._changed.wait(min(left, 1))
+
+    def forget(self):
+        """What was printed until now is matched no more."""
+        with self._changed:
+            self._console = b""
 
     def send(self, text):
         self.process.stdin.write(text.encode())

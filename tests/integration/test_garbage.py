@@ -10,6 +10,7 @@ import garbage
 import harness
 
 SEEDS = 6
+ENGINES = ("translate", "interp")
 
 
 class Garbage(harness.TestCase):
@@ -19,9 +20,10 @@ class Garbage(harness.TestCase):
 def add_test(kernel, mode, name):
     def test(self):
         for seed in range(SEEDS):
+            engine = ENGINES[seed % len(ENGINES)]
             with self.subTest(seed=seed):
-                failure = garbage.run(kernel, self.folder, seed, mode, 2)
-                self.assertIsNone(failure, f"mode {name}, seed {seed}: {failure}")
+                failure = garbage.run(kernel, self.folder, seed, mode, 2, engine)
+                self.assertIsNone(failure, f"mode {name}, seed {seed}, {engine}: {failure}")
 
     setattr(Garbage, f"test_{name.replace('-', '_')}", test)
 

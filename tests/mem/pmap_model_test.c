@@ -163,7 +163,7 @@ static void step_page(struct pmap *map, struct model *model, uint64_t *seed)
 {
     uint64_t ppn = random_next(seed) % (SPAN_PAGES + 2);
     bool ram = ppn < SPAN_PAGES && model->ram[ppn], writable = false;
-    switch (random_next(seed) % 4) {
+    switch (random_next(seed) % 5) {
     case 0: {
         const uint8_t *page = pmap_page_read(map, ppn, &writable);
         assert_int_equal(page != NULL, ram);
@@ -183,7 +183,18 @@ static void step_page(struct pmap *map, struct model *model, uint64_t *seed)
         page[ppn] = model->bytes[ppn * PAGE_SIZE + ppn] = (uint8_t)*seed;
         break;
     }
-    case 2:
+    case 2: {
+        const uint8_t *page = pmap_page_claim(map, ppn, &writable);
+        assert_int_equal(page != NULL, ram);
+        if (page == NULL)
+            break;
+        if (!model->lent[ppn])
+            model_make_private(model, ppn);
+        assert_int_equal(writable, model->private[ppn] && !model->code[ppn]);
+        assert_memory_equal(page, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
+        break;
+    }
+    case 3:
         assert_int_equal(pmap_code_mark(map, ppn), ram && !model->code[ppn]);
         pmap_code_guard(map, ppn);
         if (ram)

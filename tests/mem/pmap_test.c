@@ -179,6 +179,36 @@ static void test_zero_to_private(void **state)
     assert_int_equal(pmap_state(map, 5), PAGE_ZERO);
 }
 
+/* A claim takes a page that nobody has seen, and leaves all others as they are. */
+static void test_claim(void **state)
+{
+    struct pmap *map = *state;
+    struct revocations seen = {.map = map};
+    pmap_set_revoke_hook(map, on_revoke, &seen);
+    bool writable = false;
+    const uint8_t *page = pmap_page_claim(map, 3, &writable);
+    assert_true(writable);
+    assert_int_equal(pmap_state(map, 3), PAGE_PRIVATE);
+    assert_ptr_equal(pmap_page_read(map, 3, &writable), page);
+    assert_ptr_equal(pmap_page_claim(map, 3, &writable), page);
+    assert_true(writable);
+
+    const uint8_t *zero = pmap_page_read(map, 4, &writable);
+    assert_ptr_equal(pmap_page_claim(map, 4, &writable), zero);
+    assert_false(writable);
+    assert_int_equal(pmap_state(map, 4), PAGE_ZERO);
+
+    pmap_code_mark(map, 5);
+    pmap_page_claim(map, 5, &writable);
+    assert_false(writable);
+    assert_int_equal(pmap_state(map, 5), PAGE_PRIVATE);
+
+    struct pmap_stats stats = stats_of(map);
+    assert_int_equal(stats.private_pages, 2);
+    assert_int_equal(stats.faults_zero, 2);
+    assert_int_equal(seen.count, 0);
+}
+
 /* pmap_write of a lent page: no byte is written before the revocation is over. */
 static void test_write_revokes_first(void **state)
 {
@@ -393,6 +423,7 @@ int main(void)
         cmocka_unit_test(test_sparse),
         cmocka_unit_test_setup_teardown(test_ranges, setup, teardown),
         cmocka_unit_test_setup_teardown(test_zero_to_private, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_claim, setup, teardown),
         cmocka_unit_test_setup_teardown(test_write_revokes_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_copy_borders, setup, teardown),
         cmocka_unit_test_setup_teardown(test_copy_hostile, setup, teardown),

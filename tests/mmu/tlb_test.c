@@ -547,6 +547,51 @@ static void test_pdptes(void **state)
     assert_false(mmu_load_pdptes(mmu, 0x80000000)); /* no RAM */
 }
 
+/* Copying between two pages that share a slot: each has a place, and keeps it. Revocations and
+ * flushes find both. */
+static void test_copy(void **state)
+{
+    struct machine *machine = *state;
+    struct mmu *mmu = mmu_of(state);
+    const uint64_t to = LINEAR + (uint64_t)TLB_ENTRIES * PAGE_SIZE;
+    const uint64_t table_of_it = 0x90000; /* the fixture has one for all */
+    machine_put(machine, ROOT + 0x2000 + (to >> 21 & 511) * 8, table_of_it | LEAF);
+    machine_put(machine, table_of_it + (to >> 12 & 511) * 8, PAGE_B | LEAF);
+    for (unsigned round = 0; round < 4; round++) {
+        assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_A);
+        assert_int_equal(reach(mmu, to, MMU_WRITE, MMU_USER), PAGE_B);
+        assert_non_null(mmu_probe_read(mmu, MMU_USER, LINEAR, 8));
+        assert_non_null(mmu_probe_write(mmu, MMU_USER, to, 8));
+        assert_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 8));
+        switch (round) {
+        case 0:
+            mmu_flush_page(mmu, to);
+            break;
+        case 1:
+            mmu_flush(mmu, true);
+            break;
+        case 2:
+            mmu_mark_code(mmu, PAGE_B >> PAGE_SHIFT);
+            break;
+        default:
+            mmu_park(mmu);
+            mmu_domain_revoke(machine->domain, PAGE_B >> PAGE_SHIFT);
+            mmu_unpark(mmu);
+            break;
+        }
+        assert_null(mmu_probe_write(mmu, MMU_USER, to, 8));
+    }
+    /* A page alone is in both tables after one miss. */
+    mmu_flush(mmu, false);
+    uint64_t misses = mmu->stats.tlb_misses;
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    assert_non_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 8));
+    mmu_flush(mmu, false);
+    reach(mmu, LINEAR, MMU_WRITE, MMU_USER);
+    assert_non_null(mmu_probe_read(mmu, MMU_USER, LINEAR, 8));
+    assert_int_equal(mmu->stats.tlb_misses, misses + 2);
+}
+
 /*
  * Random accesses, changes of the tables and flushes over a few pages that share TLB slots, against
  * a model of what may be cached: a page must never show a mapping older than its last flush.
@@ -566,7 +611,7 @@ static void test_random_sequences(void **state)
     uint8_t may[PAGES][16] = {{0}};
     for (unsigned i = 0; i < PAGES; i++) {
         /* Four addresses on each of three TLB slots. */
-        linear[i] = LINEAR + (i % 3) * PAGE_SIZE + (uint64_t)(i / 3) * 8 * MIB;
+        linear[i] = LINEAR + (i % 3) * PAGE_SIZE + (uint64_t)(i / 3) * TLB_ENTRIES * PAGE_SIZE;
         machine_map(machine, ROOT, linear[i], 0x80000 | LEAF);
     }
     /* The fixture's tables are shared by the regions: one page table, so give each its own. */
@@ -642,6 +687,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_paging_off, setup, teardown),
         cmocka_unit_test_setup_teardown(test_probe_borders, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pdptes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random_sequences, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -63,6 +63,11 @@ static void put_tss(struct testvm *vm, bool is_long)
 void fixture_create(struct testvm *vm, enum cpu_mode mode, unsigned code_size)
 {
     testvm_create(vm, 4 * MIB);
+    fixture_reset(vm, mode, code_size);
+}
+
+void fixture_reset(struct testvm *vm, enum cpu_mode mode, unsigned code_size)
+{
     testvm_set_mode(vm, mode, code_size);
     struct vcpu *vcpu = vm->vcpu;
     uint8_t gdt[10 * 8];

@@ -60,6 +60,9 @@ enum fixture_selector {
 /* In a mode with flat segments, interrupts caught, TSS loaded, RSP = STACK. code_size 2 or 4. */
 void fixture_create(struct testvm *vm, enum cpu_mode mode, unsigned code_size);
 
+/* The same for one that has run. */
+void fixture_reset(struct testvm *vm, enum cpu_mode mode, unsigned code_size);
+
 /* CPL 3 with flat user segments of the same kind of code. */
 void fixture_enter_user(struct testvm *vm);
 

@@ -110,10 +110,8 @@ void exec_cmpxchg8b(struct vcpu *vcpu, const struct insn *insn)
 
 void exec_cmpxchg16b(struct vcpu *vcpu, const struct insn *insn)
 {
-    uint64_t linear = access_linear(vcpu, (enum segment_register)insn->seg,
-                                    insn_address(vcpu, insn), 16, MMU_WRITE);
-    if (linear & 15)
-        vcpu_raise_error(vcpu, VECTOR_GP, 0);
+    uint64_t linear = access_linear_aligned(vcpu, (enum segment_register)insn->seg,
+                                            insn_address(vcpu, insn), 16, MMU_WRITE, 15);
     uint64_t low = vcpu->gpr[GPR_RAX], high = vcpu->gpr[GPR_RDX];
     uint64_t new_low = vcpu->gpr[GPR_RBX], new_high = vcpu->gpr[GPR_RCX];
     bool equal;

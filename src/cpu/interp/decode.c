@@ -156,6 +156,25 @@ static bool decode_register(ZydisRegister reg, struct operand *op)
     }
 }
 
+/* What Zydis 4.0 tells otherwise than CPUs do it. */
+static void correct_operands(const ZydisDecodedInstruction *decoded, ZydisDecodedOperand *operands)
+{
+    /* A SIB byte with base 101 and mod 0 has no base but a displacement, whatever REX.B says (SDM
+     * vol. 2 table 2-3). With 32-bit addresses Zydis takes R13D for the base. */
+    bool no_base = decoded->attributes & ZYDIS_ATTRIB_HAS_SIB && decoded->raw.modrm.mod == 0;
+    for (unsigned i = 0; no_base && i < decoded->operand_count_visible; i++) {
+        ZydisDecodedOperandMem *mem = &operands[i].mem;
+        if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && mem->base == ZYDIS_REGISTER_R13D) {
+            mem->base = ZYDIS_REGISTER_NONE;
+            mem->disp.has_displacement = true;
+            mem->disp.value = decoded->raw.disp.value;
+        }
+    }
+    /* MOVSXD r16, r/m16 reads two bytes. */
+    if (decoded->mnemonic == ZYDIS_MNEMONIC_MOVSXD && decoded->operand_width == 16)
+        operands[1].size = 16;
+}
+
 static void decode_memory(const ZydisDecodedOperandMem *mem, struct insn *insn)
 {
     insn->base = decode_address_register(mem->base);
@@ -367,6 +386,7 @@ enum insn_decode_result insn_decode(struct vcpu *vcpu, const uint8_t *bytes, uns
         return decode_fail(insn, ends_block, INSN_TOO_LONG);
     if (!ZYAN_SUCCESS(status))
         return decode_fail(insn, ends_block, INSN_UNDEFINED);
+    correct_operands(&decoded, operands);
 
     memset(insn, 0, sizeof(*insn));
     insn->mnemonic = (uint16_t)decoded.mnemonic;

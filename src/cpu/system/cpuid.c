@@ -30,14 +30,16 @@
 
 /*
  * Family and model. A kernel turns on work-arounds and probes model-specific registers by model, so
- * the host's own model could ask for MSRs that do not exist here. Chosen are models that cloud
- * guests know, that no erratum list of Linux 6.1 to 6.12 names for what a guest could not leave
- * out, and whose drivers for uncore, RAPL and EDAC stay away under a hypervisor: Intel 06_8F, AMD
- * 19_01.
+ * the host's own model could ask for MSRs that do not exist here. Programs go by model too: GCC's
+ * target_clones("arch=...") takes the variant for a model without a look at the features, so a
+ * model that has AVX-512 makes programs use it. Chosen are models that have no feature for programs
+ * beyond those offered, that no erratum list of Linux 6.1 to 6.12 names for what a guest could not
+ * leave out, and whose drivers for uncore, RAPL and EDAC stay away under a hypervisor: Intel 06_3C
+ * (Haswell), AMD 19_01.
  */
 uint32_t cpuid_signature(const struct features *features)
 {
-    return features->amd ? 0x00a00f11 : 0x000806f8;
+    return features->amd ? 0x00a00f11 : 0x000306c3;
 }
 
 /*

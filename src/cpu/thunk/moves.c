@@ -26,11 +26,8 @@ static void begin(struct vcpu *vcpu, const struct move *move)
 static uint64_t address(struct vcpu *vcpu, const struct insn *insn, const struct move *move,
                         enum mmu_access access)
 {
-    uint64_t linear = access_linear(vcpu, (enum segment_register)insn->seg,
-                                    insn_address(vcpu, insn), move->size, access);
-    if (move->aligned && unlikely((linear & (move->size - 1u)) != 0))
-        vcpu_raise_error(vcpu, VECTOR_GP, 0);
-    return linear;
+    return access_linear_aligned(vcpu, (enum segment_register)insn->seg, insn_address(vcpu, insn),
+                                 move->size, access, move->aligned ? move->size - 1u : 0);
 }
 
 static void write_register(struct xstate_image *image, unsigned reg, const uint8_t *value,

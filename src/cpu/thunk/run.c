@@ -67,10 +67,9 @@ static uint64_t prepare(struct vcpu *vcpu, const struct insn *insn, const struct
     unsigned size = thunk->memory_size;
     if (size != 0) {
         bool stores = thunk->flags & THUNK_STORES;
-        linear = access_linear(vcpu, (enum segment_register)insn->seg, insn_address(vcpu, insn),
-                               size, stores ? MMU_WRITE : MMU_READ);
-        if (unlikely((linear & thunk->alignment_mask) != 0))
-            vcpu_raise_error(vcpu, VECTOR_GP, 0);
+        linear =
+            access_linear_aligned(vcpu, (enum segment_register)insn->seg, insn_address(vcpu, insn),
+                                  size, stores ? MMU_WRITE : MMU_READ, thunk->alignment_mask);
         uint8_t *place = copy->bytes + (linear & 63);
         if (thunk->flags & THUNK_LOADS)
             xstate_load(vcpu, linear, place, size);

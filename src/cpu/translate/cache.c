@@ -67,7 +67,7 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
     translate_emit_stubs(translate);
     jump_init(translate);
     ring_init(translate);
-    slow_forget(translate);
+    slow_forget(translate, MMU_ALL_PAGES);
     *out = translate;
     return STATUS_OK;
 }
@@ -179,7 +179,7 @@ void translate_drop(void *context, uint64_t ppn)
 {
     struct translate *translate = context;
     block_drop(translate->vcpu, ppn);
-    slow_forget(translate);
+    slow_forget(translate, ppn);
     crossing_drop(translate, ppn);
     bool all = ppn == MMU_ALL_PAGES;
     ref *first = all ? translate->pages : page_bucket(translate, ppn);

@@ -16,10 +16,10 @@
  * page is global. Two bitmaps say which slots are filled and which of those are global, so that a
  *     flush costs what has been filled since the last one;
  *   - with its translation: jump_forget.
- * Most pages that a kernel flushes are data. `pages` has a bit for a hash of each page that has had
- * entries since the last full flush, and a flush of any other page ends there. An entry from a
- * large page goes with a flush of any page in its GiB: `large_regions` has a bit for those. An
- * instruction that crosses into the next page is of both.
+ * Most pages that a kernel flushes are data. The filter `pages` has those that have had entries
+ * since the last full flush, and a flush of any other page ends there. An entry from a large page
+ * goes with a flush of any page in its GiB: `large_regions` has those. An instruction that crosses
+ * into the next page is of both.
  *
  * Attention. jump_mask is JUMP_MASK, or 0 after somebody has raised attention. Then every look-up
  * in line comes to slot 0, where no RIP is ever put, so it misses, and looks at attention itself
@@ -51,15 +51,7 @@ static unsigned home_of(uint64_t rip)
     return slot == 0 ? 1 : slot;
 }
 
-static uint64_t page_hash(uint64_t rip)
-{
-    return (rip >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> (64 - JUMP_PAGE_SHIFT);
-}
-
-static uint64_t region_bit(uint64_t rip)
-{
-    return bit((unsigned)((rip >> 30) * 0x9e3779b97f4a7c15u >> 58));
-}
+#define REGION_SHIFT 30
 
 static void slot_set(struct jump_cache *cache, unsigned slot, struct jump jump, bool global)
 {
@@ -99,9 +91,9 @@ static bool note_page(struct translate *translate, unsigned privilege, uint64_t 
         &translate->vcpu->mmu.itlb[privilege == MMU_SUPERVISOR || privilege == MMU_SUPERVISOR_AC]
                                   [(linear >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
     bool is_known = entry->tag == (linear & ~PAGE_MASK);
-    cache->pages[page_hash(linear) / 64] |= bit(page_hash(linear) % 64);
+    tlb_filter_add(&cache->pages, linear, PAGE_SHIFT);
     if (!is_known || entry->info & (TLB_LARGE | TLB_HUGE))
-        cache->large_regions |= region_bit(linear);
+        tlb_filter_add(&cache->large_regions, linear, REGION_SHIFT);
     return is_known && entry->info & TLB_GLOBAL;
 }
 
@@ -150,8 +142,8 @@ static void clear(struct jump_cache *cache, bool keep_global)
         kept |= cache->filled[word];
     }
     if (kept == 0) {
-        memset(cache->pages, 0, sizeof(cache->pages));
-        cache->large_regions = 0;
+        tlb_filter_clear(&cache->pages);
+        tlb_filter_clear(&cache->large_regions);
         cache->is_used = false;
     }
 }
@@ -176,9 +168,9 @@ void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear)
         struct jump_cache *cache = &translate->jumps[p];
         if (scope != MMU_FLUSH_PAGE)
             clear(cache, scope == MMU_FLUSH_LOCAL);
-        else if (cache->large_regions & region_bit(linear))
-            clear_around(cache, linear, 30);
-        else if (cache->pages[page_hash(linear) / 64] & bit(page_hash(linear) % 64))
+        else if (tlb_filter_may_have(&cache->large_regions, linear, REGION_SHIFT))
+            clear_around(cache, linear, REGION_SHIFT);
+        else if (tlb_filter_may_have(&cache->pages, linear, PAGE_SHIFT))
             clear_around(cache, linear, PAGE_SHIFT);
     }
     translate->stats.jump_flushes++;

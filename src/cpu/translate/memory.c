@@ -138,7 +138,7 @@ void context_address(struct context *c)
 /*
  *      mov  r10, r9
  *      shr  r10, 7                     entries are 32 bytes
- *      and  r10d, 0x7fe0
+ *      and  r10d, 0x1ffe0              4096 entries; 2048 for a write
  *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
  *      and  r11, -4096
  *      cmp  r11, gs:[r10 + tag]
@@ -149,8 +149,11 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
+    const struct mmu *mmu = &c->translate->vcpu->mmu;
     size_t table =
-        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(c->translate->vcpu->mmu.tlb[0]);
+        write ? offsetof(struct vcpu, mmu.tlb_write) + c->privilege * sizeof(mmu->tlb_write[0])
+              : offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(mmu->tlb[0]);
+    unsigned entries = write ? TLB_WRITE_ENTRIES : TLB_ENTRIES;
     struct emit_rm tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
                                                 : offsetof(struct tlb_entry, read_tag)));
     struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
@@ -159,7 +162,7 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
     emit_mov(e, T1, T0);
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
     emit_u8(e, PAGE_SHIFT - 5);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) * 32);
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), (entries - 1) * 32);
     emit_lea(e, T2, rm_at(T0, (int32_t)size - 1));
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);

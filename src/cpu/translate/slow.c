@@ -10,7 +10,7 @@
  *
  * That its bytes are still those that were translated is sure: a translation that runs has not been
  * dropped, and that it would have been by the first write to its page. So what is in the cache is
- * good until something is dropped.
+ * good until its page is dropped.
  */
 
 #include <Zydis/Zydis.h>
@@ -20,9 +20,17 @@
 
 #define NO_GPA UINT64_MAX
 
+/* A page's instructions are in SLOW_PAGE consecutive entries, from here on. */
+static unsigned first_slot(uint64_t ppn)
+{
+    return (unsigned)(ppn * 0x9e3779b97f4a7c15u >> 32) % SLOW_INSNS;
+}
+
 static const struct insn *find_insn(struct vcpu *vcpu, struct translate *translate, uint64_t gpa)
 {
-    struct slow_insn *slot = &translate->slow_insns[(gpa ^ gpa >> 8) % SLOW_INSNS];
+    unsigned slot_in_page = (unsigned)(gpa ^ gpa >> 6) % SLOW_PAGE;
+    struct slow_insn *slot =
+        &translate->slow_insns[(first_slot(gpa >> PAGE_SHIFT) + slot_in_page) % SLOW_INSNS];
     if (likely(slot->gpa == gpa))
         return &slot->insn;
     uint8_t bytes[INSN_MAX_LENGTH];
@@ -65,8 +73,8 @@ static void weigh_run(struct vcpu *vcpu, struct translate *translate, struct tra
                       const struct slow_entry *entry, uint64_t linear)
 {
     const uint8_t *host = entry->insn & SLOW_WRITES
-                              ? mmu_probe_write(&vcpu->mmu, t->privilege, linear, entry->span)
-                              : mmu_probe_read(&vcpu->mmu, t->privilege, linear, entry->span);
+                              ? mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, entry->span)
+                              : mmu_probe_read(&vcpu->mmu, vcpu->privilege, linear, entry->span);
     uint8_t *bad = bad_runs(translate, t->rip);
     if (host != NULL || t->is_dead || *bad == BAD_RUNS_MAX)
         return;
@@ -100,8 +108,13 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     return translate->code.execute + t->code + entry->resume;
 }
 
-void slow_forget(struct translate *translate)
+void slow_forget(struct translate *translate, uint64_t ppn)
 {
-    for (unsigned i = 0; i < SLOW_INSNS; i++)
-        translate->slow_insns[i].gpa = NO_GPA;
+    bool all = ppn == MMU_ALL_PAGES;
+    unsigned first = all ? 0 : first_slot(ppn), count = all ? SLOW_INSNS : SLOW_PAGE;
+    for (unsigned i = first; i < first + count; i++) {
+        struct slow_insn *slot = &translate->slow_insns[i % SLOW_INSNS];
+        if (all || slot->gpa >> PAGE_SHIFT == ppn)
+            slot->gpa = NO_GPA;
+    }
 }

@@ -14,7 +14,6 @@
 #define TRANSLATE_JUMPS 16384u /* entries of a jump cache, a power of 2 */
 #define JUMP_MASK       0x7ffeu
 #define JUMP_SHIFT      12
-#define JUMP_PAGE_SHIFT 12 /* log2 of the bits of jump_cache.pages */
 
 /* Room that any block surely fits in. */
 #define BLOCK_CODE_MAX (48u << 10)
@@ -25,7 +24,7 @@
 typedef uint32_t ref;
 #define REF_UNIT 8u
 
-#define CODE_ALIGNMENT 16u
+#define CODE_ALIGNMENT 4u
 
 /* Which of the guest's vector registers are in the CPU. vector_state.c */
 enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
@@ -94,8 +93,7 @@ struct jump {
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
     uint64_t filled[TRANSLATE_JUMPS / 64], global[TRANSLATE_JUMPS / 64];
-    uint64_t pages[(1u << JUMP_PAGE_SHIFT) / 64];
-    uint64_t large_regions;
+    struct tlb_filter pages, large_regions;
     bool is_used; /* something is filled */
 };
 
@@ -108,7 +106,8 @@ struct ring {
 
 #define BAD_RUNS     4096u
 #define BAD_RUNS_MAX 16u
-#define SLOW_INSNS   256u /* entries of the cache of instructions */
+#define SLOW_INSNS   1024u /* entries of the cache of instructions, */
+#define SLOW_PAGE    64u   /* those that a page's may be in */
 
 struct crossing;
 
@@ -200,8 +199,8 @@ static inline ref ref_of(const struct translate *translate, const void *data)
 const void *slow_run(struct vcpu *vcpu, uint32_t key);
 /* Runs in the block at rip have failed too often, which was not for want of a TLB entry. */
 bool slow_has_bad_runs(const struct translate *translate, uint64_t rip);
-/* Guest code has changed, somewhere. */
-void slow_forget(struct translate *translate);
+/* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
+void slow_forget(struct translate *translate, uint64_t ppn);
 
 /* jump.c: the jump cache. */
 void jump_init(struct translate *translate); /* after the fixed routines were emitted */

@@ -1,0 +1,106 @@
+/*
+ * Random programs on the host CPU, the interpreter and the translator: all must end alike. See
+ * random_program.h and compare.h.
+ *
+ *    native_test                             some thousand programs, always the same ones
+ *    native_test --seed N [--count N]        from one of your own on; a report names its seed
+ *    native_test --forever SECONDS           new ones for so long: make soak
+ */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "compare.h"
+
+#define SEED     0x5eed00000u
+#define PROGRAMS 4000u
+#define FAILURES 5u /* enough to report */
+
+static struct {
+    uint64_t seed, count;
+    time_t seconds; /* 0: by count */
+} options = {SEED, PROGRAMS, 0};
+
+static struct guest interpreted, translated;
+
+/* A guest that is in one run for long is stopped. */
+static void tick(void)
+{
+    struct guest *guests[2] = {&interpreted, &translated};
+    for (unsigned i = 0; i < 2; i++) {
+        bool same = guests[i]->runs % 2 == 1 && guests[i]->runs == guests[i]->runs_at_tick;
+        guests[i]->ticks = same ? guests[i]->ticks + 1 : 0;
+        guests[i]->runs_at_tick = guests[i]->runs;
+        if (guests[i]->ticks >= NATIVE_TICKS)
+            atomic_fetch_or(&guests[i]->vm.vcpu->attention, ATTENTION_EXIT);
+    }
+}
+
+static void print_summary(const struct comparison *c)
+{
+    print_message("%lu programs; by exception:", c->programs);
+    for (unsigned i = 0; i < 32; i++) {
+        if (c->vectors[i] != 0)
+            print_message(" #%u %lu,", i, c->vectors[i]);
+    }
+    print_message(" endless %lu\n", c->endless);
+}
+
+static void drop_code(struct vcpu *vcpu)
+{
+    vcpu->mmu.code_drop(vcpu->mmu.code_context, MMU_ALL_PAGES);
+}
+
+static void test_programs(void **state)
+{
+    struct comparison c = {.guests = {&interpreted, &translated}, .guest_count = 2};
+    unsigned failures = 0;
+    time_t end = time(NULL) + options.seconds;
+    guest_create(&interpreted, "interpreter", &interp_engine);
+    guest_create(&translated, "translator", &translate_engine);
+    if (!native_open())
+        skip();
+    print_message("from seed %#lx\n", options.seed);
+    native_on_tick(tick);
+    for (uint64_t i = 0; failures < FAILURES; i++) {
+        if (options.seconds != 0 ? time(NULL) >= end : i == options.count)
+            break;
+        /* From an empty cache at times; mostly a used one. */
+        if (i % 64 == 63)
+            drop_code(translated.vm.vcpu);
+        if (i % 16 == 15)
+            mmu_flush(&translated.vm.vcpu->mmu, false);
+        failures += !compare_seed(&c, options.seed + i);
+    }
+    native_on_tick(NULL);
+    print_summary(&c);
+    native_close();
+    guest_destroy(&translated);
+    guest_destroy(&interpreted);
+    assert_int_equal(failures, 0);
+    assert_true(c.vectors[VECTOR_BP] >= c.programs / 4); /* not all cut short */
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i + 1 < argc; i += 2) {
+        uint64_t value = strtoull(argv[i + 1], NULL, 0);
+        if (strcmp(argv[i], "--seed") == 0)
+            options.seed = value;
+        else if (strcmp(argv[i], "--count") == 0)
+            options.count = value;
+        else if (strcmp(argv[i], "--forever") == 0)
+            options.seconds = (time_t)value;
+    }
+    if (options.seconds != 0 && options.seed == SEED)
+        options.seed = (uint64_t)time(NULL) << 24;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_programs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

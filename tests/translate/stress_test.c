@@ -1,0 +1,118 @@
+/*
+ * Random programs while other threads disturb the vCPU: attention for nothing, pages revoked from
+ * its TLBs and their code dropped, all at random moments. Programs must end as on the host all the
+ * same. (What happens when is not repeatable here; what must come out is.)
+ *
+ *    stress_test [--seed N] [--count N]
+ */
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "compare.h"
+
+#define SEED     0x57e5500000u
+#define PROGRAMS 1500u
+
+static uint64_t seed = SEED, count = PROGRAMS;
+
+struct trouble {
+    struct guest *guest;
+    atomic_bool stop;
+    uint64_t revocations, kicks;
+};
+
+static uint64_t random_ppn(struct random *random)
+{
+    static const struct {
+        uint32_t at, size;
+    } areas[] = {
+        {ARENA_CODE, ARENA_CODE_SIZE},
+        {ARENA_DATA, ARENA_DATA_SIZE},
+        {ARENA_STACK, ARENA_STACK_SIZE},
+        {ARENA_CONTROL, ARENA_CONTROL_SIZE},
+    };
+    unsigned n = (unsigned)random_below(random, 4);
+    return guest_gpa(areas[n].at + random_below(random, areas[n].size)) >> 12;
+}
+
+static void *make_trouble(void *argument)
+{
+    struct trouble *trouble = argument;
+    struct vcpu *vcpu = trouble->guest->vm.vcpu;
+    struct random random = {seed | 1};
+    while (!atomic_load(&trouble->stop)) {
+        if (random_below(&random, 2) == 0) {
+            mmu_domain_revoke(trouble->guest->vm.domain, random_ppn(&random));
+            trouble->revocations++;
+        } else {
+            vcpu_kick(vcpu, ATTENTION_IRQ); /* nothing is pending */
+            trouble->kicks++;
+        }
+        for (uint64_t i = random_below(&random, 2000); i > 0; i--)
+            __builtin_ia32_pause();
+    }
+    return NULL;
+}
+
+/* The oracle's signals are its own thread's. */
+static void start(pthread_t *thread, struct trouble *trouble)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    assert_int_equal(pthread_create(thread, NULL, make_trouble, trouble), 0);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void disturb(const struct engine_ops *engine)
+{
+    struct guest guest = {0};
+    struct comparison c = {.guests = {&guest}, .guest_count = 1};
+    struct trouble trouble = {.guest = &guest};
+    pthread_t thread;
+    bool good = true;
+    guest_create(&guest, engine->name, engine);
+    if (!native_open())
+        skip();
+    start(&thread, &trouble);
+    for (uint64_t i = 0; i < count && good; i++)
+        good = compare_seed(&c, seed + i);
+    atomic_store(&trouble.stop, true);
+    pthread_join(thread, NULL);
+    print_message("%s: %lu programs, %lu revocations, %lu kicks\n", engine->name, c.programs,
+                  trouble.revocations, trouble.kicks);
+    native_close();
+    guest_destroy(&guest);
+    assert_true(good);
+}
+
+static void test_interpreter(void **state)
+{
+    disturb(&interp_engine);
+}
+
+static void test_translator(void **state)
+{
+    disturb(&translate_engine);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i + 1 < argc; i += 2) {
+        uint64_t *option = strcmp(argv[i], "--seed") == 0 ? &seed : &count;
+        *option = strtoull(argv[i + 1], NULL, 0);
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_interpreter),
+        cmocka_unit_test(test_translator),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -182,6 +182,14 @@ enum flags_need integer_need(const struct insn *insn);
 /* Bytes that its memory operand is written, 0: none. Pushes aside. */
 unsigned integer_store_size(const struct insn *insn);
 
+/* Nobody can see what the instruction leaves in the flags: they are all written again before
+ * anything that could fault, read them or leave. */
+bool flags_are_dead(const struct context *c);
+
+/* divide.c: DIV, IDIV. */
+bool divide_is_inline(const struct insn *insn);
+void divide_emit(struct context *c);
+
 /* stack.c: PUSH, POP, LEAVE. */
 bool stack_is_inline(const struct insn *insn);
 void stack_emit(struct context *c);

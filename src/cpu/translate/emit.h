@@ -306,6 +306,8 @@ static inline void emit_stmxcsr(struct emit *e, struct emit_rm to)
     emit_op(e, 0, 0x0fae, 3, to);
 }
 
+#define CONDITION_AE 3u
+#define CONDITION_BE 6u
 #define CONDITION_E  4u
 #define CONDITION_NE 5u
 

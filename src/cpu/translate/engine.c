@@ -18,7 +18,8 @@
  *   flow.c      branches
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
- *   integer.c   integer instructions; plan.c: their encoding; stack.c: PUSH and POP
+ *   integer.c   integer instructions; plan.c: their encoding;
+ *               stack.c: PUSH and POP; divide.c: DIV and IDIV
  *   privileged.c, level.c
  *               system instructions
  *   memory.c    TLB probes, slow paths

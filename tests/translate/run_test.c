@@ -305,6 +305,24 @@ static void put_arithmetic(struct program *p)
     }
 }
 
+/* A division that may not fit, by a register or memory; of a sign-extended dividend at times. */
+static void put_division(struct program *p)
+{
+    unsigned size = below(p, 2) ? 8 : 4, is_signed = below(p, 2);
+    if (below(p, 4) != 0) {
+        put_constant(p, GPR_RAX, random_value(p->random));
+        put_constant(p, GPR_RDX, below(p, 3));
+        if (is_signed) {
+            put_u8(p, size == 8 ? 0x48 : 0x40);
+            put_u8(p, 0x99); /* cqo, cdq */
+        }
+    }
+    if (below(p, 2))
+        put_memory(p, 0, size, 0xf7, 6 + is_signed, any_operand(p));
+    else
+        put_registers(p, size, 0xf7, 6 + is_signed, any_register(p));
+}
+
 static void put_skip(struct program *p)
 {
     put_u8(p, 0x70 | below(p, 16));
@@ -354,6 +372,9 @@ static void make_program(struct program *p)
             put_base(p);
             break;
         case 4:
+            if (below(p, 4) == 0)
+                put_division(p);
+            break;
         case 5:
         case 6:
             put_stack(p);

@@ -78,7 +78,7 @@ struct context {
 
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
-    struct emit_rm operand; /* is_memory: its memory operand, no probe is needed (loop.c) */
+    struct emit_rm operand;   /* is_memory: its memory operand, no probe is needed (loop.c) */
     const struct insn *insns; /* the block, */
     unsigned index, count;    /* where insn is in it, and how many there are */
     bool in_host, in_slot;
@@ -203,6 +203,14 @@ bool vector_effects(const struct insn *insn, struct insn_effects *effects);
  * edge where it leads back to the start of a loop. */
 void loop_begin(struct context *c, const struct block *block);
 void loop_emit(struct context *c, struct edge *edge);
+
+/* Nobody can see what the instruction leaves in the flags: they are all written again before
+ * anything that could fault, read them or leave. */
+bool flags_are_dead(const struct context *c);
+
+/* divide.c: DIV, IDIV. */
+bool divide_is_inline(const struct insn *insn);
+void divide_emit(struct context *c);
 
 /* stack.c: PUSH, POP, LEAVE. */
 bool stack_is_inline(const struct insn *insn);

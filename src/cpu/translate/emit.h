@@ -307,8 +307,10 @@ static inline void emit_stmxcsr(struct emit *e, struct emit_rm to)
 }
 
 #define CONDITION_B  2u
+#define CONDITION_AE 3u
 #define CONDITION_E  4u
-#define CONDITION_A  7u
 #define CONDITION_NE 5u
+#define CONDITION_BE 6u
+#define CONDITION_A  7u
 
 #endif

@@ -19,7 +19,7 @@
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
  *   integer.c   integer instructions; plan.c: their encoding; stack.c: PUSH and POP;
- *               high.c: AH to BH
+ *               high.c: AH to BH; divide.c: DIV and IDIV
  *   privileged.c, level.c
  *               system instructions
  *   memory.c    TLB probes, slow paths

@@ -48,9 +48,7 @@ static void prefer_place(struct plan *p, const struct insn *insn)
         p->opcode ^= PLAN_SWAP_BIT;
 }
 
-/* Nobody can see what this instruction leaves in the flags: they are all written again before
- * anything that could fault, read them or leave. */
-static bool flags_are_dead(const struct context *c)
+bool flags_are_dead(const struct context *c)
 {
     for (unsigned i = c->index + 1; i < c->count; i++) {
         enum flags_need need = integer_need(&c->insns[i]);
@@ -319,6 +317,8 @@ bool integer_emit(struct context *c)
         stack_emit(c);
     } else if (high_is_inline(insn)) {
         high_emit(c);
+    } else if (divide_is_inline(insn)) {
+        divide_emit(c);
     } else if (integer_plan(&plan, insn)) {
         generic_emit(c, &plan);
     } else {
@@ -409,6 +409,6 @@ bool translate_is_inline(const struct insn *insn)
     unsigned prefix;
     return is_nop(insn) || bare_opcode(insn, &prefix) != 0 || is_load_constant(insn) ||
            is_lea(insn) || is_bswap(insn) || is_carry_op(insn) || stack_is_inline(insn) ||
-           high_is_inline(insn) || integer_plan(&plan, insn) || flow_is_inline(insn) ||
-           vector_is_inline(insn);
+           high_is_inline(insn) || divide_is_inline(insn) || integer_plan(&plan, insn) ||
+           flow_is_inline(insn) || vector_is_inline(insn);
 }

@@ -104,11 +104,11 @@ static void emit_edges(struct context *c)
     for (unsigned i = 0; i < c->edge_count; i++) {
         struct edge *edge = &c->edges[i];
         emit_link(&c->e, edge->at, emit_offset(&c->e));
+        c->privilege = edge->privilege; /* blocks in line may have ended at another one */
         loop_emit(c, edge);
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
         c->recipe.kind = RECIPE_NONE;
-        c->privilege = edge->privilege;
         c->rip = edge->rip;
         if (flow_is_linked(c, edge->target))
             edge_linked(c, edge);

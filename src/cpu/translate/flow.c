@@ -145,9 +145,7 @@ static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
-    emit_u8(e, JUMP_SHIFT);
+    context_shifted(c, T1, T0, JUMP_SHIFT);
     emit_op(e, 0, 0x33, T1, rm_reg(T0));
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);

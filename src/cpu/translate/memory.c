@@ -137,9 +137,22 @@ void context_address(struct context *c)
     context_address_to(c, T0);
 }
 
+/* The low half of `to` = the low half of from >> count. Spoils flags. */
+void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count)
+{
+    struct emit *e = &c->e;
+    if (c->translate->has_rorx) {
+        emit_vex(e, (struct vex){.map = 3, .pp = 3, .w = true, .opcode = 0xf0}, to, 0,
+                 rm_reg(from));
+    } else {
+        emit_mov(e, to, from);
+        emit_op(e, EMIT_W, 0xc1, 5, rm_reg(to)); /* shr */
+    }
+    emit_u8(e, count);
+}
+
 /*
- *      mov  r10, r9
- *      shr  r10, 7                     entries are 32 bytes
+ *      rorx r10, r9, 7                 or MOV and SHR; entries are 32 bytes
  *      and  r10d, 0x1ffe0              4096 entries; 2048 for a write
  *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
  *      and  r11, -4096
@@ -161,9 +174,7 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
     struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
     tag.reg = addend.reg = T1;
     c->in_host = false;
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
-    emit_u8(e, PAGE_SHIFT - 5);
+    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
     emit_alu_immediate(e, 4, 4, rm_reg(T1), (entries - 1) * 32);
     emit_lea(e, T2, rm_at(T0, (int32_t)size - 1));
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);

@@ -191,8 +191,7 @@ static void emit_indirect_target(struct context *c, struct slow_path *slow)
     const struct operand *op = &c->insn->op[0];
     c->held = RUN_NONE;
     if (op->kind == OPERAND_MEMORY) {
-        context_address(c);
-        context_probe(c, slow, 8, false);
+        context_probe_operand(c, slow, 8, false);
         emit_load(&c->e, T0, rm_at(T0, 0));
     } else {
         emit_mov(&c->e, T0, context_get(c, op->reg, T0));

@@ -36,24 +36,25 @@ static uint64_t direct_target(const struct context *c)
 static void edge_linked(struct context *c, const struct edge *edge)
 {
     struct emit *e = &c->e;
+    struct translation *t = c->translation;
     struct link *link = ring_allocate(c->translate, sizeof(*link));
+    ref back = ref_of(c->translate, link) - ref_of(c->translate, t);
     *link = (struct link){
-        .at = edge->at,
-        .unlinked = emit_offset(e),
+        .at = (uint16_t)(edge->at - t->code),
+        .unlinked = (uint16_t)(emit_offset(e) - t->code),
+        .back = back & 0xfff,
         .target = edge->target & PAGE_MASK,
-        .privilege = edge->privilege,
+        .privilege = edge->privilege & 3u,
         .in_host = edge->in_host,
         .in_slot = edge->in_slot,
         .is_backward = edge->target <= edge->rip,
         .may_follow = edge->may_follow,
-        .vectors = edge->vectors,
-        .from = ref_of(c->translate, c->translation),
-        .sibling = c->translation->links,
+        .vectors = edge->vectors & 3u,
     };
-    c->translation->links = ref_of(c->translate, link);
-    emit_constant(e, T0, edge->target);
-    emit_constant(e, T1, (uint64_t)(uintptr_t)link);
-    emit_jmp_to(e, edge->in_slot ? c->translate->exit_saved : c->translate->exit_host);
+    if (t->link_count++ == 0)
+        t->links = (uint16_t)back;
+    emit_constant(e, T0, ref_of(c->translate, link));
+    emit_jmp_to(e, edge->in_slot ? c->translate->exit_link_saved : c->translate->exit_link_host);
 }
 
 /* A direct jump to another page. */
@@ -124,7 +125,7 @@ static const struct block *follow(struct context *c, uint64_t rip)
     struct translate *translate = c->translate;
     const struct block *block = NULL;
     bool may_follow = !translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
-    uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
+    uint64_t gpa = (uint64_t)c->translation->ppn << PAGE_SHIFT | (rip & PAGE_MASK);
     if (may_follow && translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
         may_follow = false;
         block = block_decode_more(translate->vcpu, gpa);

@@ -43,7 +43,7 @@ static enum status take_code(struct translate *translate, struct error *err)
 static void place_tables(struct translate *translate)
 {
     uint32_t buckets = 1;
-    while (buckets * 2 <= translate->code.expected / 320)
+    while (buckets * 2 <= translate->code.expected / 256)
         buckets *= 2;
     translate->hash_mask = buckets - 1;
     translate->page_mask = buckets / 16 - 1;

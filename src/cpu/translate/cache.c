@@ -109,10 +109,14 @@ void translate_serialize(struct translate *translate)
 
 /* ------------------------------------------------------------------------- tables */
 
+/* A page's translations are in so many consecutive buckets: a few cache lines. */
+#define HASH_PAGE 128u
+
 static ref *hash_bucket(struct translate *translate, uint64_t gpa, uint64_t rip)
 {
-    uint64_t mixed = (gpa ^ (rip >> PAGE_SHIFT) << 3) * 0x9e3779b97f4a7c15u;
-    return &translate->hash[(mixed >> 32) & translate->hash_mask];
+    uint64_t mixed = (gpa >> PAGE_SHIFT ^ rip >> PAGE_SHIFT << 3) * 0x9e3779b97f4a7c15u;
+    uint64_t in_page = (rip ^ (rip & PAGE_MASK) >> 6) % HASH_PAGE;
+    return &translate->hash[((mixed >> 32) + in_page) & translate->hash_mask];
 }
 
 static ref *page_bucket(struct translate *translate, uint64_t ppn)

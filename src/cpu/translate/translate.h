@@ -119,7 +119,7 @@ struct ring {
 
 #define BAD_RUNS     4096u
 #define BAD_RUNS_MAX 16u
-#define SLOW_INSNS   1024u /* entries of the cache of instructions, */
+#define SLOW_INSNS   4096u /* entries of the cache of instructions, */
 #define SLOW_PAGE    64u   /* those that a page's may be in */
 
 struct crossing;

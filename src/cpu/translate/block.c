@@ -134,7 +134,7 @@ static void emit_slow_paths(struct context *c)
 }
 
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop)
+                                    bool is_loop, bool is_hot)
 {
     struct vcpu *vcpu = translate->vcpu;
     ring_reserve(translate);
@@ -145,7 +145,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
                               .ppn = block->gpa >> PAGE_SHIFT & ((1ull << 40) - 1),
                               .privilege = vcpu->privilege & 3,
                               .is_crossing = is_crossing,
-                              .is_hot = is_loop,
+                              .is_hot = is_hot,
                               .vectors = translate_block_vectors(block) & 3,
                               .code = translate->code_ring.at};
     if (is_crossing)

@@ -139,7 +139,9 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
     if (t == NULL) {
         const struct link *link = link_here(vcpu, translate);
-        t = translate_block(translate, *block, link != NULL && link->is_backward);
+        bool is_loop = link != NULL && link->is_backward;
+        bool is_hot = is_loop || (link != NULL && link_from(translate, link)->is_hot);
+        t = translate_block(translate, *block, is_loop, is_hot);
         heat(vcpu, translate, t);
     }
     return t;

@@ -112,7 +112,7 @@ static void emit_slow_paths(struct context *c)
         return;
     struct slow_entry *entries =
         ring_allocate(c->translate, c->slow_count * sizeof(struct slow_entry));
-    t->slow = ref_of(c->translate, entries);
+    t->slow = (uint16_t)(ref_of(c->translate, entries) - ref_of(c->translate, t));
     for (unsigned i = 0; i < c->slow_count; i++) {
         const struct slow_path *slow = &c->slow[i];
         context_slow_emit(c, slow, i);
@@ -135,11 +135,11 @@ struct translation *translate_block(struct translate *translate, const struct bl
     struct translation *t =
         ring_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
     *t = (struct translation){.rip = vcpu->rip,
-                              .gpa = block->gpa,
-                              .privilege = (uint8_t)vcpu->privilege,
+                              .ppn = block->gpa >> PAGE_SHIFT & ((1ull << 40) - 1),
+                              .privilege = vcpu->privilege & 3,
                               .is_crossing = is_crossing,
                               .is_hot = is_loop,
-                              .vectors = (uint8_t)translate_block_vectors(block),
+                              .vectors = translate_block_vectors(block) & 3,
                               .code = translate->code_ring.at};
     if (is_crossing)
         ((struct crossing *)t)->insn = block->insns[0];

@@ -85,9 +85,9 @@ static const struct link *link_here(const struct vcpu *vcpu, const struct transl
  */
 static bool could_grow(struct translate *translate, const struct translation *t)
 {
-    for (const struct link *link = ref_get(translate, t->links); link != NULL;
-         link = ref_get(translate, link->sibling)) {
-        uint64_t gpa = (t->gpa & ~PAGE_MASK) | link->target;
+    const struct link *links = translation_links(translate, t);
+    for (const struct link *link = links; link != links + t->link_count; link++) {
+        uint64_t gpa = (uint64_t)t->ppn << PAGE_SHIFT | link->target;
         uint64_t rip = (t->rip & ~PAGE_MASK) | link->target;
         if (link->may_follow && translate_look_up(translate, gpa, rip, link->privilege) != NULL)
             return true;
@@ -99,7 +99,7 @@ static bool could_grow(struct translate *translate, const struct translation *t)
 static bool heat(struct vcpu *vcpu, struct translate *translate, struct translation *t)
 {
     const struct link *link = link_here(vcpu, translate);
-    struct translation *from = link != NULL ? ref_get(translate, link->from) : NULL;
+    struct translation *from = link != NULL ? link_from(translate, link) : NULL;
     if (from == NULL || !from->is_hot || from == t || from->is_dead)
         return false;
     if (link->may_follow)
@@ -147,13 +147,16 @@ void translate_enter(struct translate *translate, const struct translation *t)
     translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    translate->left_by = enter(TRANSLATION_ENTRY(translate, t));
+    struct link *link = enter(TRANSLATION_ENTRY(translate, t));
+    if (link != NULL)
+        translate->vcpu->rip = (link_from(translate, link)->rip & ~PAGE_MASK) | link->target;
+    translate->left_by = link;
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
                          const struct translation *t)
 {
-    const struct block *block = block_lookup(vcpu->interp, t->gpa, block_key(vcpu));
+    const struct block *block = block_lookup(vcpu->interp, translation_gpa(t), block_key(vcpu));
     return block != NULL && lockstep_run(vcpu, translate, block, t);
 }
 

@@ -27,6 +27,7 @@
 #include <Zydis/Zydis.h>
 
 #include "cpu/interp/interp.h"
+#include "cpu/translate/context.h"
 #include "cpu/translate/plan.h"
 
 /* Numbers of values: registers at the start of the block have their own, then come new ones. */
@@ -147,9 +148,13 @@ static bool derive_registers(struct finder *f, const struct insn *insn)
 static void note_registers(struct finder *f, const struct insn *insn)
 {
     struct plan plan;
+    struct insn_effects effects;
     if (derive_registers(f, insn))
         return;
-    if (integer_plan(&plan, insn)) {
+    if (vector_effects(insn, &effects)) { /* PCMPISTRI writes RCX, which is no operand of it */
+        for (unsigned written = effects.written; written != 0; written &= written - 1)
+            forget(f, (unsigned)__builtin_ctz(written));
+    } else if (integer_plan(&plan, insn)) {
         if (plan.effects & RM_WRITE && is_gpr(insn, plan.rm))
             forget(f, insn->op[plan.rm].reg);
         if (plan.effects & REG_WRITE)

@@ -156,8 +156,8 @@ static void note_registers(struct finder *f, const struct insn *insn, const stru
             forget(f, insn->op[plan->rm].reg);
         if (plan->effects & REG_WRITE)
             forget(f, insn->op[plan->reg].reg);
-    } else if (vector_effects(insn,
-                              &effects)) { /* PCMPISTRI writes RCX, which is no operand of it */
+    } else if (vector_effects(insn, &effects)) {
+        /* PCMPISTRI writes RCX, which is no operand of it. */
         for (unsigned written = effects.written; written != 0; written &= written - 1)
             forget(f, (unsigned)__builtin_ctz(written));
     } else {

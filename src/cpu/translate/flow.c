@@ -105,11 +105,11 @@ static void emit_edges(struct context *c)
     for (unsigned i = 0; i < c->edge_count; i++) {
         struct edge *edge = &c->edges[i];
         emit_link(&c->e, edge->at, emit_offset(&c->e));
+        c->privilege = edge->privilege; /* blocks in line may have ended at another one */
         loop_emit(c, edge);
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
         c->recipe.kind = RECIPE_NONE;
-        c->privilege = edge->privilege;
         c->rip = edge->rip;
         if (flow_is_linked(c, edge->target))
             edge_linked(c, edge);
@@ -147,9 +147,7 @@ static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
-    emit_u8(e, JUMP_SHIFT);
+    context_shifted(c, T1, T0, JUMP_SHIFT);
     emit_op(e, 0, 0x33, T1, rm_reg(T0));
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
@@ -195,8 +193,7 @@ static void emit_indirect_target(struct context *c, struct slow_path *slow)
     const struct operand *op = &c->insn->op[0];
     c->held = RUN_NONE;
     if (op->kind == OPERAND_MEMORY) {
-        context_address(c);
-        context_probe(c, slow, 8, false);
+        context_probe_operand(c, slow, 8, false);
         emit_load(&c->e, T0, rm_at(T0, 0));
     } else {
         emit_mov(&c->e, T0, context_get(c, op->reg, T0));

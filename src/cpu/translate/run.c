@@ -27,6 +27,7 @@
 #include <Zydis/Zydis.h>
 
 #include "cpu/interp/interp.h"
+#include "cpu/translate/context.h"
 #include "cpu/translate/plan.h"
 
 /* Numbers of values: registers at the start of the block have their own, then come new ones. */
@@ -147,6 +148,7 @@ static bool derive_registers(struct finder *f, const struct insn *insn)
  */
 static void note_registers(struct finder *f, const struct insn *insn, const struct plan *plan)
 {
+    struct insn_effects effects;
     if (derive_registers(f, insn))
         return;
     if (plan != NULL) {
@@ -154,6 +156,10 @@ static void note_registers(struct finder *f, const struct insn *insn, const stru
             forget(f, insn->op[plan->rm].reg);
         if (plan->effects & REG_WRITE)
             forget(f, insn->op[plan->reg].reg);
+    } else if (vector_effects(insn, &effects)) {
+        /* PCMPISTRI writes RCX, which is no operand of it. */
+        for (unsigned written = effects.written; written != 0; written &= written - 1)
+            forget(f, (unsigned)__builtin_ctz(written));
     } else {
         for (unsigned n = 0; n < INSN_MAX_OPERANDS; n++) {
             if (is_gpr(insn, n) || insn->op[n].kind == OPERAND_GPR_HIGH)

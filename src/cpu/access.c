@@ -307,6 +307,50 @@ uint8_t *access_rmw(struct vcpu *vcpu, uint64_t linear, unsigned size)
     return target.host;
 }
 
+/* While the other vCPUs are stopped. */
+static bool swap_pieces(uint8_t *const *pieces, const unsigned *lengths, uint64_t *old,
+                        uint64_t value)
+{
+    uint64_t now = 0;
+    uint8_t *bytes = (uint8_t *)&now;
+    memcpy(bytes, pieces[0], lengths[0]);
+    memcpy(bytes + lengths[0], pieces[1], lengths[1]);
+    if (now != *old) {
+        *old = now;
+        return false;
+    }
+    memcpy(pieces[0], &value, lengths[0]);
+    memcpy(pieces[1], (const uint8_t *)&value + lengths[0], lengths[1]);
+    return true;
+}
+
+bool access_swap_split(struct vcpu *vcpu, uint64_t linear, unsigned size, uint64_t *old,
+                       uint64_t value)
+{
+    uint64_t at[2] = {linear, linear};
+    unsigned lengths[2] = {first_piece(linear, size), 0};
+    lengths[1] = size - lengths[0];
+    if (lengths[1] != 0)
+        at[1] = second_page(vcpu, linear);
+    /* What the TLB had may be revoked just then, but hardly again and again. */
+    for (unsigned tries = 0; tries < 8; tries++) {
+        uint8_t *pieces[2];
+        bool swapped = false;
+        mmu_stop_others(&vcpu->mmu);
+        for (unsigned i = 0; i < 2; i++)
+            pieces[i] = mmu_probe_write(&vcpu->mmu, vcpu->privilege, at[i], lengths[i]);
+        bool found = pieces[0] != NULL && pieces[1] != NULL;
+        if (found)
+            swapped = swap_pieces(pieces, lengths, old, value);
+        mmu_resume_others(&vcpu->mmu);
+        if (found)
+            return swapped;
+        check_store(vcpu, linear, size, vcpu->privilege);
+    }
+    access_store_linear(vcpu, linear, size, value);
+    return true;
+}
+
 /* SS's base counts only outside 64-bit mode; access_linear knows. */
 static uint64_t stack_truncate(const struct vcpu *vcpu, uint64_t pointer)
 {

@@ -146,6 +146,16 @@ void access_check_store(struct vcpu *vcpu, uint64_t linear, unsigned length);
  */
 uint8_t *access_rmw(struct vcpu *vcpu, uint64_t linear, unsigned size);
 
+/*
+ * A locked operand that crosses a cache line, after access_rmw: compares it with *old, and stores
+ * `value` if equal; else *old is what is there, and the result false. The host's own instruction
+ * would do, but hosts that police split locks kill whoever uses it; so all other vCPUs stop
+ * meanwhile, which makes it atomic against all that they do. It is not atomic against devices, nor
+ * where an operand is one or shares a page with a data breakpoint: there it is a plain store.
+ */
+bool access_swap_split(struct vcpu *vcpu, uint64_t linear, unsigned size, uint64_t *old,
+                       uint64_t value);
+
 /* The stack, at SS:RSP with the stack's width. Neither changes RSP before memory was reached.
  * size 2, 4 or 8 is the operand's. */
 void access_push(struct vcpu *vcpu, unsigned size, uint64_t value);

@@ -21,6 +21,11 @@
  *                                              safepoint: B->lock, drop 7, posted = 0, signal
  *   domain->unlock; writes page 7              next access to 7 walks, and finds the private page
  *
+ * Stopping is the same with every member at once: `stopped` keeps a parked MMU from running again,
+ * and a running one parks at its next safepoint. The one who has stopped the others holds
+ * domain->lock, so nobody edits its TLB, and it does nothing that waits: all of memory is its own,
+ * but for devices.
+ *
  * Lock order: domain->lock, then mmu->lock. The page map's locks are never held here.
  */
 
@@ -113,6 +118,13 @@ static void request_apply(struct mmu *mmu, uint64_t word)
         mmu->code_drop(mmu->code_context, ppn);
 }
 
+/* Under mmu->lock. */
+static void raise_attention(struct mmu *mmu)
+{
+    atomic_fetch_or(mmu->attention, mmu->attention_bit);
+    atomic_store(&mmu->jump_mask, 0);
+}
+
 /* Under domain->lock. When it returns, every member has done it. */
 static void request_all(struct mmu_domain *domain, uint64_t word)
 {
@@ -123,8 +135,7 @@ static void request_all(struct mmu_domain *domain, uint64_t word)
             request_apply(mmu, word);
         } else {
             mmu->posted = word;
-            atomic_fetch_or(mmu->attention, mmu->attention_bit);
-            atomic_store(&mmu->jump_mask, 0);
+            raise_attention(mmu);
         }
         pthread_mutex_unlock(&mmu->lock);
     }
@@ -174,24 +185,80 @@ static void serve_posted(struct mmu *mmu)
     pthread_cond_broadcast(&mmu->served);
 }
 
+/* Under mmu->lock. */
+static void park(struct mmu *mmu)
+{
+    serve_posted(mmu);
+    mmu->parked = true;
+    if (mmu->stopped)
+        pthread_cond_broadcast(&mmu->served);
+}
+
+static void unpark(struct mmu *mmu)
+{
+    while (mmu->stopped)
+        pthread_cond_wait(&mmu->served, &mmu->lock);
+    mmu->parked = false;
+}
+
 void mmu_service(struct mmu *mmu)
 {
     pthread_mutex_lock(&mmu->lock);
-    serve_posted(mmu);
+    park(mmu);
+    unpark(mmu);
     pthread_mutex_unlock(&mmu->lock);
 }
 
 void mmu_park(struct mmu *mmu)
 {
     pthread_mutex_lock(&mmu->lock);
-    serve_posted(mmu);
-    mmu->parked = true;
+    park(mmu);
     pthread_mutex_unlock(&mmu->lock);
 }
 
 void mmu_unpark(struct mmu *mmu)
 {
     pthread_mutex_lock(&mmu->lock);
-    mmu->parked = false;
+    unpark(mmu);
     pthread_mutex_unlock(&mmu->lock);
+}
+
+void mmu_stop_others(struct mmu *mmu)
+{
+    struct mmu_domain *domain = mmu->domain;
+    mmu_park(mmu);
+    pthread_mutex_lock(&domain->lock);
+    for (unsigned i = 0; i < domain->count; i++) {
+        struct mmu *other = domain->members[i];
+        if (other == mmu)
+            continue;
+        pthread_mutex_lock(&other->lock);
+        other->stopped = true;
+        if (!other->parked)
+            raise_attention(other);
+        pthread_mutex_unlock(&other->lock);
+    }
+    for (unsigned i = 0; i < domain->count; i++) {
+        struct mmu *other = domain->members[i];
+        if (other == mmu)
+            continue;
+        pthread_mutex_lock(&other->lock);
+        while (!other->parked)
+            pthread_cond_wait(&other->served, &other->lock);
+        pthread_mutex_unlock(&other->lock);
+    }
+}
+
+void mmu_resume_others(struct mmu *mmu)
+{
+    struct mmu_domain *domain = mmu->domain;
+    for (unsigned i = 0; i < domain->count; i++) {
+        struct mmu *other = domain->members[i];
+        pthread_mutex_lock(&other->lock);
+        other->stopped = false;
+        pthread_cond_broadcast(&other->served);
+        pthread_mutex_unlock(&other->lock);
+    }
+    pthread_mutex_unlock(&domain->lock);
+    mmu_unpark(mmu);
 }

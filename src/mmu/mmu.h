@@ -140,7 +140,8 @@ struct mmu {
     _Atomic uint32_t *attention; /* ... in this word of its */
     _Atomic uint32_t jump_mask;  /* an engine's; whoever raises attention makes it 0 after that */
     uint64_t posted;             /* the request (domain.c) to be served; 0: none */
-    pthread_cond_t served;       /* posted has become 0 */
+    bool stopped;                /* must not run: see mmu_stop_others */
+    pthread_cond_t served;       /* posted has become 0; parked while stopped; stopped no more */
 
     struct mmu_stats stats;
 
@@ -186,6 +187,14 @@ void mmu_destroy(struct mmu *mmu);
 void mmu_park(struct mmu *mmu);    /* from the vCPU's thread, running */
 void mmu_unpark(struct mmu *mmu);  /* from the vCPU's thread, parked */
 void mmu_service(struct mmu *mmu); /* safepoint: serves posted requests, clears attention_bit */
+
+/*
+ * From the vCPU's thread, running: when it returns, all other vCPUs of the domain are parked, and
+ * stay so until mmu_resume_others. Parks meanwhile, so host addresses from before are stale; those
+ * that a probe gives now are good up to the end. The caller does little, and nothing that may park.
+ */
+void mmu_stop_others(struct mmu *mmu);
+void mmu_resume_others(struct mmu *mmu);
 
 /*
  * Resolves one access that lies within one page, walking and filling the TLB as needed, setting

@@ -11,7 +11,9 @@
 #define COUNTER 64
 #define SPINLOCK 128
 #define GUARDED 136
-#define UNALIGNED 317 /* a word over the border of a cache line */
+#define UNALIGNED 317 /* a word over the border of a cache line, ... */
+#define ALIGNED   320 /* a part of it */
+#define CROSSING  4093 /* a word over the border of a page */
 #define CELLS 4096
 
     .text
@@ -69,7 +71,12 @@ program counters
 21: leaq 5(%rax), %rcx
     lock cmpxchgq %rcx, COUNTER(%rdi)
     jne 21b
+    lock addl $1, ALIGNED(%rdi)
+    testb $3, %r12b /* others stop for these: not every time */
+    jnz 24f
     lock addq $1, UNALIGNED(%rdi)
+    lock addq $1, CROSSING(%rdi)
+24:
     movl $1, %eax
 22: xchgl %eax, SPINLOCK(%rdi) /* no LOCK prefix: implied */
     testl %eax, %eax

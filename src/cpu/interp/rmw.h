@@ -13,8 +13,7 @@
  *
  * rmw_begin raises whatever the write would raise, so after it the handler cannot fault. A locked
  * commit is a host compare-and-swap: it is atomic against other vCPUs and tells when to compute
- * again. An operand that crosses a cache line is not locked: a host that polices split locks would
- * kill the VMM, and guests know to avoid them.
+ * again. An operand that crosses a cache line or a page is another matter: access_swap_split.
  */
 
 #include "cpu/access.h"
@@ -28,9 +27,10 @@ struct rmw {
     uint64_t old;
 };
 
-static inline bool rmw_is_lockable(const uint8_t *host, unsigned size)
+/* Bits below a page's are those of the host address. */
+static inline bool rmw_is_split(uint64_t linear, unsigned size)
 {
-    return ((uintptr_t)host & (HOST_CACHE_LINE - 1)) <= HOST_CACHE_LINE - size;
+    return (linear & (HOST_CACHE_LINE - 1)) > HOST_CACHE_LINE - size;
 }
 
 #define RMW_SWAP_ASM(suffix, mod)                                                                  \
@@ -85,8 +85,10 @@ static inline struct rmw rmw_begin(struct vcpu *vcpu, const struct insn *insn, u
 static inline bool rmw_commit(struct vcpu *vcpu, struct rmw *rmw, unsigned size, uint64_t value,
                               bool locked)
 {
+    if (locked && unlikely(rmw_is_split(rmw->linear, size)))
+        return access_swap_split(vcpu, rmw->linear, size, &rmw->old, value);
     if (likely(rmw->host != NULL)) {
-        if (locked && rmw_is_lockable(rmw->host, size))
+        if (locked)
             return rmw_host_swap(rmw, size, value);
         access_put(rmw->host, size, value);
     } else {

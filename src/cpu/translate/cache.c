@@ -58,6 +58,8 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
     if (translate == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for the translator's tables");
     translate->vcpu = vcpu;
+    __builtin_cpu_init();
+    translate->has_rorx = __builtin_cpu_supports("bmi2");
     enum status status = take_code(translate, err);
     if (status != STATUS_OK) {
         translate_destroy(translate);

@@ -138,8 +138,11 @@ void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
+void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count);
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* T0 = host address of the memory operand, or it is the slow path. The same. */
+void context_probe_operand(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
  * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,

@@ -146,9 +146,7 @@ static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
-    emit_u8(e, JUMP_SHIFT);
+    context_shifted(c, T1, T0, JUMP_SHIFT);
     emit_op(e, 0, 0x33, T1, rm_reg(T0));
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
@@ -194,8 +192,7 @@ static void emit_indirect_target(struct context *c, struct slow_path *slow)
     const struct operand *op = &c->insn->op[0];
     c->held = RUN_NONE;
     if (op->kind == OPERAND_MEMORY) {
-        context_address(c);
-        context_probe(c, slow, 8, false);
+        context_probe_operand(c, slow, 8, false);
         emit_load(&c->e, T0, rm_at(T0, 0));
     } else {
         emit_mov(&c->e, T0, context_get(c, op->reg, T0));

@@ -154,6 +154,7 @@ struct translate {
     uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
     uint32_t vectors_load[VECTORS_LEVELS];
 
+    bool has_rorx;    /* the host's CPU does */
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
     struct {

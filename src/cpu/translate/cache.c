@@ -43,7 +43,7 @@ static enum status take_code(struct translate *translate, struct error *err)
 static void place_tables(struct translate *translate)
 {
     uint32_t buckets = 1;
-    while (buckets * 2 <= translate->code.expected / 320)
+    while (buckets * 2 <= translate->code.expected / 256)
         buckets *= 2;
     translate->hash_mask = buckets - 1;
     translate->page_mask = buckets / 16 - 1;
@@ -111,10 +111,14 @@ void translate_serialize(struct translate *translate)
 
 /* ------------------------------------------------------------------------- tables */
 
+/* A page's translations are in so many consecutive buckets: a few cache lines. */
+#define HASH_PAGE 128u
+
 static ref *hash_bucket(struct translate *translate, uint64_t gpa, uint64_t rip)
 {
-    uint64_t mixed = (gpa ^ (rip >> PAGE_SHIFT) << 3) * 0x9e3779b97f4a7c15u;
-    return &translate->hash[(mixed >> 32) & translate->hash_mask];
+    uint64_t mixed = (gpa >> PAGE_SHIFT ^ rip >> PAGE_SHIFT << 3) * 0x9e3779b97f4a7c15u;
+    uint64_t in_page = (rip ^ (rip & PAGE_MASK) >> 6) % HASH_PAGE;
+    return &translate->hash[((mixed >> 32) + in_page) & translate->hash_mask];
 }
 
 static ref *page_bucket(struct translate *translate, uint64_t ppn)

@@ -57,13 +57,15 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
     }
 }
 
-/* The translation at RIP, if there is one and the instruction TLB has its page. */
-static struct translation *find_known(struct vcpu *vcpu, struct translate *translate)
+/* The translation at RIP, if there is one and the instruction TLB has its page (*has_page). */
+static struct translation *find_known(struct vcpu *vcpu, struct translate *translate,
+                                      bool *has_page)
 {
     uint64_t rip = vcpu->rip;
     const struct itlb_entry *entry =
         &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    if (unlikely(entry->tag != (rip & ~PAGE_MASK)))
+    *has_page = entry->tag == (rip & ~PAGE_MASK);
+    if (unlikely(!*has_page))
         return NULL;
     uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
     struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
@@ -115,10 +117,11 @@ static bool heat(struct vcpu *vcpu, struct translate *translate, struct translat
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
-    struct translation *t = find_known(vcpu, translate);
-    if (t == NULL) {
+    bool has_page;
+    struct translation *t = find_known(vcpu, translate, &has_page);
+    if (!has_page) {
         block_locate(vcpu); /* into the instruction TLB */
-        t = find_known(vcpu, translate);
+        t = find_known(vcpu, translate, &has_page);
     }
     if (t != NULL) {
         if (likely(!heat(vcpu, translate, t) || !could_grow(translate, t)))
@@ -136,7 +139,9 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
     if (t == NULL) {
         const struct link *link = link_here(vcpu, translate);
-        t = translate_block(translate, *block, link != NULL && link->is_backward);
+        bool is_loop = link != NULL && link->is_backward;
+        bool is_hot = is_loop || (link != NULL && link_from(translate, link)->is_hot);
+        t = translate_block(translate, *block, is_loop, is_hot);
         heat(vcpu, translate, t);
     }
     return t;

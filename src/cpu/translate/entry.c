@@ -109,7 +109,8 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
         ways->poll_saved = emit_offset(e);
         emit_compare(e, away);
     } else if (need == FLAGS_OVERWRITTEN && last < OVERWRITE_MAX) {
-        const struct context before = *c;
+        const struct flags_recipe recipe = c->recipe;
+        bool in_host = c->in_host, in_slot = c->in_slot;
         for (unsigned i = 0; i <= last; i++) {
             c->insn = &block->insns[i];
             c->index = i;
@@ -118,10 +119,10 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
             c->rip = c->next_rip;
         }
         emit_exit(e, c->translate, c->rip, false);
-        c->rip = before.rip;
-        c->in_host = before.in_host;
-        c->in_slot = before.in_slot;
-        c->recipe = before.recipe;
+        c->rip = t->rip;
+        c->in_host = in_host;
+        c->in_slot = in_slot;
+        c->recipe = recipe;
         ways->poll_host = emit_offset(e);
         emit_compare(e, away);
     } else {

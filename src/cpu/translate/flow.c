@@ -118,15 +118,16 @@ static void emit_edges(struct context *c)
     }
 }
 
-/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only
- * forward, in the same page, and only where something has been run before. */
+/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only in what
+ * is hot, forward, in the same page, and only where something has been run before. */
 static const struct block *follow(struct context *c, uint64_t rip)
 {
     struct translate *translate = c->translate;
     const struct block *block = NULL;
     bool may_follow = !translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
     uint64_t gpa = (uint64_t)c->translation->ppn << PAGE_SHIFT | (rip & PAGE_MASK);
-    if (may_follow && translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
+    if (may_follow && c->translation->is_hot &&
+        translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
         may_follow = false;
         block = block_decode_more(translate->vcpu, gpa);
         if (block != NULL && c->insn_count + block->count > BLOCK_MAX_INSNS)

@@ -119,7 +119,7 @@ struct ring {
 
 #define BAD_RUNS     4096u
 #define BAD_RUNS_MAX 16u
-#define SLOW_INSNS   1024u /* entries of the cache of instructions, */
+#define SLOW_INSNS   4096u /* entries of the cache of instructions, */
 #define SLOW_PAGE    64u   /* those that a page's may be in */
 
 struct crossing;
@@ -266,9 +266,10 @@ bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
 /* What the block begins with, by its instructions. block.c */
 unsigned translate_block_vectors(const struct block *block);
 
-/* block.c. is_loop: because a backward link leads there. */
+/* block.c. is_loop: because a backward link leads there. is_hot: see struct translation; what is not
+ * has no other blocks in line, which would only be another copy of them. */
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop);
+                                    bool is_loop, bool is_hot);
 
 /* entry.c: where a link into t leads; 0: there is no room to make that. */
 uint32_t translate_entry(struct translate *translate, struct translation *t,

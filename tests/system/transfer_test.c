@@ -19,7 +19,8 @@ GUEST(tour_16, "16",
       ".code64\n"
       "2: mov $0x3333333333333333, %rax; mov %rax, 0x30008\n"
       "mov $0xc0000080, %ecx; rdmsr; mov %eax, 0x30010\n"
-      "pushq $0x10; pushq $(0x10000 + 3f - tour_16); rex.W lret\n" /* to compatibility mode */
+      /* to compatibility mode */
+      "pushq $0x10; pushq $(0x10000 + 3f - tour_16); .byte 0x48; lret\n"
       ".code32\n"
       "3: mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0\n" /* leaves IA-32e mode */
       "mov $0xc0000080, %ecx; rdmsr; mov %eax, 0x30014\n"
@@ -228,11 +229,11 @@ static void call_gate_32(void **state)
 }
 
 GUEST(call_gate_user_64, "64",
-      "mov $0x30100, %eax; rex.W lcall *(%rax); mov %cs, %ebx; mov %rsp, %rcx; ud2");
+      "mov $0x30100, %eax; .byte 0x48; lcall *(%rax); mov %cs, %ebx; mov %rsp, %rcx; ud2");
 GUEST(call_gate_inner_64, "64",
       "mov (%rsp), %rax; mov %rax, 0x30000; mov 8(%rsp), %rax; mov %rax, 0x30008\n"
       "mov 16(%rsp), %rax; mov %rax, 0x30010; mov 24(%rsp), %rax; mov %rax, 0x30018\n"
-      "mov %ss, 0x30020; rex.W lret");
+      "mov %ss, 0x30020; .byte 0x48; lret");
 
 static void call_gate_64(void **state)
 {

@@ -105,8 +105,8 @@ static void test_mistakes(void **state)
         "--kernel k --cpus 1x",
         "--kernel k --disk _",
         "--kernel k --disk ,ro",
-        "--kernel k --disk 1 --disk 2 --disk 3 --disk 4 --disk 5 --disk 6 --disk 7 --disk 8 --disk "
-        "9",
+        ("--kernel k --disk 1 --disk 2 --disk 3 --disk 4 --disk 5 --disk 6 --disk 7 --disk 8 "
+         "--disk 9"),
         "--kernel k --net tap",
         "--kernel k --net userx",
         "--kernel k --net user,",

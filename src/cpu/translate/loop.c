@@ -382,10 +382,10 @@ static void emit_group_probe(struct context *c, const struct group *group, bool 
                              struct fails *fails)
 {
     struct emit *e = &c->e;
-    const struct mmu *mmu = &c->translate->vcpu->mmu;
-    size_t table =
-        write ? offsetof(struct vcpu, mmu.tlb_write) + c->privilege * sizeof(mmu->tlb_write[0])
-              : offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(mmu->tlb[0]);
+    size_t table = write ? offsetof(struct vcpu, mmu.tlb_write[0]) +
+                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb_write[0])
+                         : offsetof(struct vcpu, mmu.tlb[0]) +
+                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]);
     struct emit_rm tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
                                                 : offsetof(struct tlb_entry, read_tag)));
     struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));

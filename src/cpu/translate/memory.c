@@ -155,10 +155,10 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
 static unsigned find_table(const struct context *c, bool write, struct emit_rm *tag,
                            struct emit_rm *addend)
 {
-    const struct mmu *mmu = &c->translate->vcpu->mmu;
-    size_t table =
-        write ? offsetof(struct vcpu, mmu.tlb_write) + c->privilege * sizeof(mmu->tlb_write[0])
-              : offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(mmu->tlb[0]);
+    size_t table = write ? offsetof(struct vcpu, mmu.tlb_write) +
+                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb_write[0])
+                         : offsetof(struct vcpu, mmu.tlb) +
+                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]);
     *tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
                                   : offsetof(struct tlb_entry, read_tag)));
     *addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));

@@ -215,8 +215,9 @@ def print_table(rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
-def write_json(path, figures):
+def write_json(path, figures, quiet=False):
     with open(path, "w", encoding="utf-8") as stream:
         json.dump(figures, stream, indent=2)
         stream.write("\n")
-    print(f"All figures are in {os.path.relpath(path)}.")
+    if not quiet:
+        print(f"All figures are in {os.path.relpath(path)}.")

@@ -50,7 +50,8 @@ def boot_options(pci=False):
     append = harness.FAST_BOOT.replace("pci=off ", "") if pci else harness.FAST_BOOT
     dashes = "-" if pci else "--"
     return [f"{dashes}kernel", harness.kernel(), f"{dashes}initrd", initramfs(),
-            f"{dashes}append", f"{append} disk=/dev/vda"]
+            # systemd gives up on a serial port after 90 s, which pass on a busy machine.
+            f"{dashes}append", f"{append} disk=/dev/vda systemd.default_device_timeout_sec=600"]
 
 
 def command_of(image, engine=ENGINE, cpus=1, memory="1G", extra=()):

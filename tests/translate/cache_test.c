@@ -61,35 +61,40 @@ static void check_place(const struct ring *ring, uint32_t at, uint32_t *last, un
 
 static uint32_t where_jump_leads(const struct translate *translate, const struct link *link)
 {
-    uint32_t displacement;
-    memcpy(&displacement, translate->code.write + link->at, 4);
-    return link->at + 4 + displacement;
+    uint32_t displacement, at = link_from(translate, link)->code + link->at;
+    memcpy(&displacement, translate->code.write + at, 4);
+    return at + 4 + displacement;
 }
 
 /* One of the ways into t, which a link may lead to. */
-static bool is_entry(const struct translation *t, uint32_t offset)
+static bool is_entry(const struct translate *translate, const struct translation *t,
+                     uint32_t offset)
 {
-    for (unsigned i = 0; i < ARRAY_LENGTH(t->unloaded_links); i++) {
-        if (t->unloaded_links[i] != 0 && offset == t->unloaded_links[i])
+    if (offset == t->code + t->entry_host || offset == t->code + t->entry_saved)
+        return true;
+    const struct ways *ways = ref_get(translate, t->ways);
+    if (ways == NULL)
+        return false;
+    for (unsigned i = 0; i < ARRAY_LENGTH(ways->unloaded_links); i++) {
+        if (ways->unloaded_links[i] != 0 && offset == ways->unloaded_links[i])
             return true;
     }
-    return offset == t->code + t->entry_host || offset == t->code + t->entry_saved ||
-           (offset == t->poll_host && t->poll_host != 0) ||
-           (offset == t->poll_saved && t->poll_saved != 0);
+    return (offset == ways->poll_host && ways->poll_host != 0) ||
+           (offset == ways->poll_saved && ways->poll_saved != 0);
 }
 
 static void check_link(const struct translate *translate, const struct translation *t,
                        const struct link *link)
 {
-    assert_int_equal(link->from, ref_of(translate, t));
+    assert_ptr_equal(link_from(translate, link), t);
     uint32_t target = where_jump_leads(translate, link);
     if (link->to == 0) {
-        assert_int_equal(target, link->unlinked);
+        assert_int_equal(target, t->code + link->unlinked);
         return;
     }
     const struct translation *to = ref_get(translate, link->to);
     assert_false(to->is_dead);
-    assert_true(is_entry(to, target));
+    assert_true(is_entry(translate, to, target));
     assert_int_equal(to->rip, (t->rip & ~PAGE_MASK) | link->target);
     const struct link *incoming = ref_get(translate, to->incoming);
     while (incoming != NULL && incoming != link)
@@ -124,12 +129,15 @@ static unsigned check_cache(struct translate *translate)
         check_place(&translate->code_ring, t->code, &last_code, &code_laps);
         check_place(&translate->data_ring, ref_of(translate, t) * REF_UNIT, &last_data, &data_laps);
         count++;
+        if (t->ways != 0) {
+            const struct ring *ring = &translate->data_ring;
+            assert_true(t->ways * REF_UNIT < ring->at || t->ways * REF_UNIT >= ring->limit);
+        }
         if (t->is_dead)
             continue;
-        assert_non_null(translate_look_up(translate, t->gpa, t->rip, t->privilege));
-        for (const struct link *link = ref_get(translate, t->links); link != NULL;
-             link = ref_get(translate, link->sibling))
-            check_link(translate, t, link);
+        assert_non_null(translate_look_up(translate, translation_gpa(t), t->rip, t->privilege));
+        for (unsigned i = 0; i < t->link_count; i++)
+            check_link(translate, t, &translation_links(translate, t)[i]);
     }
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
         check_jump_cache(translate, p);

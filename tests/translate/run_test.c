@@ -385,6 +385,17 @@ static void put_pair(struct program *p)
     put_constant(p, GPR_RBX, any_address(p));
 }
 
+/* The index of an address changes between two accesses, by an instruction that does not name it. */
+static void put_scan(struct program *p)
+{
+    struct operand_form m = {ANY(p, bases), GPR_RCX, below(p, 4), (int32_t)below(p, 8) * 8};
+    put_memory(p, 0, 8, 0x8b, ANY(p, others), m);
+    put(p, "\x66\x0f\x3a\x63", 4); /* pcmpistri */
+    put_u8(p, 0xc0 | below(p, 64));
+    put_u8(p, below(p, 128));
+    put_memory(p, 0, 8, 0x89, ANY(p, others), m);
+}
+
 static void put_skip(struct program *p)
 {
     put_u8(p, 0x70 | below(p, 16));
@@ -428,6 +439,8 @@ static void make_program(struct program *p)
         case 4:
             if (below(p, 4) == 0)
                 put_division(p);
+            else if (below(p, 4) == 0)
+                put_scan(p);
             break;
         case 10:
             if (below(p, 2))

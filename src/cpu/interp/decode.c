@@ -368,6 +368,22 @@ static enum insn_decode_result decode_fail(struct insn *insn, bool *ends_block,
     return result;
 }
 
+/* Hidden operands are only decoded for those who look at them: thunks, and string instructions. */
+static ZyanStatus decode_bytes(const ZydisDecoder *decoder, const uint8_t *bytes,
+                               unsigned available, ZydisDecodedInstruction *decoded,
+                               ZydisDecodedOperand *operands)
+{
+    ZydisDecoderContext context;
+    ZyanStatus status = ZydisDecoderDecodeInstruction(decoder, &context, bytes, available, decoded);
+    if (!ZYAN_SUCCESS(status) || decoded->operand_count == 0)
+        return status;
+    unsigned count = decoded->operand_count_visible;
+    if (count == 0 || decode_table[decoded->mnemonic].exec == NULL ||
+        decode_is_vector_namesake(decoded))
+        count = decoded->operand_count;
+    return ZydisDecoderDecodeOperands(decoder, &context, decoded, operands, (ZyanU8)count);
+}
+
 enum insn_decode_result insn_decode(struct vcpu *vcpu, const uint8_t *bytes, unsigned available,
                                     struct insn *insn, bool *ends_block)
 {
@@ -379,7 +395,7 @@ enum insn_decode_result insn_decode(struct vcpu *vcpu, const uint8_t *bytes, uns
     decoder_init(&decoder, vcpu);
     if (available > INSN_MAX_LENGTH)
         available = INSN_MAX_LENGTH;
-    ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, available, &decoded, operands);
+    ZyanStatus status = decode_bytes(&decoder, bytes, available, &decoded, operands);
     if (status == ZYDIS_STATUS_NO_MORE_DATA && available < INSN_MAX_LENGTH)
         return INSN_TRUNCATED;
     if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)

@@ -10,6 +10,7 @@
  */
 
 #include <Zydis/Zydis.h>
+#include <string.h>
 
 #include "cpu/interp/interp.h"
 #include "cpu/translate/context.h"
@@ -48,10 +49,16 @@ static enum flags_need block_need(const struct block *block)
 
 unsigned translate_block_vectors(const struct block *block)
 {
-    unsigned vectors = VECTORS_NONE;
-    for (unsigned i = 0; i < block->count && translate_is_inline(&block->insns[i]); i++) {
+    unsigned vectors = VECTORS_NONE, done = 0;
+    for (unsigned i = 0; i < block->count; i++) {
         unsigned level = vector_level(&block->insns[i]);
-        vectors = level > vectors ? level : vectors;
+        if (level <= vectors)
+            continue;
+        while (done < i && translate_is_inline(&block->insns[done]))
+            done++;
+        if (done < i)
+            break;
+        vectors = level;
     }
     return vectors;
 }
@@ -112,7 +119,7 @@ static void emit_slow_paths(struct context *c)
         return;
     struct slow_entry *entries =
         ring_allocate(c->translate, c->slow_count * sizeof(struct slow_entry));
-    t->slow = ref_of(c->translate, entries);
+    t->slow = (uint16_t)(ref_of(c->translate, entries) - ref_of(c->translate, t));
     for (unsigned i = 0; i < c->slow_count; i++) {
         const struct slow_path *slow = &c->slow[i];
         context_slow_emit(c, slow, i);
@@ -127,7 +134,7 @@ static void emit_slow_paths(struct context *c)
 }
 
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop)
+                                    bool is_loop, bool is_hot)
 {
     struct vcpu *vcpu = translate->vcpu;
     ring_reserve(translate);
@@ -135,27 +142,27 @@ struct translation *translate_block(struct translate *translate, const struct bl
     struct translation *t =
         ring_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
     *t = (struct translation){.rip = vcpu->rip,
-                              .gpa = block->gpa,
-                              .privilege = (uint8_t)vcpu->privilege,
+                              .ppn = block->gpa >> PAGE_SHIFT & ((1ull << 40) - 1),
+                              .privilege = vcpu->privilege & 3,
                               .is_crossing = is_crossing,
-                              .is_hot = is_loop,
-                              .vectors = (uint8_t)translate_block_vectors(block),
+                              .is_hot = is_hot,
+                              .vectors = translate_block_vectors(block) & 3,
                               .code = translate->code_ring.at};
     if (is_crossing)
         ((struct crossing *)t)->insn = block->insns[0];
     enum flags_need need = block_need(block);
-    struct context c = {
-        .e = {translate->code.write, translate->code.write + t->code},
-        .translate = translate,
-        .translation = t,
-        .privilege = vcpu->privilege,
-        .insns = block->insns,
-        .count = block->count,
-        .rip = vcpu->rip,
-        .in_host = need != FLAGS_SAVED,
-        .in_slot = need == FLAGS_SAVED,
-        .vectors = t->vectors,
-    };
+    struct context c;
+    memset(&c, 0, CONTEXT_CLEARED);
+    c.e = (struct emit){translate->code.write, translate->code.write + t->code};
+    c.translate = translate;
+    c.translation = t;
+    c.privilege = vcpu->privilege;
+    c.insns = block->insns;
+    c.count = block->count;
+    c.rip = vcpu->rip;
+    c.in_host = need != FLAGS_SAVED;
+    c.in_slot = need == FLAGS_SAVED;
+    c.vectors = t->vectors;
     loop_begin(&c, block);
     if (is_loop)
         entry_emit_loop(&c, block, need);

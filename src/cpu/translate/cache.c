@@ -43,7 +43,7 @@ static enum status take_code(struct translate *translate, struct error *err)
 static void place_tables(struct translate *translate)
 {
     uint32_t buckets = 1;
-    while (buckets * 2 <= translate->code.expected / 320)
+    while (buckets * 2 <= translate->code.expected / 256)
         buckets *= 2;
     translate->hash_mask = buckets - 1;
     translate->page_mask = buckets / 16 - 1;
@@ -58,6 +58,8 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
     if (translate == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for the translator's tables");
     translate->vcpu = vcpu;
+    __builtin_cpu_init();
+    translate->has_rorx = __builtin_cpu_supports("bmi2");
     enum status status = take_code(translate, err);
     if (status != STATUS_OK) {
         translate_destroy(translate);
@@ -109,10 +111,14 @@ void translate_serialize(struct translate *translate)
 
 /* ------------------------------------------------------------------------- tables */
 
+/* A page's translations are in so many consecutive buckets: a few cache lines. */
+#define HASH_PAGE 128u
+
 static ref *hash_bucket(struct translate *translate, uint64_t gpa, uint64_t rip)
 {
-    uint64_t mixed = (gpa ^ (rip >> PAGE_SHIFT) << 3) * 0x9e3779b97f4a7c15u;
-    return &translate->hash[(mixed >> 32) & translate->hash_mask];
+    uint64_t mixed = (gpa >> PAGE_SHIFT ^ rip >> PAGE_SHIFT << 3) * 0x9e3779b97f4a7c15u;
+    uint64_t in_page = (rip ^ (rip & PAGE_MASK) >> 6) % HASH_PAGE;
+    return &translate->hash[((mixed >> 32) + in_page) & translate->hash_mask];
 }
 
 static ref *page_bucket(struct translate *translate, uint64_t ppn)
@@ -124,7 +130,8 @@ struct translation *translate_look_up(struct translate *translate, uint64_t gpa,
                                       unsigned privilege)
 {
     struct translation *t = ref_get(translate, *hash_bucket(translate, gpa, rip));
-    while (t != NULL && !(t->gpa == gpa && t->rip == rip && t->privilege == privilege))
+    while (t != NULL &&
+           !(t->rip == rip && t->ppn == gpa >> PAGE_SHIFT && t->privilege == privilege))
         t = ref_get(translate, t->hash_next);
     return t;
 }
@@ -132,11 +139,11 @@ struct translation *translate_look_up(struct translate *translate, uint64_t gpa,
 void translate_insert(struct translate *translate, struct translation *t)
 {
     ref self = ref_of(translate, t);
-    ref *bucket = hash_bucket(translate, t->gpa, t->rip);
+    ref *bucket = hash_bucket(translate, translation_gpa(t), t->rip);
     t->hash_next = *bucket;
     *bucket = self;
 
-    bucket = page_bucket(translate, t->gpa >> PAGE_SHIFT);
+    bucket = page_bucket(translate, t->ppn);
     struct translation *next = ref_get(translate, *bucket);
     t->page_next = *bucket;
     t->page_previous = 0;
@@ -149,7 +156,7 @@ void translate_insert(struct translate *translate, struct translation *t)
 static void unlink_tables(struct translate *translate, struct translation *t)
 {
     const ref self = ref_of(translate, t);
-    ref *at = hash_bucket(translate, t->gpa, t->rip);
+    ref *at = hash_bucket(translate, translation_gpa(t), t->rip);
     while (*at != self)
         at = &((struct translation *)ref_get(translate, *at))->hash_next;
     *at = t->hash_next;
@@ -161,7 +168,7 @@ static void unlink_tables(struct translate *translate, struct translation *t)
     if (previous != NULL)
         previous->page_next = t->page_next;
     else
-        *page_bucket(translate, t->gpa >> PAGE_SHIFT) = t->page_next;
+        *page_bucket(translate, t->ppn) = t->page_next;
     jump_forget(translate, t);
     if (t->is_crossing)
         crossing_unlist(t);
@@ -188,7 +195,7 @@ void translate_drop(void *context, uint64_t ppn)
         struct translation *next;
         for (struct translation *t = ref_get(translate, *bucket); t != NULL; t = next) {
             next = ref_get(translate, t->page_next);
-            if (all || t->gpa >> PAGE_SHIFT == ppn)
+            if (all || t->ppn == ppn)
                 translate_unlink(translate, t);
         }
     }
@@ -199,7 +206,7 @@ void translate_drop(void *context, uint64_t ppn)
 static void patch(struct translate *translate, const struct link *link, uint32_t target)
 {
     struct emit e = {translate->code.write, translate->code.write};
-    emit_link(&e, link->at, target);
+    emit_link(&e, link_from(translate, link)->code + link->at, target);
     translate->code_is_new = true;
 }
 
@@ -208,10 +215,10 @@ bool translate_chain(struct translate *translate, struct translation *to)
     struct link *link = translate->left_by;
     if (link == NULL || link->to != 0)
         return false;
-    const struct translation *from = ref_get(translate, link->from);
+    const struct translation *from = link_from(translate, link);
     uint64_t target = (from->rip & ~PAGE_MASK) | link->target;
     if (from->is_dead || to->is_crossing || target != to->rip || link->privilege != to->privilege ||
-        from->gpa >> PAGE_SHIFT != to->gpa >> PAGE_SHIFT)
+        from->ppn != to->ppn)
         return false;
     uint32_t entry = translate_entry(translate, to, link);
     if (entry == 0)
@@ -237,8 +244,8 @@ static void unchain(struct translate *translate, struct link *link)
 /* No jump of t leads anywhere, and no jump leads to t. */
 static void unlink_jumps(struct translate *translate, struct translation *t)
 {
-    for (struct link *link = ref_get(translate, t->links); link != NULL;
-         link = ref_get(translate, link->sibling)) {
+    struct link *links = translation_links(translate, t);
+    for (struct link *link = links; link != links + t->link_count; link++) {
         if (link->to != 0)
             unchain(translate, link);
         if (link == translate->left_by)
@@ -246,7 +253,7 @@ static void unlink_jumps(struct translate *translate, struct translation *t)
     }
     while (t->incoming != 0) {
         struct link *link = ref_get(translate, t->incoming);
-        patch(translate, link, link->unlinked);
+        patch(translate, link, link_from(translate, link)->code + link->unlinked);
         unchain(translate, link);
     }
 }

@@ -85,24 +85,28 @@ struct context {
     struct flags_recipe recipe;
     unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
 
-    struct runs runs;
-    unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
-    struct slow_path slow[BLOCK_MAX_INSNS];
+    unsigned held;                   /* the run whose host address T0 holds, or RUN_NONE */
     unsigned slow_count, slow_first; /* slow_first: of the block, as is index */
-    struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     unsigned load_count;
     bool has_saving_entry;
-    unsigned insn_count; /* of all blocks */
-    /* The first block, where it is a loop (loop.c), and where its instructions begin. */
-    struct insn loop[BLOCK_MAX_INSNS];
-    uint32_t loop_offsets[BLOCK_MAX_INSNS];
+    unsigned insn_count;  /* of all blocks */
     unsigned loop_count;  /* without the branch; 0: it is none */
     uint64_t loop_branch; /* RIP of that */
-    struct edge edges[BLOCK_MAX_INSNS + 1];
     unsigned edge_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
     struct slow_path *jump_slow;
+
+    /* From here on nothing is cleared: it is written before it is read. */
+    struct runs runs;
+    struct slow_path slow[BLOCK_MAX_INSNS];
+    struct vectors_load loads[BLOCK_MAX_INSNS + 1];
+    struct edge edges[BLOCK_MAX_INSNS + 1];
+    /* The first block, where it is a loop (loop.c), and where its instructions begin. */
+    struct insn loop[BLOCK_MAX_INSNS];
+    uint32_t loop_offsets[BLOCK_MAX_INSNS];
 };
+
+#define CONTEXT_CLEARED offsetof(struct context, runs)
 
 /* flags.c. What makes flags spoils T1 and T2. */
 void context_flags_save(struct context *c);   /* now in the slot */
@@ -138,10 +142,13 @@ void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
+void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count);
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The same up to a last byte, which may be given by T0. */
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write);
+/* T0 = host address of the memory operand, or it is the slow path. The same. */
+void context_probe_operand(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
  * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,

@@ -35,9 +35,9 @@ struct translation *crossing_current(struct vcpu *vcpu, struct translation *t)
     const struct itlb_entry *next = page_of(vcpu, next_page(vcpu->rip));
     if (next == NULL)
         return NULL;
-    uint64_t ppn = next->info >> PAGE_SHIFT, gpa = t->gpa;
+    uint64_t ppn = next->info >> PAGE_SHIFT, gpa = translation_gpa(t);
     for (; t != NULL; t = ref_get(translate_of(vcpu), t->hash_next)) {
-        if (t->is_crossing && t->gpa == gpa && t->rip == vcpu->rip &&
+        if (t->is_crossing && translation_gpa(t) == gpa && t->rip == vcpu->rip &&
             t->privilege == vcpu->privilege && ((struct crossing *)t)->next_ppn == ppn)
             return t;
     }
@@ -99,7 +99,7 @@ struct translation *crossing_find(struct vcpu *vcpu, struct translate *translate
     }
     if (!decode_guarded(vcpu, &next_ppn))
         return NULL;
-    t = translate_block(translate, vcpu->interp->solo, false);
+    t = translate_block(translate, vcpu->interp->solo, false, false);
     struct crossing *crossing = (struct crossing *)t;
     crossing->next_ppn = next_ppn;
     crossing->next = translate->crossings;

@@ -57,13 +57,15 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
     }
 }
 
-/* The translation at RIP, if there is one and the instruction TLB has its page. */
-static struct translation *find_known(struct vcpu *vcpu, struct translate *translate)
+/* The translation at RIP, if there is one and the instruction TLB has its page (*has_page). */
+static struct translation *find_known(struct vcpu *vcpu, struct translate *translate,
+                                      bool *has_page)
 {
     uint64_t rip = vcpu->rip;
     const struct itlb_entry *entry =
         &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    if (unlikely(entry->tag != (rip & ~PAGE_MASK)))
+    *has_page = entry->tag == (rip & ~PAGE_MASK);
+    if (unlikely(!*has_page))
         return NULL;
     uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
     struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
@@ -85,9 +87,9 @@ static const struct link *link_here(const struct vcpu *vcpu, const struct transl
  */
 static bool could_grow(struct translate *translate, const struct translation *t)
 {
-    for (const struct link *link = ref_get(translate, t->links); link != NULL;
-         link = ref_get(translate, link->sibling)) {
-        uint64_t gpa = (t->gpa & ~PAGE_MASK) | link->target;
+    const struct link *links = translation_links(translate, t);
+    for (const struct link *link = links; link != links + t->link_count; link++) {
+        uint64_t gpa = (uint64_t)t->ppn << PAGE_SHIFT | link->target;
         uint64_t rip = (t->rip & ~PAGE_MASK) | link->target;
         if (link->may_follow && translate_look_up(translate, gpa, rip, link->privilege) != NULL)
             return true;
@@ -99,7 +101,7 @@ static bool could_grow(struct translate *translate, const struct translation *t)
 static bool heat(struct vcpu *vcpu, struct translate *translate, struct translation *t)
 {
     const struct link *link = link_here(vcpu, translate);
-    struct translation *from = link != NULL ? ref_get(translate, link->from) : NULL;
+    struct translation *from = link != NULL ? link_from(translate, link) : NULL;
     if (from == NULL || !from->is_hot || from == t || from->is_dead)
         return false;
     if (link->may_follow)
@@ -115,10 +117,11 @@ static bool heat(struct vcpu *vcpu, struct translate *translate, struct translat
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
-    struct translation *t = find_known(vcpu, translate);
-    if (t == NULL) {
+    bool has_page;
+    struct translation *t = find_known(vcpu, translate, &has_page);
+    if (!has_page) {
         block_locate(vcpu); /* into the instruction TLB */
-        t = find_known(vcpu, translate);
+        t = find_known(vcpu, translate, &has_page);
     }
     if (t != NULL) {
         if (likely(!heat(vcpu, translate, t) || !could_grow(translate, t)))
@@ -136,7 +139,9 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
     if (t == NULL) {
         const struct link *link = link_here(vcpu, translate);
-        t = translate_block(translate, *block, link != NULL && link->is_backward);
+        bool is_loop = link != NULL && link->is_backward;
+        bool is_hot = is_loop || (link != NULL && link_from(translate, link)->is_hot);
+        t = translate_block(translate, *block, is_loop, is_hot);
         heat(vcpu, translate, t);
     }
     return t;
@@ -147,13 +152,16 @@ void translate_enter(struct translate *translate, const struct translation *t)
     translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    translate->left_by = enter(TRANSLATION_ENTRY(translate, t));
+    struct link *link = enter(TRANSLATION_ENTRY(translate, t));
+    if (link != NULL)
+        translate->vcpu->rip = (link_from(translate, link)->rip & ~PAGE_MASK) | link->target;
+    translate->left_by = link;
 }
 
 static bool run_lockstep(struct vcpu *vcpu, struct translate *translate,
                          const struct translation *t)
 {
-    const struct block *block = block_lookup(vcpu->interp, t->gpa, block_key(vcpu));
+    const struct block *block = block_lookup(vcpu->interp, translation_gpa(t), block_key(vcpu));
     return block != NULL && lockstep_run(vcpu, translate, block, t);
 }
 

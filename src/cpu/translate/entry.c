@@ -28,7 +28,6 @@ static void emit_exit(struct emit *e, const struct translate *translate, uint64_
                       bool is_saved)
 {
     emit_constant(e, T0, rip);
-    emit_constant(e, T1, 0);
     emit_jmp_to(e, is_saved ? translate->exit_saved : translate->exit_host);
 }
 
@@ -81,6 +80,14 @@ static uint16_t within(const struct translation *t, uint32_t at)
     return (uint16_t)(at - t->code);
 }
 
+static struct ways *make_ways(struct translate *translate, struct translation *t)
+{
+    struct ways *ways = ring_allocate(translate, sizeof(*ways));
+    *ways = (struct ways){0};
+    t->ways = ref_of(translate, ways);
+    return ways;
+}
+
 void entry_emit_saving(struct context *c)
 {
     c->has_saving_entry = true;
@@ -92,16 +99,18 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
 {
     struct emit *e = &c->e;
     struct translation *t = c->translation;
+    struct ways *ways = make_ways(c->translate, t);
     uint32_t away = emit_offset(e);
     unsigned last = overwriter(block);
     if (need == FLAGS_SAVED) {
         emit_exit(e, c->translate, t->rip, true);
-        t->poll_host = emit_offset(e);
+        ways->poll_host = emit_offset(e);
         emit_save(e);
-        t->poll_saved = emit_offset(e);
+        ways->poll_saved = emit_offset(e);
         emit_compare(e, away);
     } else if (need == FLAGS_OVERWRITTEN && last < OVERWRITE_MAX) {
-        const struct context before = *c;
+        const struct flags_recipe recipe = c->recipe;
+        bool in_host = c->in_host, in_slot = c->in_slot;
         for (unsigned i = 0; i <= last; i++) {
             c->insn = &block->insns[i];
             c->index = i;
@@ -110,14 +119,14 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
             c->rip = c->next_rip;
         }
         emit_exit(e, c->translate, c->rip, false);
-        c->rip = before.rip;
-        c->in_host = before.in_host;
-        c->in_slot = before.in_slot;
-        c->recipe = before.recipe;
-        t->poll_host = emit_offset(e);
+        c->rip = t->rip;
+        c->in_host = in_host;
+        c->in_slot = in_slot;
+        c->recipe = recipe;
+        ways->poll_host = emit_offset(e);
         emit_compare(e, away);
     } else {
-        t->poll_host = emit_careful(e, c->translate, t->rip);
+        ways->poll_host = emit_careful(e, c->translate, t->rip);
     }
 }
 
@@ -149,7 +158,7 @@ void entry_emit(struct context *c, enum flags_need need, uint32_t body)
 }
 
 /*
- * What is made elsewhere, later, stands in the ring of code behind the youngest translation. That
+ * What is made elsewhere, later, stands in the rings behind the youngest translation. That
  * is as young as t or younger, so t has been evicted when this place is wanted again.
  */
 static bool elsewhere_begin(const struct translate *translate, struct emit *e)
@@ -205,16 +214,24 @@ static uint32_t make_unloaded(struct translate *translate, const struct translat
 uint32_t translate_entry(struct translate *translate, struct translation *t,
                          const struct link *link)
 {
-    if (link->vectors < t->vectors) {
-        uint32_t *entry = &t->unloaded_links[(link->in_slot ? 2 : 0) + (link->is_backward ? 1 : 0)];
+    bool is_unloaded = link->vectors < t->vectors;
+    bool is_saved = link->in_slot && (!link->in_host || t->wants_saved);
+    if (!is_unloaded && !link->is_backward)
+        return t->code + (is_saved ? t->entry_saved : t->entry_host);
+    struct ways *ways = ref_get(translate, t->ways);
+    if (ways == NULL) {
+        if (translate->data_ring.limit - translate->data_ring.at < sizeof(*ways))
+            return 0;
+        ways = make_ways(translate, t);
+    }
+    if (is_unloaded) {
+        uint32_t *entry =
+            &ways->unloaded_links[(link->in_slot ? 2 : 0) + (link->is_backward ? 1 : 0)];
         if (*entry == 0)
             *entry = make_unloaded(translate, t, link);
         return *entry;
     }
-    bool is_saved = link->in_slot && (!link->in_host || t->wants_saved);
-    if (!link->is_backward)
-        return t->code + (is_saved ? t->entry_saved : t->entry_host);
-    uint32_t *poll = is_saved ? &t->poll_saved : &t->poll_host;
+    uint32_t *poll = is_saved ? &ways->poll_saved : &ways->poll_host;
     if (*poll == 0)
         *poll = make_poll(translate, t, is_saved);
     return *poll;

@@ -36,24 +36,25 @@ static uint64_t direct_target(const struct context *c)
 static void edge_linked(struct context *c, const struct edge *edge)
 {
     struct emit *e = &c->e;
+    struct translation *t = c->translation;
     struct link *link = ring_allocate(c->translate, sizeof(*link));
+    ref back = ref_of(c->translate, link) - ref_of(c->translate, t);
     *link = (struct link){
-        .at = edge->at,
-        .unlinked = emit_offset(e),
+        .at = (uint16_t)(edge->at - t->code),
+        .unlinked = (uint16_t)(emit_offset(e) - t->code),
+        .back = back & 0xfff,
         .target = edge->target & PAGE_MASK,
-        .privilege = edge->privilege,
+        .privilege = edge->privilege & 3u,
         .in_host = edge->in_host,
         .in_slot = edge->in_slot,
         .is_backward = edge->target <= edge->rip,
         .may_follow = edge->may_follow,
-        .vectors = edge->vectors,
-        .from = ref_of(c->translate, c->translation),
-        .sibling = c->translation->links,
+        .vectors = edge->vectors & 3u,
     };
-    c->translation->links = ref_of(c->translate, link);
-    emit_constant(e, T0, edge->target);
-    emit_constant(e, T1, (uint64_t)(uintptr_t)link);
-    emit_jmp_to(e, edge->in_slot ? c->translate->exit_saved : c->translate->exit_host);
+    if (t->link_count++ == 0)
+        t->links = (uint16_t)back;
+    emit_constant(e, T0, ref_of(c->translate, link));
+    emit_jmp_to(e, edge->in_slot ? c->translate->exit_link_saved : c->translate->exit_link_host);
 }
 
 /* A direct jump to another page. */
@@ -104,11 +105,11 @@ static void emit_edges(struct context *c)
     for (unsigned i = 0; i < c->edge_count; i++) {
         struct edge *edge = &c->edges[i];
         emit_link(&c->e, edge->at, emit_offset(&c->e));
+        c->privilege = edge->privilege; /* blocks in line may have ended at another one */
         loop_emit(c, edge);
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
         c->recipe.kind = RECIPE_NONE;
-        c->privilege = edge->privilege;
         c->rip = edge->rip;
         if (flow_is_linked(c, edge->target))
             edge_linked(c, edge);
@@ -117,15 +118,16 @@ static void emit_edges(struct context *c)
     }
 }
 
-/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only
- * forward, in the same page, and only where something has been run before. */
+/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only in what
+ * is hot, forward, in the same page, and only where something has been run before. */
 static const struct block *follow(struct context *c, uint64_t rip)
 {
     struct translate *translate = c->translate;
     const struct block *block = NULL;
     bool may_follow = !translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
-    uint64_t gpa = (c->translation->gpa & ~PAGE_MASK) | (rip & PAGE_MASK);
-    if (may_follow && translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
+    uint64_t gpa = (uint64_t)c->translation->ppn << PAGE_SHIFT | (rip & PAGE_MASK);
+    if (may_follow && c->translation->is_hot &&
+        translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
         may_follow = false;
         block = block_decode_more(translate->vcpu, gpa);
         if (block != NULL && c->insn_count + block->count > BLOCK_MAX_INSNS)
@@ -145,9 +147,7 @@ static void emit_jump_entry(struct context *c)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct jump) == 16, "slots are counted in halves of an entry");
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
-    emit_u8(e, JUMP_SHIFT);
+    context_shifted(c, T1, T0, JUMP_SHIFT);
     emit_op(e, 0, 0x33, T1, rm_reg(T0));
     emit_op(e, 0, 0x23, T1, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
     emit_constant(e, T2, (uint64_t)(uintptr_t)c->translate->jumps[c->privilege].jumps);
@@ -193,8 +193,7 @@ static void emit_indirect_target(struct context *c, struct slow_path *slow)
     const struct operand *op = &c->insn->op[0];
     c->held = RUN_NONE;
     if (op->kind == OPERAND_MEMORY) {
-        context_address(c);
-        context_probe(c, slow, 8, false);
+        context_probe_operand(c, slow, 8, false);
         emit_load(&c->e, T0, rm_at(T0, 0));
     } else {
         emit_mov(&c->e, T0, context_get(c, op->reg, T0));

@@ -12,7 +12,11 @@
  *  top:
  *      the instructions, with [borrowed + varying * scale + displacement]
  *      before one that overwrites all flags: the counter goes down; at its end, to the same place
- * in the first copy the branch to top; where it is not taken, to what follows it in the first copy
+ *          in the first copy
+ *      the branch to top; where it is not taken, to what follows it in the first copy
+ *
+ * A short loop comes four times in a row before the branch to top, with one look at the counter. What
+ * that leaves of the page is done by the same, once in a row.
  *
  * Borrowed are guest registers that the loop does not use; they are in struct vcpu meanwhile. In
  * the second copy nothing can fault or miss, and it ends after a page at most, so all is as exact
@@ -24,11 +28,13 @@
 
 #include "cpu/translate/context.h"
 
-#define GROUPS_MAX    6u
-#define GROUP_SPAN    512 /* bytes that operands of one group may be apart */
-#define ITERATIONS    8u  /* that are worth it */
-#define NO_REGISTER   0xff
-#define ITERATION_MAX 4096
+#define GROUPS_MAX     6u
+#define GROUP_SPAN     512 /* bytes that operands of one group may be apart */
+#define ITERATIONS     8u  /* that are worth it */
+#define NO_REGISTER    0xff
+#define ITERATION_MAX  4096
+#define UNROLLED       4u  /* iterations in a row with one check, */
+#define UNROLLED_INSNS 12u /* of loops no longer than this */
 
 /* Operands [invariant + varying << scale + displacement] in one page. */
 struct group {
@@ -385,9 +391,7 @@ static void emit_group_probe(struct context *c, const struct group *group, bool 
     struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
     tag.reg = addend.reg = T1;
     _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
-    emit_u8(e, PAGE_SHIFT - 5);
+    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
     emit_alu_immediate(e, 4, 4, rm_reg(T1), ((write ? TLB_WRITE_ENTRIES : TLB_ENTRIES) - 1) * 32);
     emit_mov(e, T2, T0);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
@@ -415,22 +419,28 @@ static void emit_group(struct context *c, const struct loop *loop, const struct 
     emit_group_room(e, loop, group, fails);
 }
 
-static void emit_second_copy(struct context *c, const struct loop *loop, const struct edge *edge)
+/* Where the counter is checked, and the branch for when it is at its end. */
+struct check {
+    uint32_t at, out;
+};
+
+/* One iteration. With a step it is taken from the counter, right before all flags are overwritten.
+ */
+static struct check emit_iteration(struct context *c, const struct loop *loop, uint64_t step)
 {
     struct emit *e = &c->e;
-    uint32_t top = emit_offset(e), out = 0;
+    struct check check = {0, 0};
     context_flags_written(c);
     c->rip = c->translation->rip;
-    c->insns = loop->insns;
-    c->count = loop->count + 1;
     for (unsigned i = 0; i < loop->count; i++) {
         c->insn = &loop->insns[i];
         c->index = i;
         c->operand = loop->accesses[i].rm;
         c->next_rip = c->rip + c->insn->length;
-        if (i == loop->writer) {
-            emit_alu_immediate(e, 5, 4, rm_reg(loop->counter), loop->counter_step); /* sub */
-            out = emit_jcc(e, CONDITION_B);
+        if (i == loop->writer && step != 0) {
+            check.at = emit_offset(e);
+            emit_alu_immediate(e, 5, 4, rm_reg(loop->counter), step); /* sub */
+            check.out = emit_jcc(e, CONDITION_B);
             context_flags_written(c); /* all that the CPU had are about to be overwritten */
         }
         if (!integer_emit(c))
@@ -439,12 +449,46 @@ static void emit_second_copy(struct context *c, const struct loop *loop, const s
     }
     c->operand = (struct emit_rm){.is_memory = false};
     context_flags_load(c);
-    emit_link(e, emit_jcc(e, loop->insns[loop->count].condition), top);
+    return check;
+}
+
+static void emit_second_copy(struct context *c, const struct loop *loop, const struct edge *edge)
+{
+    struct emit *e = &c->e;
+    unsigned condition = loop->insns[loop->count].condition;
+    uint32_t ends[UNROLLED + 1], end_count = 0;
+    uint64_t step = loop->counter_step;
+    c->insns = loop->insns;
+    c->count = loop->count + 1;
+
+    /* UNROLLED iterations, one check. */
+    struct check several = {0, 0};
+    uint32_t top = emit_offset(e);
+    if (loop->count <= UNROLLED_INSNS) {
+        several = emit_iteration(c, loop, UNROLLED * step);
+        for (unsigned i = 1; i < UNROLLED; i++) {
+            ends[end_count++] = emit_jcc(e, condition ^ 1);
+            emit_iteration(c, loop, 0);
+        }
+        emit_link(e, emit_jcc(e, condition), top);
+        ends[end_count++] = emit_jmp(e);
+    }
+    /* One by one, from the check on. */
+    top = emit_offset(e);
+    struct check one = emit_iteration(c, loop, step);
+    emit_link(e, emit_jcc(e, condition), top);
+    for (unsigned i = 0; i < end_count; i++)
+        emit_link(e, ends[i], emit_offset(e));
     emit_return(e, loop);
     if (edge->in_slot)
         context_flags_save(c);
     emit_jmp_to(e, edge->at + 4); /* what follows the branch */
-    emit_link(e, out, emit_offset(e));
+    if (several.out != 0) {
+        emit_link(e, several.out, emit_offset(e));
+        emit_alu_immediate(e, 0, 4, rm_reg(loop->counter), UNROLLED * step); /* add */
+        emit_jmp_to(e, one.at);
+    }
+    emit_link(e, one.out, emit_offset(e));
     emit_return(e, loop);
     emit_jmp_to(e, c->loop_offsets[loop->writer]);
 }

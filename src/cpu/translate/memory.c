@@ -137,9 +137,36 @@ void context_address(struct context *c)
     context_address_to(c, T0);
 }
 
+/* The low half of `to` = the low half of from >> count. Spoils flags. */
+void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count)
+{
+    struct emit *e = &c->e;
+    if (c->translate->has_rorx) {
+        emit_vex(e, (struct vex){.map = 3, .pp = 3, .w = true, .opcode = 0xf0}, to, 0,
+                 rm_reg(from));
+    } else {
+        emit_mov(e, to, from);
+        emit_op(e, EMIT_W, 0xc1, 5, rm_reg(to)); /* shr */
+    }
+    emit_u8(e, count);
+}
+
+/* Tag and addend of the TLB's first entry, and how many there are. */
+static unsigned find_table(const struct context *c, bool write, struct emit_rm *tag,
+                           struct emit_rm *addend)
+{
+    const struct mmu *mmu = &c->translate->vcpu->mmu;
+    size_t table =
+        write ? offsetof(struct vcpu, mmu.tlb_write) + c->privilege * sizeof(mmu->tlb_write[0])
+              : offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(mmu->tlb[0]);
+    *tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
+                                  : offsetof(struct tlb_entry, read_tag)));
+    *addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
+    return write ? TLB_WRITE_ENTRIES : TLB_ENTRIES;
+}
+
 /*
- *      mov  r10, r9
- *      shr  r10, 7                     entries are 32 bytes
+ *      rorx r10, r9, 7                 or MOV and SHR; entries are 32 bytes
  *      and  r10d, 0x1ffe0              4096 entries; 2048 for a write
  *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
  *      and  r11, -4096
@@ -151,19 +178,11 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
-    const struct mmu *mmu = &c->translate->vcpu->mmu;
-    size_t table =
-        write ? offsetof(struct vcpu, mmu.tlb_write) + c->privilege * sizeof(mmu->tlb_write[0])
-              : offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(mmu->tlb[0]);
-    unsigned entries = write ? TLB_WRITE_ENTRIES : TLB_ENTRIES;
-    struct emit_rm tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
-                                                : offsetof(struct tlb_entry, read_tag)));
-    struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
+    struct emit_rm tag, addend;
+    unsigned entries = find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
-    emit_u8(e, PAGE_SHIFT - 5);
+    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
     emit_alu_immediate(e, 4, 4, rm_reg(T1), (entries - 1) * 32);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
@@ -177,6 +196,59 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
     context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
 }
 
+/* The memory operand is at an address that is known now. */
+static bool find_constant(const struct context *c, uint64_t *address)
+{
+    const struct insn *insn = c->insn;
+    *address = (uint64_t)insn->displacement;
+    if (insn->base == INSN_REG_RIP)
+        *address += c->next_rip;
+    else if (insn->base != INSN_REG_NONE || insn->index != INSN_REG_NONE)
+        return false;
+    if (insn->address_size != 8)
+        *address = (uint32_t)*address;
+    return insn->seg < SEG_FS;
+}
+
+/* The same for such an address: which entry it is, and its tag, are known as well.
+ *
+ *      cmp  gs:[tag], page             or MOV R10 and CMP
+ *      jne  slow
+ *      mov  r9, address
+ *      add  r9, gs:[addend]
+ */
+static void probe_constant(struct context *c, struct slow_path *slow, uint64_t address, bool write)
+{
+    struct emit *e = &c->e;
+    struct emit_rm tag, addend;
+    unsigned entries = find_table(c, write, &tag, &addend);
+    uint64_t page = address & ~PAGE_MASK, entry = address >> PAGE_SHIFT & (entries - 1);
+    tag.displacement += (int32_t)(entry * sizeof(struct tlb_entry));
+    addend.displacement += (int32_t)(entry * sizeof(struct tlb_entry));
+    c->in_host = false;
+    c->held = RUN_NONE;
+    if ((int64_t)page == (int32_t)page) {
+        emit_alu_immediate(e, 7, 8, tag, page);
+    } else {
+        emit_constant(e, T1, page);
+        emit_op(e, EMIT_W, 0x3b, T1, tag);
+    }
+    context_slow_jump(c, slow, CONDITION_NE);
+    emit_constant(e, T0, address);
+    emit_op(e, EMIT_W, 0x03, T0, addend);
+}
+
+void context_probe_operand(struct context *c, struct slow_path *slow, unsigned size, bool write)
+{
+    uint64_t address;
+    if (find_constant(c, &address) && (address & PAGE_MASK) <= PAGE_SIZE - size) {
+        probe_constant(c, slow, address, write);
+        return;
+    }
+    context_address(c);
+    context_probe(c, slow, size, write);
+}
+
 /* ------------------------------------------------------------------------- operands */
 
 static int32_t frame_slot(const struct run *run)
@@ -184,9 +256,11 @@ static int32_t frame_slot(const struct run *run)
     return FRAME_RUNS + 8 * run->slot;
 }
 
-/* The access has just been probed: T0 is where its run begins. */
-static void hold_run(struct context *c, unsigned number)
+/* The run has just been probed, at its first access: T0 is where it begins. */
+static void hold_run(struct context *c, struct slow_path *slow, unsigned number)
 {
+    slow->run = c->runs.runs[number];
+    slow->at = c->runs.at[c->index];
     emit_store(&c->e, rm_at(HOST_RSP, frame_slot(&c->runs.runs[number])), T0);
     c->held = number;
 }
@@ -204,16 +278,6 @@ static unsigned run_begun(const struct context *c)
 {
     unsigned number = c->runs.run[c->index];
     return number != RUN_NONE && c->runs.runs[number].first == c->index ? number : RUN_NONE;
-}
-
-/* Probes the run, of which T0 is the first byte's address. */
-static void probe_run(struct context *c, struct slow_path *slow, unsigned number)
-{
-    const struct run *run = &c->runs.runs[number];
-    slow->run = *run;
-    slow->at = c->runs.at[c->index];
-    context_probe(c, slow, run->span, run->writes);
-    hold_run(c, number);
 }
 
 /* A host address has the bits below a page's of the linear one. */
@@ -240,18 +304,18 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
     if (c->operand.is_memory)
         return c->operand;
     if (number == RUN_NONE) {
-        context_address(c);
-        context_probe(c, slow, size, write);
+        context_probe_operand(c, slow, size, write);
     } else {
         rm.displacement = c->runs.at[c->index];
         if (run_begun(c) != RUN_NONE) {
             const struct insn *insn = c->insn;
             struct insn first = *insn;
             first.displacement -= rm.displacement;
+            const struct run *run = &c->runs.runs[number];
             c->insn = &first;
-            context_address(c);
+            context_probe_operand(c, slow, run->span, run->writes);
             c->insn = insn;
-            probe_run(c, slow, number);
+            hold_run(c, slow, number);
         } else {
             take_run(c, number);
         }
@@ -272,8 +336,10 @@ struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned
     }
     int32_t at = c->runs.at[c->index];
     if (run_begun(c) != RUN_NONE) {
+        const struct run *run = &c->runs.runs[number];
         emit_lea(&c->e, T0, rm_at(host_of(base), displacement - at));
-        probe_run(c, slow, number);
+        context_probe(c, slow, run->span, run->writes);
+        hold_run(c, slow, number);
     } else {
         take_run(c, number);
     }

@@ -27,6 +27,7 @@
 #include <Zydis/Zydis.h>
 
 #include "cpu/interp/interp.h"
+#include "cpu/translate/context.h"
 #include "cpu/translate/plan.h"
 
 /* Numbers of values: registers at the start of the block have their own, then come new ones. */
@@ -143,17 +144,22 @@ static bool derive_registers(struct finder *f, const struct insn *insn)
     }
 }
 
-/* What the instruction, one that is generated, does to registers. */
-static void note_registers(struct finder *f, const struct insn *insn)
+/* What the instruction, one that is generated, does to registers. `plan`: NULL where it has none.
+ */
+static void note_registers(struct finder *f, const struct insn *insn, const struct plan *plan)
 {
-    struct plan plan;
+    struct insn_effects effects;
     if (derive_registers(f, insn))
         return;
-    if (integer_plan(&plan, insn)) {
-        if (plan.effects & RM_WRITE && is_gpr(insn, plan.rm))
-            forget(f, insn->op[plan.rm].reg);
-        if (plan.effects & REG_WRITE)
-            forget(f, insn->op[plan.reg].reg);
+    if (plan != NULL) {
+        if (plan->effects & RM_WRITE && is_gpr(insn, plan->rm))
+            forget(f, insn->op[plan->rm].reg);
+        if (plan->effects & REG_WRITE)
+            forget(f, insn->op[plan->reg].reg);
+    } else if (vector_effects(insn, &effects)) {
+        /* PCMPISTRI writes RCX, which is no operand of it. */
+        for (unsigned written = effects.written; written != 0; written &= written - 1)
+            forget(f, (unsigned)__builtin_ctz(written));
     } else {
         for (unsigned n = 0; n < INSN_MAX_OPERANDS; n++) {
             if (is_gpr(insn, n) || insn->op[n].kind == OPERAND_GPR_HIGH)
@@ -207,15 +213,15 @@ static bool find_stack(const struct finder *f, const struct insn *insn, struct p
     return insn->mnemonic == ZYDIS_MNEMONIC_POP || insn->exec == exec_ret;
 }
 
-static bool find_operand(const struct finder *f, const struct insn *insn, struct place *p)
+static bool find_operand(const struct finder *f, const struct insn *insn, const struct plan *plan,
+                         struct place *p)
 {
-    struct plan plan;
     *p = (struct place){.base = VALUE_NONE, .index = VALUE_NONE};
-    if (integer_plan(&plan, insn)) {
-        if (!is_memory(insn, plan.rm))
+    if (plan != NULL) {
+        if (!is_memory(insn, plan->rm))
             return false;
-        p->size = insn->op[plan.rm].size;
-        p->writes = plan.effects & RM_WRITE;
+        p->size = insn->op[plan->rm].size;
+        p->writes = plan->effects & RM_WRITE;
     } else {
         p->size = vector_memory_size(insn);
         p->writes = vector_store_size(insn) != 0;
@@ -280,17 +286,31 @@ static void scan(struct finder *f, const struct block *block)
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = &block->insns[i];
         struct place place;
-        if (!translate_is_inline(insn)) {
+        struct plan planned, *plan = integer_plan(&planned, insn) ? &planned : NULL;
+        if (plan == NULL && !translate_is_inline(insn)) {
             f->sealed = f->count;
             forget_all(f);
         } else {
             bool stack = stack_is_inline(insn) || insn->exec == exec_call || insn->exec == exec_ret;
-            if (stack ? find_stack(f, insn, &place) : find_operand(f, insn, &place))
+            if (stack ? find_stack(f, insn, &place) : find_operand(f, insn, plan, &place))
                 add_access(f, i, &place);
-            note_registers(f, insn);
+            note_registers(f, insn, plan);
         }
         f->rip += insn->length;
     }
+}
+
+/* It may have two accesses that make a run. */
+static bool is_worth_it(const struct block *block)
+{
+    unsigned accesses = 0;
+    for (unsigned i = 0; i < block->count && accesses < 2; i++) {
+        const struct insn *insn = &block->insns[i];
+        accesses += stack_is_inline(insn) || insn->exec == exec_call || insn->exec == exec_ret ||
+                    insn->base != INSN_REG_NONE || insn->index != INSN_REG_NONE ||
+                    is_memory(insn, 0) || is_memory(insn, 1);
+    }
+    return accesses == 2;
 }
 
 /* A slot of the frame for each run of more than one access, in the order in which they begin.
@@ -342,12 +362,20 @@ static void find_ends(struct runs *runs, unsigned count)
 
 void runs_find(struct runs *runs, const struct block *block, bool wanted)
 {
-    struct finder f = {.runs = runs, .next = VALUE_NEW};
     memset(runs->run, RUN_NONE, sizeof(runs->run));
+    if (!wanted || !is_worth_it(block)) {
+        for (unsigned i = 0; i < block->count; i++)
+            runs->end[i] = (uint8_t)i;
+        return;
+    }
+    struct finder f;
+    f.runs = runs;
+    f.next = VALUE_NEW;
+    f.rip = 0;
+    f.count = f.sealed = 0;
     for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++)
-        f.gpr[gpr].number = (uint16_t)gpr;
-    if (wanted)
-        scan(&f, block);
+        f.gpr[gpr] = (struct value){.number = (uint16_t)gpr};
+    scan(&f, block);
     give_slots(&f);
     find_ends(runs, block->count);
 }

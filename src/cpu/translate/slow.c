@@ -86,11 +86,11 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
 {
     struct translate *translate = translate_of(vcpu);
     struct translation *t = ref_get(translate, key >> SLOW_KEY_BITS);
-    const struct slow_entry *entries = ref_get(translate, t->slow);
+    const struct slow_entry *entries = ref_get(translate, (key >> SLOW_KEY_BITS) + t->slow);
     const struct slow_entry *entry = &entries[key & ((1u << SLOW_KEY_BITS) - 1)];
-    uint64_t offset = entry->insn & PAGE_MASK;
+    uint64_t offset = entry->insn & PAGE_MASK, gpa = translation_gpa(t);
     const struct insn *insn = t->is_crossing ? &((const struct crossing *)t)->insn
-                                             : find_insn(vcpu, translate, t->gpa + offset);
+                                             : find_insn(vcpu, translate, gpa + offset);
     vcpu->rip = t->rip + offset;
     uint64_t linear = entry->span != 0 ? access_address(vcpu, insn) - entry->at : 0;
     for (unsigned left = entry->count;;) {
@@ -99,7 +99,7 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
         vcpu->rip = vcpu->next_rip;
         if (--left == 0 || vcpu->leave_block)
             break;
-        insn = find_insn(vcpu, translate, t->gpa + (vcpu->rip - t->rip));
+        insn = find_insn(vcpu, translate, gpa + (vcpu->rip - t->rip));
     }
     if (entry->span != 0 && !translate->is_lockstep)
         weigh_run(vcpu, translate, t, entry, linear);

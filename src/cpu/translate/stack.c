@@ -22,8 +22,7 @@ static void emit_push(struct context *c)
     struct emit *e = &c->e;
     struct slow_path *slow = is_memory(insn, 0) ? context_slow_begin_spare(c) : begin(c);
     if (is_memory(insn, 0)) {
-        context_address(c);
-        context_probe(c, slow, 8, false);
+        context_probe_operand(c, slow, 8, false);
         emit_load(e, T0, rm_at(T0, 0));
         emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), T0);
     }

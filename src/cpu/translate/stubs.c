@@ -10,8 +10,10 @@
  *                        interpreter would, and goes on after the call; or leaves for the
  *                        dispatcher, where the handler has asked for it.
  *   call_handler_exit    the same, and leaves always
- *   exit_saved           T0: RIP to go on at, T1: link or 0; flags in their slot
+ *   exit_saved           T0: RIP to go on at; flags in their slot
  *   exit_host            the same, flags in the CPU
+ *   exit_link_saved      T0: the link (a ref) to go on by, which says where; flags in their slot
+ *   exit_link_host       the same, flags in the CPU
  *   exit_jump            T0: RIP to go on at; flags in their slot. Where there is nothing for the
  *                        dispatcher to do, goes on at the code that the jump cache has
  *   jump_second          a subroutine: looks T0 up again in the table at T2, in both places. ZF:
@@ -177,13 +179,32 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
     emit_go_on(e, translate);
 }
 
+static void emit_save(struct emit *e)
+{
+    emit_u8(e, 0x9c); /* pushf */
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+}
+
+/* RAX, the result of enter, is always NULL. */
 static void emit_exit(struct emit *e, const struct translate *translate)
 {
     emit_store(e, OFFSET(rip), T0);
     emit_store_guest(e);
     emit_store_flags(e, FLAGS_SLOT);
     vectors_emit_save(e, translate);
-    emit_mov(e, HOST_RAX, T1);
+    emit_op(e, 0, 0x31, HOST_RAX, rm_reg(HOST_RAX));
+    emit_leave(e);
+}
+
+/* T0: a link. RIP follows from it. */
+static void emit_exit_link(struct emit *e, const struct translate *translate)
+{
+    emit_store_guest(e);
+    emit_store_flags(e, FLAGS_SLOT);
+    vectors_emit_save(e, translate);
+    emit_constant(e, HOST_RAX, (uint64_t)(uintptr_t)translate->code.data);
+    _Static_assert(REF_UNIT == 8, "the scale");
+    emit_lea(e, HOST_RAX, (struct emit_rm){1, 0, HOST_RAX, T0, 3, 0});
     emit_leave(e);
 }
 
@@ -216,9 +237,7 @@ static void emit_exit_jump(struct emit *e, const struct translate *translate)
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     uint32_t miss = emit_jcc(e, CONDITION_NE);
     emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
-    emit_link(e, miss, emit_offset(e));
-    emit_constant(e, T1, 0);
-    emit_jmp_to(e, translate->exit_saved);
+    emit_link(e, miss, translate->exit_saved);
 }
 
 void translate_emit_stubs(struct translate *translate)
@@ -228,13 +247,15 @@ void translate_emit_stubs(struct translate *translate)
     translate->enter = emit_offset(&e);
     emit_enter(&e);
     translate->exit_host = emit_offset(&e);
-    emit_u8(&e, 0x9c); /* pushf */
-    emit_lea(&e, HOST_RSP, rm_at(HOST_RSP, 8));
+    emit_save(&e);
     translate->exit_saved = emit_offset(&e);
     emit_exit(&e, translate);
+    translate->exit_link_host = emit_offset(&e);
+    emit_save(&e);
+    translate->exit_link_saved = emit_offset(&e);
+    emit_exit_link(&e, translate);
     translate->exit_zero = emit_offset(&e);
     emit_constant(&e, T0, 0);
-    emit_constant(&e, T1, 0);
     emit_jmp_to(&e, translate->exit_saved);
     translate->jump_second = emit_offset(&e);
     emit_jump_second(&e);

@@ -30,20 +30,24 @@ typedef uint32_t ref;
 enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
 
 /* A direct jump to a translation in the same page: patched when its target is known. While it is
- * not, the jump leads to the exit right behind it. */
+ * not, the jump leads to the exit right behind it. Those of a translation are an array. */
 struct link {
-    uint32_t at;           /* offset of the displacement */
-    uint32_t unlinked;     /* where it goes otherwise: the exit to the dispatcher */
-    ref from, to;          /* translations */
-    ref sibling;           /* another link of `from` */
-    ref next;              /* among those that lead to `to` */
-    uint16_t target;       /* RIP's offset in the page */
-    uint8_t privilege;     /* there */
-    bool in_host, in_slot; /* where the flags are */
-    bool is_backward;      /* attention is to be looked at on the way */
-    bool may_follow;       /* its target would have followed in line, had it been run before */
-    uint8_t vectors;       /* enum vectors_level: what is in the CPU */
+    ref to;                 /* translation; 0: not patched */
+    ref next;               /* among those that lead to `to` */
+    uint16_t at;            /* its displacement, from the start of the code */
+    uint16_t unlinked;      /* where it goes otherwise: the exit to the dispatcher; the same */
+    uint32_t back : 12;     /* so far behind the translation that it is part of */
+    uint32_t target : 12;   /* RIP's offset in the page */
+    uint32_t privilege : 2; /* there */
+    uint32_t vectors : 2;   /* enum vectors_level: what is in the CPU */
+    uint32_t in_host : 1, in_slot : 1; /* where the flags are */
+    uint32_t is_backward : 1;          /* attention is to be looked at on the way */
+    uint32_t may_follow : 1; /* its target would have followed in line, had it been run before */
 };
+
+_Static_assert(sizeof(struct link) == 16 && BLOCK_DATA_MAX / REF_UNIT < 1u << 12 &&
+                   MMU_PRIVILEGES < 1u << 2,
+               "links are small");
 
 /* An instruction that generated code may send to its handler (slow.c). */
 struct slow_entry {
@@ -59,28 +63,35 @@ struct slow_entry {
 #define SLOW_EXITS  0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
 #define SLOW_WRITES 0x4000u
 
-struct translation {
-    uint64_t rip, gpa;
-    ref younger;   /* the one made after it */
-    ref hash_next; /* in its bucket; of a dead one: the next dead one */
-    ref page_next, page_previous;
-    ref incoming, links;              /* links that lead to it, and out of it */
-    ref slow;                         /* array of struct slow_entry */
-    uint32_t code;                    /* offset of its first byte of code; from there: */
-    uint16_t entry_host, entry_saved; /* flags in the CPU, or in their slot */
-    uint16_t unloaded;                /* flags in their slot, vector registers anywhere */
-    bool wants_saved;                 /* entry_saved is the shorter way in */
-    uint8_t vectors;                  /* enum vectors_level that it begins with */
-    uint8_t privilege;
-    bool is_dead;
-    bool is_hot;      /* made for a loop, or reached by a link from such a one */
-    bool is_crossing; /* part of a struct crossing */
-    /* Offsets of ways in that are made when the first link wants them (entry.c); 0: not yet. */
+/* Ways into a translation that only some have (entry.c). Offsets of code; 0: not made yet. */
+struct ways {
     uint32_t poll_host, poll_saved; /* the same as the entries, which look at attention first */
     uint32_t unloaded_links[4];     /* the same as unloaded, by kind of link */
 };
 
-_Static_assert(sizeof(struct translation) == 88, "there are a hundred thousand of these");
+/* Its links and slow paths are behind it. */
+struct translation {
+    uint64_t rip;
+    uint64_t ppn : 40; /* where that is: guest-physical page */
+    uint64_t privilege : 2;
+    uint64_t vectors : 2;     /* enum vectors_level that it begins with */
+    uint64_t wants_saved : 1; /* entry_saved is the shorter way in */
+    uint64_t is_dead : 1;
+    uint64_t is_hot : 1;      /* made for a loop, or reached by a link from such a one */
+    uint64_t is_crossing : 1; /* part of a struct crossing */
+    uint64_t link_count : 8;
+    ref younger;   /* the one made after it */
+    ref hash_next; /* in its bucket; of a dead one: the next dead one */
+    ref page_next, page_previous;
+    ref incoming;                     /* links that lead to it */
+    ref ways;                         /* struct ways; 0: none is made */
+    uint32_t code;                    /* offset of its first byte of code; from there: */
+    uint16_t entry_host, entry_saved; /* flags in the CPU, or in their slot */
+    uint16_t unloaded;                /* flags in their slot, vector registers anywhere */
+    uint16_t links, slow; /* struct link, struct slow_entry: so many units behind this */
+};
+
+_Static_assert(sizeof(struct translation) == 56, "there are a hundred thousand of these");
 
 /* Everything leads to this entry but links, which know more. */
 #define TRANSLATION_ENTRY(translate, t)                                                            \
@@ -108,7 +119,7 @@ struct ring {
 
 #define BAD_RUNS     4096u
 #define BAD_RUNS_MAX 16u
-#define SLOW_INSNS   1024u /* entries of the cache of instructions, */
+#define SLOW_INSNS   4096u /* entries of the cache of instructions, */
 #define SLOW_PAGE    64u   /* those that a page's may be in */
 
 struct crossing;
@@ -138,10 +149,12 @@ struct translate {
 
     /* Offsets of the fixed routines. */
     uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
+    uint32_t exit_link_saved, exit_link_host;
     uint32_t jump_second, vectors_save;
     uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
     uint32_t vectors_load[VECTORS_LEVELS];
 
+    bool has_rorx;    /* the host's CPU does */
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
 
     struct {
@@ -196,6 +209,25 @@ static inline ref ref_of(const struct translate *translate, const void *data)
     return (ref)((size_t)((const uint8_t *)data - translate->code.data) / REF_UNIT);
 }
 
+static inline uint64_t translation_gpa(const struct translation *t)
+{
+    return (uint64_t)t->ppn << PAGE_SHIFT | (t->rip & PAGE_MASK);
+}
+
+/* t->link_count of them. */
+static inline struct link *translation_links(const struct translate *translate,
+                                             const struct translation *t)
+{
+    return ref_get(translate, ref_of(translate, t) + t->links);
+}
+
+/* The translation that it is part of. */
+static inline struct translation *link_from(const struct translate *translate,
+                                            const struct link *link)
+{
+    return ref_get(translate, ref_of(translate, link) - link->back);
+}
+
 /* slow.c: the C part of the slow path. `key` says which. Returns where generated code goes on,
  * NULL: to the dispatcher. */
 #define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
@@ -234,9 +266,10 @@ bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
 /* What the block begins with, by its instructions. block.c */
 unsigned translate_block_vectors(const struct block *block);
 
-/* block.c. is_loop: because a backward link leads there. */
+/* block.c. is_loop: because a backward link leads there. is_hot: see struct translation; what is not
+ * has no other blocks in line, which would only be another copy of them. */
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop);
+                                    bool is_loop, bool is_hot);
 
 /* entry.c: where a link into t leads; 0: there is no room to make that. */
 uint32_t translate_entry(struct translate *translate, struct translation *t,

@@ -145,7 +145,6 @@ static void emit_load_stub(struct emit *e, const struct translate *translate, un
     emit_u8(e, 1);
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 16));
     emit_mov(e, T0, T1);
-    emit_constant(e, T1, 0);
     emit_jmp_to(e, translate->exit_saved);
 }
 

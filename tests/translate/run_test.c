@@ -323,6 +323,68 @@ static void put_division(struct program *p)
         put_registers(p, size, 0xf7, 6 + is_signed, any_register(p));
 }
 
+/* Near a border of pages, or in the middle of one. */
+static uint64_t any_address(struct program *p)
+{
+    uint64_t page = PAGES + PAGE_SIZE * (1 + below(p, PAGE_MAX - 2));
+    if (below(p, 3) == 0)
+        return page + 0x400 + 8 * below(p, 16);
+    return page - 0x80 + (below(p, 4) ? 8 * below(p, 32) : below(p, 256));
+}
+
+/* REP STOS and MOVS of any size, up to more than a page, at times backward or none at all. */
+static void put_string(struct program *p)
+{
+    unsigned size = any_size(p), backward = below(p, 6) == 0;
+    put_constant(p, GPR_RDI, any_address(p));
+    if (below(p, 2))
+        put_constant(p, GPR_RSI, any_address(p));
+    if (below(p, 4) == 0) { /* overlapping */
+        put_registers(p, 8, 0x8d, GPR_RDI, GPR_RSI);
+        p->bytes[p->length - 1] = 0x7e; /* lea rdi, [rsi + small] */
+        put_u8(p, below(p, 40) - 20);
+    }
+    put_constant(p, GPR_RCX, below(p, 8) ? below(p, 40) : below(p, 5000));
+    if (backward)
+        put_u8(p, 0xfd); /* std */
+    if (below(p, 10) != 0)
+        put_u8(p, below(p, 10) == 0 ? 0xf2 : 0xf3);
+    if (size == 2)
+        put_u8(p, 0x66);
+    else
+        put_u8(p, size == 8 ? 0x48 : 0x40);
+    put_u8(p, (below(p, 2) ? 0xaa : 0xa4) | (size > 1));
+    if (backward)
+        put_u8(p, 0xfc);
+    put_constant(p, GPR_RCX, below(p, 8));
+}
+
+/* Bit strings, near and far from the address. */
+static void put_bits(struct program *p)
+{
+    unsigned opcode = 0x0fa3 | below(p, 4) << 3, size = 2u << below(p, 3), reg = ANY(p, others);
+    put_constant(p, reg, below(p, 2) ? random_value(p->random) : (uint64_t)below(p, 4096) - 2048);
+    put_memory(p, opcode != 0x0fa3 && below(p, 3) == 0 ? 0xf0 : 0, size, opcode, reg,
+               any_operand(p));
+}
+
+/* CMPXCHG8B and 16B, of what is there or not, aligned or not. */
+static void put_pair(struct program *p)
+{
+    struct operand_form m = {GPR_R12, HOST_NONE, 0, 0};
+    unsigned size = below(p, 2) ? 8 : 4;
+    put_constant(p, GPR_R12, any_address(p) & ~(below(p, 4) ? 15ull : 0ull));
+    put_constant(p, GPR_RBX, random_value(p->random));
+    if (below(p, 2)) {
+        put_memory(p, 0, size, 0x8b, GPR_RAX, m);
+        m.displacement = (int32_t)size;
+        put_memory(p, 0, size, 0x8b, GPR_RDX, m);
+        m.displacement = 0;
+    }
+    put_memory(p, below(p, 2) ? 0xf0 : 0, size, 0x0fc7, 1, m);
+    put_constant(p, GPR_RBX, any_address(p));
+}
+
 /* The index of an address changes between two accesses, by an instruction that does not name it. */
 static void put_scan(struct program *p)
 {
@@ -351,21 +413,13 @@ static void put_call(struct program *p)
     put_u8(p, 0x5b); /* pop r11 */
 }
 
-/* Near a border of pages, or in the middle of one. */
-static uint64_t any_address(struct program *p)
-{
-    uint64_t page = PAGES + PAGE_SIZE * (1 + below(p, PAGE_MAX - 2));
-    if (below(p, 3) == 0)
-        return page + 0x400 + 8 * below(p, 16);
-    return page - 0x80 + (below(p, 4) ? 8 * below(p, 32) : below(p, 256));
-}
-
 static void make_program(struct program *p)
 {
     p->length = 0;
     put_constant(p, GPR_RSP, PAGES + 0x600);
     put_constant(p, GPR_RAX, PAGES + FUNCTION);
-    put(p, "\xff\xd0", 2); /* call rax: its page has code now */
+    put(p, "\xc6\x00\xc3", 3); /* mov byte [rax], ret: strings may have been there */
+    put(p, "\xff\xd0", 2);     /* call rax: its page has code now */
     for (unsigned i = 0; i < ARRAY_LENGTH(bases); i++)
         put_constant(p, bases[i], any_address(p));
     put_constant(p, GPR_RCX, below(p, 8));
@@ -387,6 +441,14 @@ static void make_program(struct program *p)
                 put_division(p);
             else if (below(p, 4) == 0)
                 put_scan(p);
+            break;
+        case 10:
+            if (below(p, 2))
+                put_string(p);
+            else if (below(p, 2))
+                put_bits(p);
+            else
+                put_pair(p);
             break;
         case 5:
         case 6:

@@ -145,6 +145,8 @@ void context_address_to(struct context *c, unsigned to); /* the same, in another
 void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count);
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* The same up to a last byte, which may be given by T0. */
+void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write);
 /* T0 = host address of the memory operand, or it is the slow path. The same. */
 void context_probe_operand(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
@@ -218,6 +220,15 @@ bool flags_are_dead(const struct context *c);
 /* divide.c: DIV, IDIV. */
 bool divide_is_inline(const struct insn *insn);
 void divide_emit(struct context *c);
+
+/* What these emit, lock-step mode cannot check: translate_is_inline does not count it. */
+/* string.c: REP STOS and REP MOVS. */
+bool string_is_inline(const struct insn *insn);
+void string_emit(struct context *c);
+
+/* bits.c: bit strings, CMPXCHG8B and 16B. */
+bool bits_is_inline(const struct insn *insn);
+void bits_emit(struct context *c);
 
 /* stack.c: PUSH, POP, LEAVE. */
 bool stack_is_inline(const struct insn *insn);

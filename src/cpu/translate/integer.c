@@ -321,6 +321,10 @@ bool integer_emit(struct context *c)
         divide_emit(c);
     } else if (integer_plan(&plan, insn)) {
         generic_emit(c, &plan);
+    } else if (string_is_inline(insn)) {
+        string_emit(c);
+    } else if (bits_is_inline(insn)) {
+        bits_emit(c);
     } else {
         return false;
     }

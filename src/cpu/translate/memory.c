@@ -174,7 +174,7 @@ static unsigned find_table(const struct context *c, bool write, struct emit_rm *
  *      jne  slow
  *      add  r9, gs:[r10 + addend]
  */
-void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
+void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
@@ -184,11 +184,16 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
     c->in_host = false;
     context_shifted(c, T1, T0, PAGE_SHIFT - 5);
     emit_alu_immediate(e, 4, 4, rm_reg(T1), (entries - 1) * 32);
-    emit_lea(e, T2, rm_at(T0, (int32_t)size - 1));
+    emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
     context_slow_jump(c, slow, CONDITION_NE);
     emit_op(e, EMIT_W, 0x03, T0, addend);
+}
+
+void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
+{
+    context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
 }
 
 /* The memory operand is at an address that is known now. */

@@ -290,13 +290,14 @@ static void put_loop_insn(struct program *p)
     static const struct {
         uint8_t length;
         char bytes[4];
-    } loop_forms[] = {{1, "\x8b"},         {2, "\x48\x8b"},     {2, "\x48\x03"},     {2, "\x48\x89"},
-                 {1, "\x88"},         {1, "\x01"},         {2, "\x48\x31"},     {2, "\x48\x3b"},
-                 {2, "\x0f\xb6"},     {2, "\x4c\x8b"},     {2, "\x4c\x29"},     {2, "\x0f\x10"},
-                 {2, "\x0f\x11"},     {2, "\x0f\x28"},     {2, "\x0f\x29"},     {2, "\x0f\x58"},
-                 {3, "\x66\x0f\xfe"}, {3, "\xf3\x0f\x10"}, {3, "\xf2\x0f\x58"}, {3, "\xf3\x0f\x6f"},
-                 {2, "\x13"},         {2, "\x0f\x44"},     {3, "\xc5\xfe\x6f"}, {3, "\xc5\xfe\x7f"},
-                 {3, "\xc5\xf4\x58"}};
+    } loop_forms[] = {
+        {1, "\x8b"},         {2, "\x48\x8b"},     {2, "\x48\x03"},     {2, "\x48\x89"},
+        {1, "\x88"},         {1, "\x01"},         {2, "\x48\x31"},     {2, "\x48\x3b"},
+        {2, "\x0f\xb6"},     {2, "\x4c\x8b"},     {2, "\x4c\x29"},     {2, "\x0f\x10"},
+        {2, "\x0f\x11"},     {2, "\x0f\x28"},     {2, "\x0f\x29"},     {2, "\x0f\x58"},
+        {3, "\x66\x0f\xfe"}, {3, "\xf3\x0f\x10"}, {3, "\xf2\x0f\x58"}, {3, "\xf3\x0f\x6f"},
+        {2, "\x13"},         {2, "\x0f\x44"},     {3, "\xc5\xfe\x6f"}, {3, "\xc5\xfe\x7f"},
+        {3, "\xc5\xf4\x58"}};
     unsigned count = ARRAY_LENGTH(loop_forms);
     if (!features_has(p->vcpu->features, FEATURE_AVX))
         count -= 3;

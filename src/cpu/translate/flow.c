@@ -118,8 +118,8 @@ static void emit_edges(struct context *c)
     }
 }
 
-/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only in what
- * is hot, forward, in the same page, and only where something has been run before. */
+/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only in
+ * what is hot, forward, in the same page, and only where something has been run before. */
 static const struct block *follow(struct context *c, uint64_t rip)
 {
     struct translate *translate = c->translate;

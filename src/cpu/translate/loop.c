@@ -15,8 +15,8 @@
  *          in the first copy
  *      the branch to top; where it is not taken, to what follows it in the first copy
  *
- * A short loop comes four times in a row before the branch to top, with one look at the counter. What
- * that leaves of the page is done by the same, once in a row.
+ * A short loop comes four times in a row before the branch to top, with one look at the counter.
+ * What that leaves of the page is done by the same, once in a row.
  *
  * Borrowed are guest registers that the loop does not use; they are in struct vcpu meanwhile. In
  * the second copy nothing can fault or miss, and it ends after a page at most, so all is as exact

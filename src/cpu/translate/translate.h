@@ -266,8 +266,8 @@ bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
 /* What the block begins with, by its instructions. block.c */
 unsigned translate_block_vectors(const struct block *block);
 
-/* block.c. is_loop: because a backward link leads there. is_hot: see struct translation; what is not
- * has no other blocks in line, which would only be another copy of them. */
+/* block.c. is_loop: because a backward link leads there. is_hot: see struct translation; what is
+ * not has no other blocks in line, which would only be another copy of them. */
 struct translation *translate_block(struct translate *translate, const struct block *block,
                                     bool is_loop, bool is_hot);
 

@@ -332,11 +332,29 @@ static uint64_t any_address(struct program *p)
     return page - 0x80 + (below(p, 4) ? 8 * below(p, 32) : below(p, 256));
 }
 
+/* How many elements: few, more than a page, to the end of the page or one more, or so many that
+ * their bytes are few again in 64 bits (which ends where no page is). */
+static uint64_t any_count(struct program *p, uint64_t to, unsigned size, bool backward)
+{
+    switch (below(p, 16)) {
+    case 0:
+    case 1:
+        return below(p, 5000);
+    case 2:
+        return (PAGE_SIZE - (to & PAGE_MASK)) / size + below(p, 2);
+    case 3:
+        return size > 1 && !backward ? (UINT64_MAX / size + 1) + below(p, 40) : 0;
+    default:
+        return below(p, 40);
+    }
+}
+
 /* REP STOS and MOVS of any size, up to more than a page, at times backward or none at all. */
 static void put_string(struct program *p)
 {
     unsigned size = any_size(p), backward = below(p, 6) == 0;
-    put_constant(p, GPR_RDI, any_address(p));
+    uint64_t to = any_address(p);
+    put_constant(p, GPR_RDI, to);
     if (below(p, 2))
         put_constant(p, GPR_RSI, any_address(p));
     if (below(p, 4) == 0) { /* overlapping */
@@ -344,7 +362,7 @@ static void put_string(struct program *p)
         p->bytes[p->length - 1] = 0x7e; /* lea rdi, [rsi + small] */
         put_u8(p, below(p, 40) - 20);
     }
-    put_constant(p, GPR_RCX, below(p, 8) ? below(p, 40) : below(p, 5000));
+    put_constant(p, GPR_RCX, any_count(p, to, size, backward));
     if (backward)
         put_u8(p, 0xfd); /* std */
     if (below(p, 10) != 0)

@@ -127,6 +127,8 @@ void flags_keep(struct context *c, unsigned gpr);
 void flags_spare(struct context *c, struct slow_path *slow);
 void flags_emit_slow(struct context *c, const struct flags_recipe *recipe);
 void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
+/* From the CPU to the slot, and back. The latter spoils T2. */
+void emit_flags_save(struct emit *e);
 void emit_flags_load(struct emit *e);
 
 /* memory.c: guest memory */
@@ -142,7 +144,11 @@ void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
+/* The low half of `to` = the low half of from >> count. Spoils flags. */
 void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count);
+/* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0: a
+ * hit is "equal". Returns the addend of its TLB entry. Spoils T1, T2, flags. */
+struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write);
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The same up to a last byte, which may be given by T0. */

@@ -37,12 +37,6 @@ static void emit_compare(struct emit *e, uint32_t away)
     emit_link(e, emit_jcc(e, CONDITION_NE), away);
 }
 
-static void emit_save(struct emit *e)
-{
-    emit_u8(e, 0x9c); /* pushf */
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
-}
-
 /* Without touching flags. Returns where it begins. */
 static uint32_t emit_careful(struct emit *e, const struct translate *translate, uint64_t rip)
 {
@@ -92,7 +86,7 @@ void entry_emit_saving(struct context *c)
 {
     c->has_saving_entry = true;
     c->translation->entry_host = within(c->translation, emit_offset(&c->e));
-    emit_save(&c->e);
+    emit_flags_save(&c->e);
 }
 
 void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need)
@@ -105,7 +99,7 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
     if (need == FLAGS_SAVED) {
         emit_exit(e, c->translate, t->rip, true);
         ways->poll_host = emit_offset(e);
-        emit_save(e);
+        emit_flags_save(e);
         ways->poll_saved = emit_offset(e);
         emit_compare(e, away);
     } else if (need == FLAGS_OVERWRITTEN && last < OVERWRITE_MAX) {
@@ -146,7 +140,7 @@ void entry_emit(struct context *c, enum flags_need need, uint32_t body)
         emit_jmp_to(&c->e, body);
     } else if (need == FLAGS_SAVED && !c->has_saving_entry) {
         t->entry_host = within(t, emit_offset(&c->e));
-        emit_save(&c->e);
+        emit_flags_save(&c->e);
         emit_jmp_to(&c->e, body);
     }
     t->unloaded = t->entry_saved;
@@ -183,7 +177,7 @@ static uint32_t make_poll(struct translate *translate, const struct translation 
         emit_exit(&e, translate, t->rip, true);
         poll = emit_offset(&e);
         if (!is_saved)
-            emit_save(&e);
+            emit_flags_save(&e);
         emit_compare(&e, away);
         emit_jmp_to(&e, t->code + t->entry_saved);
     }
@@ -202,7 +196,7 @@ static uint32_t make_unloaded(struct translate *translate, const struct translat
     emit_exit(&e, translate, t->rip, true);
     uint32_t entry = emit_offset(&e);
     if (!link->in_slot)
-        emit_save(&e);
+        emit_flags_save(&e);
     if (link->is_backward)
         emit_compare(&e, away);
     vectors_emit_check(&e, translate, t->vectors, t->rip);

@@ -38,7 +38,7 @@ void emit_flags_load(struct emit *e)
     emit_mov(e, HOST_RAX, T2);
 }
 
-static void emit_save(struct emit *e)
+void emit_flags_save(struct emit *e)
 {
     emit_u8(e, 0x9c); /* pushf */
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
@@ -147,7 +147,7 @@ void context_flags_save(struct context *c)
     if (c->in_slot)
         return;
     context_flags_make(c);
-    emit_save(&c->e);
+    emit_flags_save(&c->e);
     c->in_slot = true;
 }
 
@@ -182,5 +182,5 @@ void flags_emit_slow(struct context *c, const struct flags_recipe *recipe)
     if (recipe->kind == RECIPE_NONE)
         return;
     flags_emit_recipe(c, recipe);
-    emit_save(&c->e);
+    emit_flags_save(&c->e);
 }

@@ -381,24 +381,10 @@ static void emit_group_room(struct emit *e, const struct loop *loop, const struc
 static void emit_group_probe(struct context *c, const struct group *group, bool write, bool adds,
                              struct fails *fails)
 {
-    struct emit *e = &c->e;
-    size_t table = write ? offsetof(struct vcpu, mmu.tlb_write[0]) +
-                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb_write[0])
-                         : offsetof(struct vcpu, mmu.tlb[0]) +
-                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]);
-    struct emit_rm tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
-                                                : offsetof(struct tlb_entry, read_tag)));
-    struct emit_rm addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
-    tag.reg = addend.reg = T1;
-    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
-    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), ((write ? TLB_WRITE_ENTRIES : TLB_ENTRIES) - 1) * 32);
-    emit_mov(e, T2, T0);
-    emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
-    emit_op(e, EMIT_W, 0x3b, T2, tag);
-    fail_if(e, fails, CONDITION_NE);
+    struct emit_rm addend = context_probe_tag(c, rm_at(T0, 0), write);
+    fail_if(&c->e, fails, CONDITION_NE);
     if (adds)
-        emit_op(e, EMIT_W, 0x03, group->host, addend);
+        emit_op(&c->e, EMIT_W, 0x03, group->host, addend);
 }
 
 static void emit_group(struct context *c, const struct loop *loop, const struct group *group,

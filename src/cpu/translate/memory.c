@@ -27,12 +27,19 @@ struct slow_path *context_slow_begin(struct context *c)
     return slow;
 }
 
+/* The run that begins with this instruction, or RUN_NONE. */
+static unsigned run_begun(const struct context *c)
+{
+    unsigned number = c->runs.run[c->index];
+    return number != RUN_NONE && c->runs.runs[number].first == c->index ? number : RUN_NONE;
+}
+
 bool context_may_miss(const struct context *c, unsigned alignment)
 {
     unsigned number = c->runs.run[c->index];
     if (c->operand.is_memory)
         return false;
-    return alignment != 0 || number == RUN_NONE || c->runs.runs[number].first == c->index;
+    return alignment != 0 || number == RUN_NONE || run_begun(c) != RUN_NONE;
 }
 
 struct slow_path *context_slow_begin_spare(struct context *c)
@@ -137,7 +144,6 @@ void context_address(struct context *c)
     context_address_to(c, T0);
 }
 
-/* The low half of `to` = the low half of from >> count. Spoils flags. */
 void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count)
 {
     struct emit *e = &c->e;
@@ -174,7 +180,7 @@ static unsigned find_table(const struct context *c, bool write, struct emit_rm *
  *      jne  slow
  *      add  r9, gs:[r10 + addend]
  */
-void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
+struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
 {
     struct emit *e = &c->e;
     _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
@@ -187,8 +193,14 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
+    return addend;
+}
+
+void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
+{
+    struct emit_rm addend = context_probe_tag(c, last, write);
     context_slow_jump(c, slow, CONDITION_NE);
-    emit_op(e, EMIT_W, 0x03, T0, addend);
+    emit_op(&c->e, EMIT_W, 0x03, T0, addend);
 }
 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
@@ -271,13 +283,6 @@ static void take_run(struct context *c, unsigned number)
     if (c->held != number)
         emit_load(&c->e, T0, rm_at(HOST_RSP, frame_slot(&c->runs.runs[number])));
     c->held = number;
-}
-
-/* The run that begins with this instruction, or RUN_NONE. */
-static unsigned run_begun(const struct context *c)
-{
-    unsigned number = c->runs.run[c->index];
-    return number != RUN_NONE && c->runs.runs[number].first == c->index ? number : RUN_NONE;
 }
 
 /* A host address has the bits below a page's of the linear one. */

@@ -179,12 +179,6 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
     emit_go_on(e, translate);
 }
 
-static void emit_save(struct emit *e)
-{
-    emit_u8(e, 0x9c); /* pushf */
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
-}
-
 /* RAX, the result of enter, is always NULL. */
 static void emit_exit(struct emit *e, const struct translate *translate)
 {
@@ -247,11 +241,11 @@ void translate_emit_stubs(struct translate *translate)
     translate->enter = emit_offset(&e);
     emit_enter(&e);
     translate->exit_host = emit_offset(&e);
-    emit_save(&e);
+    emit_flags_save(&e);
     translate->exit_saved = emit_offset(&e);
     emit_exit(&e, translate);
     translate->exit_link_host = emit_offset(&e);
-    emit_save(&e);
+    emit_flags_save(&e);
     translate->exit_link_saved = emit_offset(&e);
     emit_exit_link(&e, translate);
     translate->exit_zero = emit_offset(&e);

@@ -107,6 +107,14 @@ void testvm_destroy(struct testvm *vm)
     pmap_destroy(vm->map);
 }
 
+void testvm_use_engine(struct testvm *vm, const struct engine_ops *engine)
+{
+    struct error err = {0};
+    vm->engine->detach(vm->vcpu);
+    vm->engine = engine;
+    assert_int_equal(engine->attach(vm->vcpu, &err), STATUS_OK);
+}
+
 void testvm_put(struct testvm *vm, uint64_t gpa, const void *bytes, size_t length)
 {
     assert_int_equal(pmap_write(vm->map, gpa, bytes, length), STATUS_OK);

@@ -22,6 +22,8 @@ struct testvm {
 /* RAM of ram_size bytes at 0; the vCPU is in its reset state, with the interpreter attached. */
 void testvm_create(struct testvm *vm, uint64_t ram_size);
 void testvm_destroy(struct testvm *vm);
+/* From now on this engine runs it. */
+void testvm_use_engine(struct testvm *vm, const struct engine_ops *engine);
 
 /* Flat segments and CPL 0 in the mode asked for. Real: segment bases 0. Protected: code_size is 2
  * or 4, paging off. Long and compatibility: the first GiB identity-mapped for user and supervisor

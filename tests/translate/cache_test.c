@@ -32,11 +32,9 @@ static void tiny_create(struct tiny *tiny)
 {
     struct error err = {0};
     testvm_create(&tiny->vm, RAM_SIZE);
-    tiny->vm.engine->detach(tiny->vm.vcpu);
     assert_int_equal(code_pool_create(&tiny->pool, CODE_PIECE_LEAST, 1, &err), STATUS_OK);
     tiny->vm.vcpu->code_pool = tiny->pool;
-    tiny->vm.engine = &translate_engine;
-    assert_int_equal(tiny->vm.engine->attach(tiny->vm.vcpu, &err), STATUS_OK);
+    testvm_use_engine(&tiny->vm, &translate_engine);
     testvm_set_mode(&tiny->vm, MODE_LONG, 8);
 }
 

@@ -43,11 +43,8 @@ static void put_u64(struct testvm *vm, uint64_t gpa, uint64_t value)
 
 static void create(struct testvm *vm, const struct engine_ops *engine)
 {
-    struct error err = {0};
     testvm_create(vm, RAM_SIZE);
-    vm->engine->detach(vm->vcpu);
-    vm->engine = engine;
-    assert_int_equal(engine->attach(vm->vcpu, &err), STATUS_OK);
+    testvm_use_engine(vm, engine);
     testvm_set_mode(vm, MODE_LONG, 8);
     vm->vcpu->mmu.cr4 |= CR4_PGE;
     put_u64(vm, 0x3000 + 8 * (REGION >> 21), TABLE | PTE_P | PTE_W | PTE_U);

@@ -66,14 +66,9 @@ static void put_tables(struct testvm *vm)
 
 void guest_create(struct guest *guest, const char *name, const struct engine_ops *engine)
 {
-    struct error err = {0};
     struct testvm *vm = &guest->vm;
     testvm_create(vm, RAM_SIZE);
-    if (engine != vm->engine) {
-        vm->engine->detach(vm->vcpu);
-        vm->engine = engine;
-        assert_int_equal(vm->engine->attach(vm->vcpu, &err), STATUS_OK);
-    }
+    testvm_use_engine(vm, engine);
     guest->name = name;
     testvm_set_mode(vm, MODE_LONG, 8);
     put_tables(vm);

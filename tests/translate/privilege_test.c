@@ -40,11 +40,8 @@ static void load(struct testvm *vm)
 static void test_loop_before_syscall(void **state)
 {
     struct testvm vm;
-    struct error err = {0};
     fixture_create(&vm, MODE_LONG, 8);
-    vm.engine->detach(vm.vcpu);
-    vm.engine = &translate_engine;
-    assert_int_equal(vm.engine->attach(vm.vcpu, &err), STATUS_OK);
+    testvm_use_engine(&vm, &translate_engine);
     load(&vm);
     assert_int_equal(testvm_run(&vm, CODE), VCPU_EXIT_HALTED);
     assert_int_equal(fixture_caught(&vm), VECTOR_PF);

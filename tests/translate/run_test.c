@@ -597,7 +597,6 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
     static struct inputs inputs;
     struct random random = {start};
     struct testvm interpreted, translated;
-    struct error err = {0};
     const char *seed = getenv("AEROSTAT_TEST_SEED"), *count = getenv("AEROSTAT_TEST_COUNT");
     unsigned programs = count != NULL ? (unsigned)strtoul(count, NULL, 0) : PROGRAMS;
     unsigned halted = 0, bad = 0;
@@ -608,9 +607,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
     program.random = &random;
     testvm_create(&interpreted, RAM_SIZE);
     testvm_create(&translated, RAM_SIZE);
-    translated.engine->detach(translated.vcpu);
-    translated.engine = engine;
-    assert_int_equal(engine->attach(translated.vcpu, &err), STATUS_OK);
+    testvm_use_engine(&translated, engine);
     for (unsigned i = 0; i < programs; i++) {
         make_program(&program);
         make_inputs(&program, &inputs);

@@ -21,6 +21,7 @@
 #include "cpu/thunk/xstate.h"
 #include "cpu/translate/translate.h"
 #include "encode.h"
+#include "listing.h"
 #include "testvm.h"
 
 #define SEED     0x7a5e9u
@@ -359,37 +360,13 @@ static bool is_equal(struct testvm *a, struct testvm *b)
            memory_is_equal(a, b, HOST_STACK, HOST_STACK_SIZE) && memory_is_equal(a, b, COUNTER, 4);
 }
 
-static void print_program(const struct program *p)
-{
-    ZydisDecoder decoder;
-    ZydisFormatter formatter;
-    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    for (size_t at = 0; at < p->length;) {
-        ZydisDecodedInstruction decoded;
-        ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-        char text[128];
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, p->bytes + at, p->length - at, &decoded,
-                                                 operands)))
-            break;
-        ZydisFormatterFormatInstruction(&formatter, &decoded, operands,
-                                        decoded.operand_count_visible, text, sizeof(text),
-                                        CODE + at, NULL);
-        print_error("%lx %s\n", CODE + at, text);
-        at += decoded.length;
-    }
-}
-
 /* pool: where code goes; NULL: the engine makes its own. */
 static void translated_create(struct testvm *vm, uint64_t ram_size, const struct engine_ops *engine,
                               struct code_pool *pool)
 {
-    struct error err = {0};
     testvm_create(vm, ram_size);
-    vm->engine->detach(vm->vcpu);
-    vm->engine = engine;
     vm->vcpu->code_pool = pool;
-    assert_int_equal(vm->engine->attach(vm->vcpu, &err), STATUS_OK);
+    testvm_use_engine(vm, engine);
 }
 
 static void run_programs(const struct engine_ops *engine, uint64_t start, struct code_pool *pool)
@@ -429,7 +406,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start, struct
         if (!is_equal(&interpreted, &translated) || expected != got) {
             print_error("program %u, %u rounds, ends %d, translated %d\n", i, inputs.rounds,
                         expected, got);
-            print_program(&program);
+            listing_print(program.bytes, program.length, CODE);
             fail();
         }
     }

@@ -47,8 +47,7 @@ static void create(struct cpu *cpus, unsigned count, const struct engine_ops *en
 {
     struct error err = {0};
     testvm_create(&cpus[0].vm, RAM_SIZE);
-    cpus[0].vm.engine->detach(cpus[0].vm.vcpu);
-    attach(&cpus[0].vm, engine);
+    testvm_use_engine(&cpus[0].vm, engine);
     for (unsigned i = 1; i < count; i++) {
         struct testvm *vm = &cpus[i].vm;
         *vm = cpus[0].vm;

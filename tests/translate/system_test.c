@@ -453,14 +453,6 @@ static bool is_equal(struct testvm *a, struct testvm *b)
     return equal && memory_is_equal(a, b, GDT, GDT_END - GDT);
 }
 
-static void use_engine(struct testvm *vm, const struct engine_ops *engine)
-{
-    struct error err = {0};
-    vm->engine->detach(vm->vcpu);
-    vm->engine = engine;
-    assert_int_equal(engine->attach(vm->vcpu, &err), STATUS_OK);
-}
-
 static void test_sequences(void **state)
 {
     static struct program program;
@@ -477,8 +469,8 @@ static void test_sequences(void **state)
     print_message("seed %#lx\n", random.state);
     fixture_create(&interpreted, MODE_LONG, 8);
     fixture_create(&translated, MODE_LONG, 8);
-    use_engine(&interpreted, &interp_engine);
-    use_engine(&translated, &translate_engine);
+    testvm_use_engine(&interpreted, &interp_engine);
+    testvm_use_engine(&translated, &translate_engine);
     const struct features *features = &interpreted.features;
     program.random = &random;
     program.has_smap = features_has(features, FEATURE_SMAP);

@@ -20,6 +20,7 @@
 #include "cpu/thunk/thunk_internal.h"
 #include "cpu/translate/context.h"
 #include "encode.h"
+#include "listing.h"
 #include "testvm.h"
 
 #define SEED      0x5eca11u
@@ -463,35 +464,6 @@ static bool is_equal(struct testvm *a, struct testvm *b)
     return equal;
 }
 
-static void print_program(const struct program *p)
-{
-    ZydisDecoder decoder;
-    ZydisFormatter formatter;
-    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    for (size_t at = 0; at < p->length;) {
-        ZydisDecodedInstruction decoded;
-        ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-        char text[128];
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, p->bytes + at, p->length - at, &decoded,
-                                                 operands)))
-            break;
-        ZydisFormatterFormatInstruction(&formatter, &decoded, operands,
-                                        decoded.operand_count_visible, text, sizeof(text),
-                                        CODE + at, NULL);
-        print_error("%lx %s\n", CODE + at, text);
-        at += decoded.length;
-    }
-}
-
-static void use_engine(struct testvm *vm, const struct engine_ops *engine)
-{
-    struct error err = {0};
-    vm->engine->detach(vm->vcpu);
-    vm->engine = engine;
-    assert_int_equal(vm->engine->attach(vm->vcpu, &err), STATUS_OK);
-}
-
 typedef void make_fn(struct program *p);
 
 static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_t start)
@@ -509,7 +481,7 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
     print_message("seed %#lx\n", random.state);
     testvm_create(&interpreted, RAM_SIZE);
     testvm_create(&translated, RAM_SIZE);
-    use_engine(&translated, engine);
+    testvm_use_engine(&translated, engine);
     program.random = &random;
     program.vcpu = interpreted.vcpu;
     for (unsigned i = 0; i < programs; i++) {
@@ -524,7 +496,7 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
         if (!is_equal(&interpreted, &translated) || expected != got) {
             print_error("program %u, %u rounds, ends %d, translated %d\n", i, inputs.rounds,
                         expected, got);
-            print_program(&program);
+            listing_print(program.bytes, program.length, CODE);
             fail();
         }
     }
@@ -563,7 +535,7 @@ static void test_loop_stays(void **state)
                                   "\xf4";
     struct testvm vm;
     testvm_create(&vm, RAM_SIZE);
-    use_engine(&vm, &translate_engine);
+    testvm_use_engine(&vm, &translate_engine);
     testvm_put(&vm, CODE, code, sizeof(code) - 1);
     testvm_set_mode(&vm, MODE_LONG, 8);
     assert_int_equal(testvm_run(&vm, CODE), VCPU_EXIT_HALTED);

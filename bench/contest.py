@@ -105,7 +105,7 @@ class Guest:
         assert '"' not in commands
         self.contestant = contestant
         self._command = contestant.command(kernel, initrd, f'{harness.FAST_BOOT} run="{commands}"')
-        self._said = []
+        self.said = []
 
     def __enter__(self):
         started = time.monotonic()
@@ -139,13 +139,13 @@ class Guest:
         try:
             for line in self.process.stdout:
                 text = line.decode(errors="replace").rstrip("\r\n")
-                self._said.append(text)
+                self.said.append(text)
                 if match := re.search(pattern, text):
                     return time.monotonic(), match
         finally:
             watchdog.cancel()
         what = f"{seconds} s passed" if late.is_set() else "the guest ended"
-        words = "\n".join(self._said[-20:])
+        words = "\n".join(self.said[-20:])
         raise RuntimeError(f"{self.contestant.name}: {what} without {pattern!r}; its last words:\n"
                            f"{words}")
 
@@ -177,9 +177,9 @@ def build_static(output, sources):
                     "-static", "-o", output, *sources], check=True)
 
 
-def make_initramfs(output, files):
-    """The tests' initramfs with more files in it: {path in the guest: path here}."""
-    pairs = [f"{path}={name}" for name, path in files.items()]
+def make_initramfs(output, files, modules=()):
+    """The tests' initramfs with more in it: files, {path in the guest: path here}, and modules."""
+    pairs = [f"{path}={name}" for name, path in files.items()] + [f"+{name}" for name in modules]
     return subprocess.run([os.path.join(ROOT, "guests", "make-initramfs"), output, *pairs],
                           check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 

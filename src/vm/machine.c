@@ -18,6 +18,7 @@ void machine_finish(struct machine *machine, enum machine_end end, uint32_t valu
         machine->end = end;
         machine->end_value = value;
         pthread_cond_signal(&machine->ended);
+        pthread_cond_broadcast(&machine->pause_changed);
     }
     pthread_mutex_unlock(&machine->lock);
 }
@@ -41,6 +42,10 @@ static void *cpu_thread(void *context)
     struct machine_cpu *cpu = context;
     struct machine *machine = cpu->machine;
     while (!atomic_load(&machine->stopping)) {
+        if (atomic_load(&machine->pausing)) {
+            machine_cpu_stands_still(machine);
+            continue;
+        }
         switch (machine->engine->run(cpu->vcpu)) {
         case VCPU_EXIT_REQUESTED:
             break;
@@ -49,9 +54,11 @@ static void *cpu_thread(void *context)
             break;
         case VCPU_EXIT_SHUTDOWN:
             report_shutdown(machine, cpu->vcpu);
-            return NULL;
+            goto out;
         }
     }
+out:
+    machine_cpu_ends(machine);
     return NULL;
 }
 
@@ -63,7 +70,9 @@ static enum status start_cpus(struct machine *machine, struct error *err)
     pthread_attr_setstacksize(&attributes, VCPU_STACK_BYTES);
     for (unsigned i = 0; i < machine->cpu_count; i++) {
         struct machine_cpu *cpu = &machine->cpus[i];
+        machine_cpu_begins(machine);
         if (pthread_create(&cpu->thread, &attributes, cpu_thread, cpu) != 0) {
+            machine_cpu_ends(machine);
             status = error_set(err, STATUS_NO_MEMORY, "cannot start a thread for vCPU %u", i);
             break;
         }
@@ -75,7 +84,10 @@ static enum status start_cpus(struct machine *machine, struct error *err)
 
 static void stop_cpus(struct machine *machine)
 {
-    atomic_store(&machine->stopping, true);
+    pthread_mutex_lock(&machine->lock);
+    machine->stopping = true;
+    pthread_cond_broadcast(&machine->pause_changed);
+    pthread_mutex_unlock(&machine->lock);
     for (unsigned i = 0; i < machine->cpu_count; i++) {
         struct machine_cpu *cpu = &machine->cpus[i];
         if (!cpu->has_thread)

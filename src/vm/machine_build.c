@@ -48,7 +48,7 @@ static void on_lapic_kick(void *context, enum lapic_kick what, uint8_t vector)
 static int64_t on_tsc_offset(void *context)
 {
     const struct machine_cpu *cpu = context;
-    return cpu->vcpu->tsc_offset;
+    return cpu->vcpu->tsc_offset + (int64_t)cpu->vcpu->tsc_lost;
 }
 
 static const struct vcpu_apic_ops apic_ops = {
@@ -232,13 +232,17 @@ enum status machine_create(struct machine **out, const struct machine_host *host
     machine->engine = host->options->engine;
     pthread_mutex_init(&machine->lock, NULL);
     pthread_cond_init(&machine->ended, NULL);
+    pthread_cond_init(&machine->pause_changed, NULL);
 
     enum status status = create_memory(machine, err);
     if (status == STATUS_OK)
         status = io_loop_create(&machine->loop, "aerostat-io", err);
     if (status != STATUS_OK)
         goto out;
-    struct device_time time = device_time_host(machine->loop);
+    status = guest_clock_create(&machine->clock, machine->loop, err);
+    if (status != STATUS_OK)
+        goto out;
+    struct device_time time = guest_clock_time(machine->clock);
     status = create_interrupt_controllers(machine, err);
     for (unsigned i = 0; status == STATUS_OK && i < host->options->cpus; i++)
         status = create_cpu(machine, i, &time, err);
@@ -283,6 +287,7 @@ void machine_destroy(struct machine *machine)
     }
     if (machine->apic_bus != NULL)
         apic_bus_destroy(machine->apic_bus);
+    guest_clock_destroy(machine->clock);
     io_loop_destroy(machine->loop);
     if (machine->domain != NULL)
         mmu_domain_destroy(machine->domain);
@@ -292,6 +297,7 @@ void machine_destroy(struct machine *machine)
         bus_destroy(machine->mmio);
     if (machine->map != NULL)
         pmap_destroy(machine->map);
+    pthread_cond_destroy(&machine->pause_changed);
     pthread_cond_destroy(&machine->ended);
     pthread_mutex_destroy(&machine->lock);
     free(machine);

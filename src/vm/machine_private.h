@@ -10,6 +10,7 @@
 #include "dev/acpi_pm.h"
 #include "dev/apic_bus.h"
 #include "dev/debug_exit.h"
+#include "dev/guest_clock.h"
 #include "dev/ioapic.h"
 #include "dev/isa_irq.h"
 #include "dev/keyboard.h"
@@ -44,6 +45,7 @@ struct machine {
     struct pmap *map;
     struct bus *mmio, *ports;
     struct mmu_domain *domain;
+    struct guest_clock *clock;
     struct io_loop *loop; /* timers, serial port, virtio devices that do not block */
 
     struct apic_bus *apic_bus;
@@ -61,16 +63,26 @@ struct machine {
     struct machine_cpu cpus[OPTIONS_MAX_CPUS];
     unsigned cpu_count;
 
-    pthread_mutex_t lock; /* leaf; guards the fields below */
-    pthread_cond_t ended;
+    pthread_mutex_t lock; /* guards the fields below; under it only the clock's and vcpu_kick's */
+    pthread_cond_t ended, pause_changed;
     enum machine_end end;
     uint32_t end_value;
     char report[MACHINE_REPORT_SIZE];
 
+    unsigned cpus_running; /* vCPU threads, but for those that stand still */
+
+    /* Written with the lock held. */
     _Atomic bool stopping; /* vCPU threads are to return */
+    _Atomic bool pausing;  /* or to stand still */
 };
 
 /* Any thread: ends the machine; the first end counts. */
 void machine_finish(struct machine *machine, enum machine_end end, uint32_t value);
+
+/* machine_pause.c, around the life of a vCPU's thread: begins before it is made, ends by itself;
+ * and while machine->pausing, waits in it. */
+void machine_cpu_begins(struct machine *machine);
+void machine_cpu_ends(struct machine *machine);
+void machine_cpu_stands_still(struct machine *machine);
 
 #endif

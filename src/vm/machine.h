@@ -38,6 +38,8 @@ struct machine_host {
     struct terminal *terminal;
     int console_out; /* descriptor of the serial port's output */
     int console_in;  /* and input, -1 for none */
+    /* Bytes that the balloon is to hold; what was asked for last, also of a machine before. */
+    uint64_t balloon_target;
 };
 
 struct machine;
@@ -61,6 +63,12 @@ void machine_pause_begin(struct machine *machine);
 void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 bool machine_is_paused(struct machine *machine);
+
+/* The balloon (dev/virtio/balloon.h). Any thread but a vCPU's and the loops', as long as the
+ * machine exists. machine_watch_guest: balloon_watch. */
+void machine_set_balloon(struct machine *machine, uint64_t bytes);
+uint64_t machine_balloon_target(const struct machine *machine);
+bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);
 
 void machine_destroy(struct machine *machine);
 

@@ -261,8 +261,9 @@ enum status machine_create(struct machine **out, const struct machine_host *host
     if (status == STATUS_OK)
         status = attach_exits(machine, err);
     if (status == STATUS_OK)
-        status = virtio_set_create(&machine->virtio, host->options, host->console_out, machine->map,
-                                   machine->mmio, machine->ioapic, machine->loop, err);
+        status = virtio_set_create(&machine->virtio, host->options, host->console_out,
+                                   host->balloon_target, machine->map, machine->mmio,
+                                   machine->ioapic, machine->loop, &time, err);
     if (status == STATUS_OK)
         status = load_kernel(machine, err);
 out:

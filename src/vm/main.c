@@ -160,6 +160,8 @@ static void drop_machine(struct program *program)
     struct machine *machine = program->machine;
     program->machine = NULL;
     pthread_mutex_unlock(&program->lock);
+    if (machine != NULL) /* its successor's balloon is to be as large */
+        program->host.balloon_target = machine_balloon_target(machine);
     machine_destroy(machine);
 }
 
@@ -263,6 +265,7 @@ static int program_run(struct program *program, bool has_stdout)
         return EXIT_STATUS_FAILURE;
     }
     program->host.options = &program->options;
+    program->host.balloon_target = program->options.balloon;
     program->host.terminal = &program->terminal;
     return run_machines(program);
 }

@@ -26,6 +26,7 @@ enum machine_end {
     MACHINE_DEBUG_EXIT, /* value: what the guest wrote */
     MACHINE_SHUTDOWN,   /* triple fault; machine_report has the vCPU's state */
     MACHINE_STOPPED,    /* machine_stop; value: its argument */
+    MACHINE_FAILED,     /* it cannot go on, and the log says why */
 };
 
 /* What outlives machines: made once a process. */
@@ -37,6 +38,8 @@ struct machine_host {
     struct terminal *terminal;
     int console_out; /* descriptor of the serial port's output */
     int console_in;  /* and input, -1 for none */
+    /* Bytes that the balloon is to hold; what was asked for last, also of a machine before. */
+    uint64_t balloon_target;
 };
 
 struct machine;
@@ -49,6 +52,24 @@ enum status machine_run(struct machine *machine, enum machine_end *end, uint32_t
                         struct error *err);
 /* Any thread, also before machine_run: ends the machine with MACHINE_STOPPED. */
 void machine_stop(struct machine *machine, uint32_t value);
+
+/* Pausing: no vCPU runs, and the guest's clocks stand still: its TSC, KVM's clock and all timers go
+ * on later from where they were. Devices finish what they were asked. A machine may be paused and
+ * resumed before it runs, and any number of times; the last call counts.
+ *
+ * machine_pause_begin: any thread, a vCPU's too; does not wait. machine_pause: not a vCPU's; waits
+ * until no vCPU runs any more, or the machine has ended. */
+void machine_pause_begin(struct machine *machine);
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+bool machine_is_paused(struct machine *machine);
+
+/* The balloon (dev/virtio/balloon.h). Any thread but a vCPU's and the loops', as long as the
+ * machine exists. machine_watch_guest: balloon_watch. */
+void machine_set_balloon(struct machine *machine, uint64_t bytes);
+uint64_t machine_balloon_target(const struct machine *machine);
+bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);
+
 void machine_destroy(struct machine *machine);
 
 /* After machine_run: the registers of the vCPU that shut down, as lines of text; "" for none. */

@@ -160,6 +160,8 @@ static void drop_machine(struct program *program)
     struct machine *machine = program->machine;
     program->machine = NULL;
     pthread_mutex_unlock(&program->lock);
+    if (machine != NULL) /* its successor's balloon is to be as large */
+        program->host.balloon_target = machine_balloon_target(machine);
     machine_destroy(machine);
 }
 
@@ -190,6 +192,8 @@ static int end_exit_status(struct program *program, enum machine_end end, uint32
             return EXIT_STATUS_OK;
         fprintf(stderr, "aerostat: stopped by signal %u (%s)\n", value, strsignal((int)value));
         return 128 + (int)value;
+    case MACHINE_FAILED:
+        return EXIT_STATUS_FAILURE;
     case MACHINE_POWER_OFF:
     case MACHINE_RESET:
     case MACHINE_RUNNING:
@@ -261,6 +265,7 @@ static int program_run(struct program *program, bool has_stdout)
         return EXIT_STATUS_FAILURE;
     }
     program->host.options = &program->options;
+    program->host.balloon_target = program->options.balloon;
     program->host.terminal = &program->terminal;
     return run_machines(program);
 }
@@ -303,6 +308,13 @@ int main(int argc, char **argv)
         fputs(options_help, stdout);
         return EXIT_STATUS_OK;
     }
+    if (options_check_built(&program.options, &err) != STATUS_OK) {
+        log_error("%s", err.text);
+        options_free(&program.options);
+        return EXIT_STATUS_USAGE;
+    }
+    if (program.options.name == NULL)
+        program.options.name = "vm";
     prctl(PR_SET_NAME, program.options.name);
     pthread_mutex_init(&program.lock, NULL);
     int exit_status = program_run(&program, has_stdout);

@@ -177,9 +177,9 @@ def build_static(output, sources):
                     "-static", "-o", output, *sources], check=True)
 
 
-def make_initramfs(output, files, modules=()):
-    """The tests' initramfs with more in it: files, {path in the guest: path here}, and modules."""
-    pairs = [f"{path}={name}" for name, path in files.items()] + [f"+{name}" for name in modules]
+def make_initramfs(output, files):
+    """The tests' initramfs with more files in it: {path in the guest: path here}."""
+    pairs = [f"{path}={name}" for name, path in files.items()]
     return subprocess.run([os.path.join(ROOT, "guests", "make-initramfs"), output, *pairs],
                           check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 

@@ -52,8 +52,7 @@ def prepare(folder):
     subprocess.run([mke2fs or "mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-d", root,
                     image, DISK], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(root)
-    return image, contest.make_initramfs(os.path.join(folder, "initramfs.cpio"), {},
-                                         modules=["virtio_balloon"])
+    return image, contest.make_initramfs(os.path.join(folder, "initramfs.cpio"), {})
 
 
 def copy_image(image, copy):

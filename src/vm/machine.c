@@ -126,9 +126,11 @@ const char *machine_report(const struct machine *machine)
     return machine->report;
 }
 
-void machine_set_balloon(struct machine *machine, uint64_t bytes)
+enum status machine_set_balloon(struct machine *machine, uint64_t size, struct error *err)
 {
-    balloon_set_target(virtio_set_balloon(machine->virtio), bytes >> PAGE_SHIFT);
+    (void)err;
+    balloon_set_target(virtio_set_balloon(machine->virtio), size >> PAGE_SHIFT);
+    return STATUS_OK;
 }
 
 uint64_t machine_balloon_target(const struct machine *machine)

@@ -66,7 +66,7 @@ bool machine_is_paused(struct machine *machine);
 
 /* The balloon (dev/virtio/balloon.h). Any thread but a vCPU's and the loops', as long as the
  * machine exists. machine_watch_guest: balloon_watch. */
-void machine_set_balloon(struct machine *machine, uint64_t bytes);
+enum status machine_set_balloon(struct machine *machine, uint64_t size, struct error *err);
 uint64_t machine_balloon_target(const struct machine *machine);
 bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);
 

@@ -30,6 +30,7 @@
 
 #include "dev/device_time.h"
 #include "dev/virtio/device.h"
+#include "util/clock.h"
 
 /* A balloon that has not come closer to its target for so long is called stalled. Linux tries five
  * times a second to get pages that it could not get. */

@@ -50,6 +50,18 @@ enum status machine_run(struct machine *machine, enum machine_end *end, uint32_t
                         struct error *err);
 /* Any thread, also before machine_run: ends the machine with MACHINE_STOPPED. */
 void machine_stop(struct machine *machine, uint32_t value);
+
+/* Pausing: no vCPU runs, and the guest's clocks stand still: its TSC, KVM's clock and all timers go
+ * on later from where they were. Devices finish what they were asked. A machine may be paused and
+ * resumed before it runs, and any number of times; the last call counts.
+ *
+ * machine_pause_begin: any thread, a vCPU's too; does not wait. machine_pause: not a vCPU's; waits
+ * until no vCPU runs any more, or the machine has ended. */
+void machine_pause_begin(struct machine *machine);
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+bool machine_is_paused(struct machine *machine);
+
 void machine_destroy(struct machine *machine);
 
 /* After machine_run: the registers of the vCPU that shut down, as lines of text; "" for none. */

@@ -305,6 +305,13 @@ int main(int argc, char **argv)
         fputs(options_help, stdout);
         return EXIT_STATUS_OK;
     }
+    if (options_check_built(&program.options, &err) != STATUS_OK) {
+        log_error("%s", err.text);
+        options_free(&program.options);
+        return EXIT_STATUS_USAGE;
+    }
+    if (program.options.name == NULL)
+        program.options.name = "vm";
     prctl(PR_SET_NAME, program.options.name);
     pthread_mutex_init(&program.lock, NULL);
     int exit_status = program_run(&program, has_stdout);

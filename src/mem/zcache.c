@@ -273,10 +273,8 @@ static enum status insert(struct zcache *cache, uint64_t ppn, const void *bytes,
 
 enum status zcache_put(struct zcache *cache, uint64_t ppn, const void *page, uint64_t *handle)
 {
-    /* Not from where it is: somebody may be changing it. */
-    char plain[1 << PAGE_SHIFT], bytes[ZCACHE_PACKED_MOST];
-    memcpy(plain, page, sizeof plain);
-    int length = LZ4_compress_default(plain, bytes, (int)sizeof plain, (int)sizeof bytes);
+    char bytes[ZCACHE_PACKED_MOST];
+    int length = LZ4_compress_default(page, bytes, (int)PAGE_SIZE, (int)sizeof bytes);
     if (length <= 0)
         return STATUS_UNSUPPORTED;
     pthread_mutex_lock(&cache->lock);

@@ -37,8 +37,8 @@ struct zcache_stats {
 enum status zcache_create(struct zcache **cache, uint64_t max_bytes, struct error *err);
 void zcache_destroy(struct zcache *cache); /* NULL is fine */
 
-/* Packs the PAGE_SIZE bytes at `page`, which others may be changing (then what is kept is one of
- * the mixtures). UNSUPPORTED: takes more than ZCACHE_PACKED_MOST packed. NO_SPACE: full. */
+/* Packs the PAGE_SIZE bytes at `page`, which nobody changes meanwhile. UNSUPPORTED: takes more than
+ * ZCACHE_PACKED_MOST packed. NO_SPACE: full. */
 enum status zcache_put(struct zcache *cache, uint64_t ppn, const void *page, uint64_t *handle);
 
 /* Writes the page's PAGE_SIZE bytes; it stays in the cache. NOT_FOUND: no such handle (dropped).

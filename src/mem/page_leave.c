@@ -15,6 +15,23 @@ void pmap_set_store(struct pmap *map, const struct page_store_ops *ops, void *co
     map->store_context = context;
 }
 
+void pmap_set_pressure(struct pmap *map, const struct page_pressure_ops *ops, void *context)
+{
+    map->pressure = ops;
+    map->pressure_context = context;
+}
+
+void pmap_set_limits(struct pmap *map, uint64_t tell_above, uint64_t wait_above)
+{
+    atomic_store(&map->tell_above, tell_above);
+    atomic_store(&map->wait_above, wait_above);
+}
+
+uint64_t pmap_private_pages(const struct pmap *map)
+{
+    return atomic_load(&map->pages[PAGE_PRIVATE]);
+}
+
 uint64_t ticket_take(struct pmap *map)
 {
     /* Not 0; and 2^48 are enough for ever. */

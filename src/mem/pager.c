@@ -305,6 +305,8 @@ static unsigned demote(struct pager *pager)
 static bool cache_is_over(struct pager *pager)
 {
     struct zcache_stats stats;
+    if (pager->swap == NULL) /* they could go nowhere */
+        return false;
     zcache_get_stats(pager->cache, &stats);
     return stats.held_bytes > atomic_load(&pager->cache_most);
 }

@@ -40,8 +40,8 @@ enum status pager_create(struct pager **pager, struct pmap *map, struct zcache *
 /* NULL is fine. The map is not used any more. */
 void pager_destroy(struct pager *pager);
 
-/* Memory that the cache may hold from now on; beyond that its oldest pages go on to the swap file.
- * Its own maximum bounds it as well. */
+/* Memory that the cache may hold from now on, where there is a swap file: beyond that its oldest
+ * pages go on to it. Its own maximum bounds it as well. */
 void pager_set_cache_most(struct pager *pager, uint64_t bytes);
 /* Sends on what is beyond that. */
 void pager_trim_cache(struct pager *pager);

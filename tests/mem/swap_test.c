@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "mem/swap.h"
+#include "faulty_swap.h"
 #include "util/bits.h"
 
 static uint64_t random_next(uint64_t *seed)
@@ -26,93 +26,6 @@ static uint64_t random_next(uint64_t *seed)
     return *seed;
 }
 
-/* A file that stands before the real one and does what a test asks for. */
-struct faulty {
-    struct swap_file real;
-    struct swap_file_ops ops;
-    int write_error, read_error; /* an errno for every call, 0: none */
-    size_t write_most;           /* bytes that one call does at most, 0: any */
-    bool read_short, read_flips; /* half a page; a wrong bit in the middle */
-    int64_t lost_offset;         /* a write there is said to be done and is not; -1: none */
-    unsigned submitted, reaped;
-};
-
-static ssize_t limit(struct faulty *faulty, struct iovec *piece, const struct iovec *iov,
-                     unsigned *count)
-{
-    if (faulty->write_error != 0)
-        return -faulty->write_error;
-    if (faulty->write_most != 0) {
-        *piece = iov[0];
-        if (piece->iov_len > faulty->write_most)
-            piece->iov_len = faulty->write_most;
-        *count = 1;
-    }
-    return 0;
-}
-
-static ssize_t faulty_write(void *context, const struct iovec *iov, unsigned count, uint64_t offset)
-{
-    struct faulty *faulty = context;
-    struct iovec piece;
-    ssize_t error = limit(faulty, &piece, iov, &count);
-    if (error != 0)
-        return error;
-    if ((int64_t)offset == faulty->lost_offset)
-        return (ssize_t)iov[0].iov_len;
-    return faulty->real.ops->write(faulty->real.context, faulty->write_most != 0 ? &piece : iov,
-                                   count, offset);
-}
-
-static ssize_t faulty_read(void *context, const struct iovec *iov, unsigned count, uint64_t offset)
-{
-    struct faulty *faulty = context;
-    if (faulty->read_error != 0)
-        return -faulty->read_error;
-    ssize_t done = faulty->real.ops->read(faulty->real.context, iov, count, offset);
-    if (faulty->read_flips)
-        ((uint8_t *)iov[0].iov_base)[2000] ^= 1;
-    return faulty->read_short ? done / 2 : done;
-}
-
-static bool faulty_submit(void *context, const struct iovec *iov, unsigned count, uint64_t offset,
-                          void *tag)
-{
-    struct faulty *faulty = context;
-    faulty->submitted++;
-    return faulty->real.ops->submit(faulty->real.context, iov, count, offset, tag);
-}
-
-static ssize_t faulty_reap(void *context, void **tag)
-{
-    struct faulty *faulty = context;
-    ssize_t done = faulty->real.ops->reap(faulty->real.context, tag);
-    faulty->reaped++;
-    if (faulty->write_error != 0)
-        return -faulty->write_error;
-    return faulty->write_most != 0 && done > (ssize_t)faulty->write_most
-               ? (ssize_t)faulty->write_most
-               : done;
-}
-
-static void faulty_clear(void *context)
-{
-    struct faulty *faulty = context;
-    faulty->real.ops->clear(faulty->real.context);
-}
-
-static void faulty_close(void *context)
-{
-    struct faulty *faulty = context;
-    faulty->real.ops->close(faulty->real.context);
-}
-
-static const char *temporary(void)
-{
-    const char *dir = getenv("TMPDIR");
-    return dir != NULL ? dir : "/tmp";
-}
-
 /* The queue that the case is run with: SWAP_QUEUE_IF_ANY or SWAP_QUEUE_NONE. */
 static enum swap_queue queue_of(void **state)
 {
@@ -121,24 +34,7 @@ static enum swap_queue queue_of(void **state)
 
 static struct swap *make(struct faulty *faulty, uint64_t pages, enum swap_queue queue)
 {
-    struct error err = {0};
-    struct swap *swap;
-    *faulty = (struct faulty){.lost_offset = -1};
-    assert_int_equal(swap_file_open(&faulty->real, temporary(), pages << PAGE_SHIFT, queue, &err),
-                     STATUS_OK);
-    faulty->ops = (struct swap_file_ops){
-        .read = faulty_read,
-        .write = faulty_write,
-        .clear = faulty_clear,
-        .close = faulty_close,
-    };
-    if (faulty->real.ops->submit != NULL) {
-        faulty->ops.submit = faulty_submit;
-        faulty->ops.reap = faulty_reap;
-    }
-    struct swap_file file = {&faulty->ops, faulty};
-    assert_int_equal(swap_create(&swap, &file, pages << PAGE_SHIFT, &err), STATUS_OK);
-    return swap;
+    return faulty_swap_create(faulty, pages, queue);
 }
 
 static uint8_t *make_pages(unsigned count)
@@ -483,7 +379,8 @@ static void test_the_folder(void **state)
     file.ops->close(file.context);
 
     struct swap *swap;
-    assert_int_equal(swap_file_open(&file, temporary(), MIB, SWAP_QUEUE_IF_ANY, &err), STATUS_OK);
+    assert_int_equal(swap_file_open(&file, faulty_swap_dir(), MIB, SWAP_QUEUE_IF_ANY, &err),
+                     STATUS_OK);
     assert_int_equal(swap_create(&swap, &file, 100, &err), STATUS_INVALID);
 }
 

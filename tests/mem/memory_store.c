@@ -39,6 +39,11 @@ uint64_t memory_store_put(struct memory_store *store, enum page_state state, con
     return payload;
 }
 
+uint64_t memory_store_payload(uint64_t slot)
+{
+    return PAYLOAD_BASE + slot;
+}
+
 /* Under the lock. STORE_SLOTS: not held so. */
 static unsigned slot_of(struct memory_store *store, enum page_state state, uint64_t payload)
 {

@@ -1,5 +1,6 @@
 #include "memory_store.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,6 +75,7 @@ static enum status store_get(void *context, enum page_state state, uint64_t payl
         memset(page, 0xbb, PAGE_SIZE / 2); /* part of it came */
         return error_set(err, STATUS_IO, "cannot read page 0x%llx", (unsigned long long)ppn);
     }
+    sched_yield(); /* so that others find it coming */
     pthread_mutex_lock(&store->lock);
     unsigned slot = slot_of(store, state, payload);
     if (slot != STORE_SLOTS)

@@ -1,5 +1,6 @@
 #include "memory_store.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +40,11 @@ uint64_t memory_store_put(struct memory_store *store, enum page_state state, con
     return payload;
 }
 
+uint64_t memory_store_payload(uint64_t slot)
+{
+    return PAYLOAD_BASE + slot;
+}
+
 /* Under the lock. STORE_SLOTS: not held so. */
 static unsigned slot_of(struct memory_store *store, enum page_state state, uint64_t payload)
 {
@@ -69,6 +75,7 @@ static enum status store_get(void *context, enum page_state state, uint64_t payl
         memset(page, 0xbb, PAGE_SIZE / 2); /* part of it came */
         return error_set(err, STATUS_IO, "cannot read page 0x%llx", (unsigned long long)ppn);
     }
+    sched_yield(); /* so that others find it coming */
     pthread_mutex_lock(&store->lock);
     unsigned slot = slot_of(store, state, payload);
     if (slot != STORE_SLOTS)

@@ -27,6 +27,8 @@ void memory_store_destroy(struct memory_store *store);
 
 /* Copies a page in. UINT64_MAX: full. */
 uint64_t memory_store_put(struct memory_store *store, enum page_state state, const uint8_t *page);
+/* The payload that slot n has when it is held. */
+uint64_t memory_store_payload(uint64_t slot);
 void memory_store_drop(struct memory_store *store, enum page_state state, uint64_t payload);
 
 #endif

@@ -3,6 +3,7 @@
 #include "vm/machine.h"
 
 #include "cpu/engine.h"
+#include "dev/platform.h"
 #include "util/bits.h"
 #include "util/clock.h"
 #include "vm/machine_private.h"
@@ -26,6 +27,27 @@ void machine_finish(struct machine *machine, enum machine_end end, uint32_t valu
 void machine_stop(struct machine *machine, uint32_t value)
 {
     machine_finish(machine, MACHINE_STOPPED, value);
+}
+
+bool machine_press_power(struct machine *machine)
+{
+    if (!ioapic_pin_is_open(machine->ioapic, PLATFORM_GSI_POWER))
+        return false;
+    struct irq_line line = ioapic_line(machine->ioapic, PLATFORM_GSI_POWER);
+    irq_set(&line, true);
+    irq_set(&line, false);
+    return true;
+}
+
+enum status machine_set_balloon(struct machine *machine, uint64_t size, struct error *err)
+{
+    return error_set(err, STATUS_UNSUPPORTED, "a balloon is not available in this version");
+}
+
+enum status machine_set_resident(struct machine *machine, uint64_t size, struct error *err)
+{
+    return error_set(err, STATUS_UNSUPPORTED,
+                     "a limit of resident memory is not available in this version");
 }
 
 static void report_shutdown(struct machine *machine, struct vcpu *vcpu)

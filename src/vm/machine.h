@@ -16,8 +16,8 @@
 
 #include "cpu/features.h"
 #include "util/status.h"
+#include "util/terminal.h"
 #include "vm/options.h"
-#include "vm/terminal.h"
 
 enum machine_end {
     MACHINE_RUNNING,
@@ -51,6 +51,14 @@ enum status machine_run(struct machine *machine, enum machine_end *end, uint32_t
 /* Any thread, also before machine_run: ends the machine with MACHINE_STOPPED. */
 void machine_stop(struct machine *machine, uint32_t value);
 
+/* Any thread: presses the power button. False: the guest does not listen for it. */
+bool machine_press_power(struct machine *machine);
+
+/* Any thread: how much the balloon is to take, and how much of the guest's memory may be resident.
+ * Bytes, whole pages, not more than the memory. */
+enum status machine_set_balloon(struct machine *machine, uint64_t size, struct error *err);
+enum status machine_set_resident(struct machine *machine, uint64_t size, struct error *err);
+
 /* Pausing: no vCPU runs, and the guest's clocks stand still: its TSC, KVM's clock and all timers go
  * on later from where they were. Devices finish what they were asked. A machine may be paused and
  * resumed before it runs, and any number of times; the last call counts.
@@ -66,7 +74,8 @@ void machine_destroy(struct machine *machine);
 
 /* After machine_run: the registers of the vCPU that shut down, as lines of text; "" for none. */
 const char *machine_report(const struct machine *machine);
-/* After machine_run: counters since this machine was made, as an object the caller owns. */
+/* Any thread: counters since this machine was made, as an object the caller owns; NULL when out of
+ * memory. Of a machine that runs they are of about this moment, each for itself. */
 json_t *machine_stats(const struct machine *machine);
 
 #endif

@@ -216,6 +216,7 @@ static enum status load_kernel(struct machine *machine, struct error *err)
         .reset_port = PLATFORM_PORT_RESET,
         .reset_value = ACPI_PM_RESET_VALUE,
         .s5_type = ACPI_PM_S5_TYPE,
+        .power_gsi = PLATFORM_GSI_POWER,
         .virtio = virtio,
         .virtio_count = virtio_set_describe(machine->virtio, virtio),
     };

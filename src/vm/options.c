@@ -13,7 +13,6 @@
 #define MEMORY_LEAST   (2 * MIB)
 #define MEMORY_MOST    (256 * GIB)
 #define MEMORY_DEFAULT (256 * MIB)
-#define RESIDENT_LEAST (1 * MIB)
 #define SWAP_MOST      (4096 * GIB)
 
 const char options_help[] =
@@ -249,7 +248,7 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         return pages_option("--memory", value, MEMORY_LEAST, MEMORY_MOST, "2M to 256G",
                             &options->memory, err);
     case OPTION_RESIDENT:
-        return pages_option("--resident", value, RESIDENT_LEAST, MEMORY_MOST,
+        return pages_option("--resident", value, OPTIONS_RESIDENT_LEAST, MEMORY_MOST,
                             "1M to what --memory says", &options->resident, err);
     case OPTION_BALLOON:
         return pages_option("--balloon", value, 0, MEMORY_MOST, "less than --memory says",
@@ -341,8 +340,6 @@ enum status options_check_built(const struct vm_options *options, struct error *
         option = "--swap-size";
     else if (options->chaos)
         option = "--chaos";
-    else if (options->detach)
-        option = "--detach";
     if (option == NULL)
         return STATUS_OK;
     return error_set(err, STATUS_UNSUPPORTED, "%s is not available in this version", option);

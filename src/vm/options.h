@@ -16,6 +16,9 @@
 #define OPTIONS_MAX_CPUS     16u
 #define OPTIONS_SWAP_DEFAULT UINT64_MAX
 
+/* Least that may be resident: less makes no progress. */
+#define OPTIONS_RESIDENT_LEAST (1u << 20)
+
 struct disk_options {
     const char *path; /* owned */
     bool read_only;

@@ -79,8 +79,6 @@ static void *cpu_thread(void *context)
         case VCPU_EXIT_SHUTDOWN:
             report_shutdown(machine, cpu->vcpu);
             goto out;
-        case VCPU_EXIT_LOST: /* the trouble hook has been called */
-            goto out;
         }
     }
 out:

@@ -39,9 +39,9 @@ bool machine_press_power(struct machine *machine)
     return true;
 }
 
-enum status machine_set_balloon(struct machine *machine, uint64_t size, struct error *err)
+void machine_set_balloon(struct machine *machine, uint64_t size)
 {
-    return error_set(err, STATUS_UNSUPPORTED, "a balloon is not available in this version");
+    balloon_set_target(virtio_set_balloon(machine->virtio), size >> PAGE_SHIFT);
 }
 
 enum status machine_set_resident(struct machine *machine, uint64_t size, struct error *err)
@@ -148,13 +148,29 @@ const char *machine_report(const struct machine *machine)
     return machine->report;
 }
 
+uint64_t machine_balloon_target(const struct machine *machine)
+{
+    struct balloon_info info;
+    balloon_get(virtio_set_balloon(machine->virtio), &info);
+    return info.target_pages * PAGE_SIZE;
+}
+
+bool machine_watch_guest(struct machine *machine, uint64_t wait_ns)
+{
+    return balloon_watch(virtio_set_balloon(machine->virtio), wait_ns);
+}
+
 json_t *machine_stats(const struct machine *machine)
 {
     struct vcpu *vcpus[OPTIONS_MAX_CPUS];
     for (unsigned i = 0; i < machine->cpu_count; i++)
         vcpus[i] = machine->cpus[i].vcpu;
     json_t *stats = stats_of_machine(machine->map, machine->engine, vcpus, machine->cpu_count);
-    if (stats != NULL)
-        json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));
+    if (stats == NULL)
+        return NULL;
+    struct balloon_info balloon;
+    balloon_get(virtio_set_balloon(machine->virtio), &balloon);
+    stats_add_balloon(stats, &balloon);
+    json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));
     return stats;
 }

@@ -38,6 +38,8 @@ struct machine_host {
     struct terminal *terminal;
     int console_out; /* descriptor of the serial port's output */
     int console_in;  /* and input, -1 for none */
+    /* Bytes that the balloon is to hold; what was asked for last, also of a machine before. */
+    uint64_t balloon_target;
 };
 
 struct machine;
@@ -54,9 +56,13 @@ void machine_stop(struct machine *machine, uint32_t value);
 /* Any thread: presses the power button. False: the guest does not listen for it. */
 bool machine_press_power(struct machine *machine);
 
-/* Any thread: how much the balloon is to take, and how much of the guest's memory may be resident.
- * Bytes, whole pages, not more than the memory. */
-enum status machine_set_balloon(struct machine *machine, uint64_t size, struct error *err);
+/* Any thread but vCPUs' and the loops': how much the balloon is to take, and how much of the
+ * guest's memory may be resident. Bytes, whole pages, not more than the memory.
+ * machine_watch_guest: balloon_watch (dev/virtio/balloon.h), before machine_stats, for fresh news
+ * of the guest. */
+void machine_set_balloon(struct machine *machine, uint64_t size);
+uint64_t machine_balloon_target(const struct machine *machine);
+bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);
 enum status machine_set_resident(struct machine *machine, uint64_t size, struct error *err);
 
 /* Pausing: no vCPU runs, and the guest's clocks stand still: its TSC, KVM's clock and all timers go

@@ -11,6 +11,13 @@
 #include "vm/boot_state.h"
 #include "vm/machine_private.h"
 
+/* A page cannot be had any more: the guest must not go on without it. */
+static void on_lost_page(void *context, const struct error *err)
+{
+    log_error("guest memory is lost: %s", err->text);
+    machine_finish(context, MACHINE_FAILED, 0);
+}
+
 static void on_power_off(void *context)
 {
     machine_finish(context, MACHINE_POWER_OFF, 0);
@@ -262,8 +269,9 @@ enum status machine_create(struct machine **out, const struct machine_host *host
     if (status == STATUS_OK)
         status = attach_exits(machine, err);
     if (status == STATUS_OK)
-        status = virtio_set_create(&machine->virtio, host->options, host->console_out, machine->map,
-                                   machine->mmio, machine->ioapic, machine->loop, err);
+        status = virtio_set_create(&machine->virtio, host->options, host->console_out,
+                                   host->balloon_target, machine->map, machine->mmio,
+                                   machine->ioapic, machine->loop, &time, err);
     if (status == STATUS_OK)
         status = load_kernel(machine, err);
 out:

@@ -272,7 +272,9 @@ static int run_machines(struct program *program)
             exit_status = end_exit_status(machine, end, value);
             break;
         }
-        machine_destroy(vm_slot_take(&program->slot));
+        vm_slot_take(&program->slot);
+        program->host.balloon_target = machine_balloon_target(machine);
+        machine_destroy(machine);
         /* Its successors would give the first machine's warnings again at every reset: that is, as
          * often as the guest likes. */
         log_set_level(LOG_ERROR);
@@ -310,6 +312,7 @@ static int program_run(struct program *program, bool has_stdout)
         return EXIT_STATUS_FAILURE;
     }
     program->host.options = &program->options;
+    program->host.balloon_target = program->options.balloon;
     program->host.terminal = &program->terminal;
     return run_machines(program);
 }

@@ -332,8 +332,6 @@ enum status options_check_built(const struct vm_options *options, struct error *
     const char *option = NULL;
     if (options->resident != options->memory)
         option = "--resident";
-    else if (options->balloon != 0)
-        option = "--balloon";
     else if (options->swap_dir != NULL)
         option = "--swap-dir";
     else if (options->swap_size != OPTIONS_SWAP_DEFAULT)

@@ -114,6 +114,28 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     return stats;
 }
 
+void stats_add_balloon(json_t *stats, const struct balloon_info *balloon)
+{
+    add_count(stats, "balloon", balloon->actual_pages * PAGE_SIZE);
+    add_count(stats, "balloon_target", balloon->target_pages * PAGE_SIZE);
+    json_object_set_new(stats, "balloon_state", json_string(balloon_state_name(balloon->state)));
+    json_object_set_new(stats, "balloon_still_seconds",
+                        json_real((double)balloon->still_ns / (double)NS_PER_SECOND));
+    add_count(stats, "balloon_taken", balloon->taken_pages * PAGE_SIZE);
+    add_count(stats, "balloon_given", balloon->given_pages * PAGE_SIZE);
+    add_count(stats, "free_reported", balloon->reported_pages * PAGE_SIZE);
+
+    json_t *guest = json_object();
+    json_object_set_new(stats, "guest", guest);
+    for (unsigned stat = 0; stat < BALLOON_STATS; stat++) {
+        if (balloon->stats_present & bit(stat))
+            add_count(guest, balloon_stat_name(stat), balloon->stats[stat]);
+    }
+    if (balloon->stats_present != 0)
+        json_object_set_new(guest, "age_seconds",
+                            json_real((double)balloon->stats_age_ns / (double)NS_PER_SECOND));
+}
+
 void stats_add_run(json_t *stats, uint64_t started_ns, unsigned resets)
 {
     double second = (double)NS_PER_SECOND;

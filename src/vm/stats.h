@@ -6,11 +6,15 @@
 #include <jansson.h>
 
 #include "cpu/engine.h"
+#include "dev/virtio/balloon.h"
 #include "mem/pmap.h"
 
 /* Sums over the vCPUs, and the page map's own. NULL when out of memory. The caller owns it. */
 json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine,
                          struct vcpu *const *vcpus, unsigned count);
+
+/* Adds the balloon's size, target and state, and what its driver tells of the guest. */
+void stats_add_balloon(json_t *stats, const struct balloon_info *balloon);
 
 /* Adds what is counted over resets: wall and CPU seconds since started_ns (clock_monotonic_ns), and
  * the resets. */

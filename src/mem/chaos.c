@@ -20,12 +20,12 @@
 #include "util/bits.h"
 #include "util/clock.h"
 
-#define KEPT          8u                /* batches of either kind */
-#define FLOOR_PART    16u               /* of all pages that the guest keeps */
-#define BALLOON_PART  4u                /* of all pages that the balloon may get */
+#define KEPT          8u      /* batches of either kind */
+#define FLOOR_PART    16u     /* of all pages that the guest keeps */
+#define BALLOON_PART  4u      /* of all pages that the balloon may get */
 #define REST_NS       200000u /* where nothing may be taken */
-#define BALLOON_TURNS 2000u
-#define CHECK_TURNS   8000u
+#define BALLOON_TURNS 1000u
+#define CHECK_TURNS   4000u
 #define CHECK_TRIES   100u /* while devices finish what they do */
 #define CHECK_REST_NS 2000000u
 #define STACK_BYTES   (128 * KIB)

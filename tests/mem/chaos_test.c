@@ -23,7 +23,7 @@
 #define WRITTEN  2048u /* the rest is for the balloon */
 #define THREADS  2u
 #define LEAST    20000u /* pages to be taken */
-#define PATIENCE 400u   /* rounds of all writers at most, some hundred times what it takes */
+#define PATIENCE 5000u  /* rounds of all writers at most; it takes a tenth */
 
 struct world {
     struct pmap *map;
@@ -130,7 +130,7 @@ static void run(struct world *world, bool wrong_bytes)
     assert_int_equal(pmap_create(&world->map, ranges, 2, &err), STATUS_OK);
     pmap_set_trouble_hook(world->map, on_trouble, world);
     assert_int_equal(zcache_create(&world->cache, 256 * KIB, &err), STATUS_OK);
-    world->swap = faulty_swap_create(&world->faulty, PAGES, SWAP_QUEUE_NEVER);
+    world->swap = faulty_swap_create(&world->faulty, PAGES, SWAP_QUEUE_NONE);
     assert_int_equal(pager_create(&world->pager, world->map, world->cache, world->swap, &err),
                      STATUS_OK);
     assert_int_equal(chaos_create(&world->chaos, world->map, world->pager, &ops, world, 7, &err),

@@ -106,6 +106,7 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "zero", pages.zero_pages * PAGE_SIZE);
     add_count(stats, "resident", pages.private_pages * PAGE_SIZE);
     add_count(stats, "faults_zero", pages.faults_zero);
+    add_count(stats, "balloon_popped", pages.balloon_popped);
     add_count(stats, "revocations", pages.revocations);
 
     json_t *faults = json_object();

@@ -11,13 +11,6 @@
 #include "vm/boot_state.h"
 #include "vm/machine_private.h"
 
-/* A page cannot be had any more: the guest must not go on without it. */
-static void on_lost_page(void *context, const struct error *err)
-{
-    log_error("guest memory is lost: %s", err->text);
-    machine_finish(context, MACHINE_FAILED, 0);
-}
-
 static void on_power_off(void *context)
 {
     machine_finish(context, MACHINE_POWER_OFF, 0);

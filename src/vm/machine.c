@@ -84,10 +84,10 @@ static void *cpu_thread(void *context)
         case VCPU_EXIT_HALTED:
             vcpu_wait(cpu->vcpu);
             break;
-        case VCPU_EXIT_LOST: /* the trouble hook has been called */
-            goto out;
         case VCPU_EXIT_SHUTDOWN:
             report_shutdown(machine, cpu->vcpu);
+            goto out;
+        case VCPU_EXIT_LOST: /* the trouble hook has been called */
             goto out;
         }
     }

@@ -63,6 +63,13 @@ static const struct vcpu_apic_ops apic_ops = {
     .tsc_changed = lapic_tsc_changed,
 };
 
+/* A page cannot be had any more: the guest must not go on without it. */
+static void on_lost_page(void *context, const struct error *err)
+{
+    log_error("guest memory is lost: %s", err->text);
+    machine_finish(context, MACHINE_FAILED, 0);
+}
+
 static enum status create_memory(struct machine *machine, struct error *err)
 {
     uint64_t size = machine->host->options->memory;
@@ -96,10 +103,34 @@ static uint64_t vm_time_ns(void *context)
     return sum;
 }
 
-static void chaos_balloon(void *context, uint64_t bytes)
+static void chaos_balloon(void *context, uint64_t pages)
 {
-    machine_set_balloon(context, bytes);
+    machine_set_balloon(context, pages * PAGE_SIZE);
 }
+
+static bool chaos_stand_still(void *context)
+{
+    machine_pause(context);
+    return true;
+}
+
+static void chaos_go_on(void *context)
+{
+    machine_resume(context);
+}
+
+static void chaos_wrong(void *context, const struct error *err)
+{
+    log_error("the page map is broken: %s", err->text);
+    machine_finish(context, MACHINE_FAILED, 0);
+}
+
+static const struct chaos_ops chaos_ops = {
+    .balloon = chaos_balloon,
+    .stand_still = chaos_stand_still,
+    .go_on = chaos_go_on,
+    .wrong = chaos_wrong,
+};
 
 static enum status start_paging(struct machine *machine, struct error *err)
 {
@@ -107,8 +138,7 @@ static enum status start_paging(struct machine *machine, struct error *err)
     enum status status = paging_start_sample(machine->paging, machine->loop, options->cpus,
                                              vm_time_ns, machine, err);
     if (status == STATUS_OK && options->chaos)
-        status =
-            paging_start_chaos(machine->paging, options->chaos_seed, chaos_balloon, machine, err);
+        status = paging_start_chaos(machine->paging, options->chaos_seed, &chaos_ops, machine, err);
     return status;
 }
 

@@ -5,7 +5,6 @@
 #include "util/bits.h"
 #include "util/clock.h"
 #include "util/log.h"
-#include "vm/chaos.h"
 
 #define CACHE_PART    10u /* of the VM's memory that the compression cache may take */
 #define SAMPLE_PAGES  100u
@@ -92,12 +91,10 @@ enum status paging_start_sample(struct paging *paging, struct io_loop *loop, uns
     return sample_create(&paging->sample, &config, err);
 }
 
-enum status paging_start_chaos(struct paging *paging, uint64_t seed,
-                               void (*set_balloon)(void *context, uint64_t bytes), void *context,
-                               struct error *err)
+enum status paging_start_chaos(struct paging *paging, uint64_t seed, const struct chaos_ops *ops,
+                               void *context, struct error *err)
 {
-    return chaos_create(&paging->chaos, paging->map, paging->pager, seed, set_balloon, context,
-                        err);
+    return chaos_create(&paging->chaos, paging->map, paging->pager, ops, context, seed, err);
 }
 
 void paging_stop_chaos(struct paging *paging)

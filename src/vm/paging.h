@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+#include "mem/chaos.h"
 #include "mem/pager.h"
 #include "mem/pmap.h"
 #include "mem/reclaim.h"
@@ -34,12 +35,10 @@ void paging_set_resident(struct paging *paging, uint64_t bytes);
 enum status paging_start_sample(struct paging *paging, struct io_loop *loop, unsigned cpus,
                                 uint64_t (*vm_time_ns)(void *context), void *context,
                                 struct error *err);
-/* Begins to take random pages away and to bring them back, without end. set_balloon(context,
- * bytes) is to be called at times. */
-enum status paging_start_chaos(struct paging *paging, uint64_t seed,
-                               void (*set_balloon)(void *context, uint64_t bytes), void *context,
-                               struct error *err);
-/* Ends chaos, before what set_balloon needs goes. */
+/* Begins to take random pages away and to bring them back, without end (mem/chaos.h). */
+enum status paging_start_chaos(struct paging *paging, uint64_t seed, const struct chaos_ops *ops,
+                               void *context, struct error *err);
+/* Ends that, before what the ops need goes. */
 void paging_stop_chaos(struct paging *paging);
 
 /* No vCPU and no device runs any more: stops what runs here. The map can be checked then. */

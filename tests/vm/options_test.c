@@ -114,7 +114,7 @@ static void test_memory_that_is_taken_back(void **state)
 /* Not silently ignored: refused by name. */
 static void test_what_is_not_built(void **state)
 {
-    static const char *const options_of[] = {"--resident 64M",  "--balloon 1M", "--swap-dir d",
+    static const char *const options_of[] = {"--resident 64M", "--balloon 1M", "--swap-dir d",
                                              "--swap-size 64M", "--chaos 1"};
     struct vm_options options;
     struct error err;

@@ -26,6 +26,7 @@
 #include "util/bits.h"
 #include "util/clock.h"
 #include "util/io_loop.h"
+#include "util/log.h"
 #include "vm/boot_state.h"
 #include "vm/stats.h"
 #include "vm/virtio_set.h"
@@ -94,6 +95,13 @@ void machine_stop(struct machine *machine, uint32_t value)
     machine_finish(machine, MACHINE_STOPPED, value);
 }
 
+/* A page cannot be had any more: the guest must not go on without it. */
+static void on_lost_page(void *context, const struct error *err)
+{
+    log_error("guest memory is lost: %s", err->text);
+    machine_finish(context, MACHINE_FAILED, 0);
+}
+
 static void on_power_off(void *context)
 {
     machine_finish(context, MACHINE_POWER_OFF, 0);
@@ -151,8 +159,10 @@ static enum status create_memory(struct machine *machine, struct error *err)
     uint64_t low = size < PLATFORM_LOW_RAM_END ? size : PLATFORM_LOW_RAM_END;
     struct ram_range ranges[] = {{0, low}, {4 * GIB, size - low}};
     enum status status = pmap_create(&machine->map, ranges, size > low ? 2 : 1, err);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK) {
+        pmap_set_trouble_hook(machine->map, on_lost_page, machine);
         status = bus_create(&machine->mmio, NULL, err);
+    }
     if (status == STATUS_OK)
         status = bus_create(&machine->ports, NULL, err);
     if (status == STATUS_OK)
@@ -366,6 +376,8 @@ static void *cpu_thread(void *context)
             break;
         case VCPU_EXIT_SHUTDOWN:
             report_shutdown(machine, cpu->vcpu);
+            return NULL;
+        case VCPU_EXIT_LOST: /* on_lost_page has been called */
             return NULL;
         }
     }

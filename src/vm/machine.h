@@ -26,6 +26,7 @@ enum machine_end {
     MACHINE_DEBUG_EXIT, /* value: what the guest wrote */
     MACHINE_SHUTDOWN,   /* triple fault; machine_report has the vCPU's state */
     MACHINE_STOPPED,    /* machine_stop; value: its argument */
+    MACHINE_FAILED,     /* it cannot go on, and the log says why */
 };
 
 /* What outlives machines: made once a process. */

@@ -190,6 +190,8 @@ static int end_exit_status(struct program *program, enum machine_end end, uint32
             return EXIT_STATUS_OK;
         fprintf(stderr, "aerostat: stopped by signal %u (%s)\n", value, strsignal((int)value));
         return 128 + (int)value;
+    case MACHINE_FAILED:
+        return EXIT_STATUS_FAILURE;
     case MACHINE_POWER_OFF:
     case MACHINE_RESET:
     case MACHINE_RUNNING:

@@ -70,10 +70,11 @@ static void model_drop_code(struct model *model, uint64_t ppn)
     model->code[ppn] = false;
 }
 
-static void on_revoke(void *context, uint64_t ppn)
+static void on_revoke(void *context, const uint64_t *ppns, unsigned count)
 {
     ++*(uint64_t *)context;
-    assert_true(ppn < SPAN_PAGES);
+    for (unsigned i = 0; i < count; i++)
+        assert_true(ppns[i] < SPAN_PAGES);
 }
 
 static void random_range(uint64_t *seed, uint64_t *gpa, uint64_t *length)
@@ -119,7 +120,8 @@ static void step_pin(struct pmap *map, struct model *model, uint64_t *seed)
     struct pin *pin = &model->pins[model->pin_count];
     unsigned count = 0;
     bool write = random_next(seed) % 2, covered = model_covers(model, gpa, length);
-    enum status status = pmap_pin(map, gpa, length, write, &pin->iov, &count, 1);
+    enum status status =
+        pmap_pin(map, gpa, length, write ? PIN_WRITE : PIN_READ, &pin->iov, &count, 1);
     assert_int_equal(status, covered ? STATUS_OK : STATUS_INVALID);
     assert_int_equal(count, covered);
     if (!covered)

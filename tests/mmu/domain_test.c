@@ -43,7 +43,7 @@ static void test_members(void **state)
     assert_int_equal(
         mmu_init(&mmus[MEMBERS], machine->domain, machine->bus, &attention, 1, NULL, NULL, &err),
         STATUS_OK);
-    mmu_domain_revoke(machine->domain, 5);
+    mmu_domain_revoke(machine->domain, &(uint64_t){5}, 1);
     for (unsigned i = 0; i <= MEMBERS; i++) {
         if (i != 10)
             mmu_destroy(&mmus[i]);
@@ -93,7 +93,7 @@ struct revoker {
 static void *revoke_page(void *argument)
 {
     struct revoker *revoker = argument;
-    mmu_domain_revoke(revoker->machine->domain, 7);
+    mmu_domain_revoke(revoker->machine->domain, &(uint64_t){7}, 1);
     atomic_store(&revoker->done, true);
     return NULL;
 }

@@ -50,7 +50,9 @@ static void *make_trouble(void *argument)
     struct random random = {seed | 1};
     while (!atomic_load(&trouble->stop)) {
         if (random_below(&random, 2) == 0) {
-            mmu_domain_revoke(trouble->guest->vm.domain, random_ppn(&random));
+            uint64_t ppns[] = {random_ppn(&random), random_ppn(&random)};
+            mmu_domain_revoke(trouble->guest->vm.domain, ppns,
+                              1 + (unsigned)random_below(&random, 2));
             trouble->revocations++;
         } else {
             vcpu_kick(vcpu, ATTENTION_IRQ); /* nothing is pending */

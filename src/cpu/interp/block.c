@@ -199,6 +199,8 @@ static const uint8_t *fetch_page(struct vcpu *vcpu, uint64_t linear, uint64_t *g
         return target.host;
     case MMU_FAULT:
         vcpu_raise_page_fault(vcpu, &fault);
+    case MMU_LOST:
+        vcpu_lose(vcpu);
     case MMU_MMIO:
     default:
         /* What no RAM answers reads as all ones, and FF FF is not an instruction. */

@@ -45,7 +45,7 @@ static void *area_pin(struct virtqueue *queue, uint64_t gpa, uint64_t length)
     struct iovec iov[2];
     unsigned count = 0;
 
-    if (pmap_pin(queue->map, gpa, length, true, iov, &count, ARRAY_LENGTH(iov)) != STATUS_OK)
+    if (pmap_pin(queue->map, gpa, length, PIN_WRITE, iov, &count, ARRAY_LENGTH(iov)) != STATUS_OK)
         return NULL;
     if (count == 1)
         return iov[0].iov_base;
@@ -179,11 +179,15 @@ bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain,
     unsigned base = write ? chain->out_count : 0;
     unsigned *count = write ? &chain->in_count : &chain->out_count;
     for (;;) {
-        enum status status =
-            pmap_pin(queue->map, gpa, length, write, chain->iov == NULL ? NULL : chain->iov + base,
-                     count, chain->iov_capacity - base);
+        /* What a device does not write of a buffer means nothing to the driver (virtio 1.2,
+         * 2.7.8.2). */
+        enum status status = pmap_pin(queue->map, gpa, length, write ? PIN_OVERWRITE : PIN_READ,
+                                      chain->iov == NULL ? NULL : chain->iov + base, count,
+                                      chain->iov_capacity - base);
         if (status == STATUS_OK)
             break;
+        if (status == STATUS_IO)
+            return virtqueue_break(queue, "buffer lost");
         if (status != STATUS_NO_SPACE)
             return virtqueue_break(queue, "buffer outside RAM");
         if (!iov_grow(chain))

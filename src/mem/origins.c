@@ -137,15 +137,6 @@ void origins_set(struct origins *origins, uint64_t ppn, struct origin origin)
     pthread_mutex_unlock(&origins->lock);
 }
 
-void origins_forget(struct origins *origins, uint64_t ppn)
-{
-    if (ppn >= origins->pages)
-        return;
-    pthread_mutex_lock(&origins->lock);
-    forget(origins, ppn);
-    pthread_mutex_unlock(&origins->lock);
-}
-
 bool origins_get(struct origins *origins, uint64_t ppn, struct origin *origin)
 {
     if (ppn >= origins->pages)
@@ -159,50 +150,54 @@ bool origins_get(struct origins *origins, uint64_t ppn, struct origin *origin)
     return true;
 }
 
-static unsigned find_by_block(const struct origins *origins, struct origin first, uint64_t count,
+static unsigned take_by_block(struct origins *origins, struct origin first, uint64_t count,
                               uint64_t *ppns, unsigned most)
 {
-    unsigned found = 0;
+    unsigned taken = 0;
     for (uint64_t i = 0; i < count; i++) {
         uint64_t packed = pack((struct origin){first.disk, first.block + i});
-        for (uint32_t at = *head_of(origins, packed); at != 0; at = origins->next[at - 1]) {
+        for (uint32_t at = *head_of(origins, packed), next; at != 0; at = next) {
+            next = origins->next[at - 1];
             if (origins->of[at - 1] != packed)
                 continue;
-            if (found == most)
-                return found;
-            ppns[found++] = at - 1;
+            if (taken == most)
+                return taken;
+            ppns[taken++] = at - 1;
+            forget(origins, at - 1);
         }
     }
-    return found;
+    return taken;
 }
 
 /* For long ranges: past all pages rather than past all blocks. */
-static unsigned find_by_page(const struct origins *origins, struct origin first, uint64_t count,
+static unsigned take_by_page(struct origins *origins, struct origin first, uint64_t count,
                              uint64_t *ppns, unsigned most)
 {
-    unsigned found = 0;
-    for (uint64_t ppn = 0; ppn < origins->pages && found < most; ppn++) {
+    unsigned taken = 0;
+    for (uint64_t ppn = 0; ppn < origins->pages && taken < most; ppn++) {
         uint64_t packed = origins->of[ppn];
-        if (packed != 0 && packed - pack(first) < count)
-            ppns[found++] = ppn;
+        if (packed != 0 && packed - pack(first) < count) {
+            ppns[taken++] = ppn;
+            forget(origins, ppn);
+        }
     }
-    return found;
+    return taken;
 }
 
-unsigned origins_find(struct origins *origins, struct origin first, uint64_t count, uint64_t *ppns,
+unsigned origins_take(struct origins *origins, struct origin first, uint64_t count, uint64_t *ppns,
                       unsigned most)
 {
-    unsigned found = 0;
+    unsigned taken = 0;
     if (first.disk >= ORIGIN_DISKS || first.block >> ORIGIN_BLOCK_BITS != 0)
         return 0;
     if (count > bit(ORIGIN_BLOCK_BITS) - first.block)
         count = bit(ORIGIN_BLOCK_BITS) - first.block;
     pthread_mutex_lock(&origins->lock);
     if (origins->disk_count[first.disk] != 0)
-        found = count < origins->pages ? find_by_block(origins, first, count, ppns, most)
-                                       : find_by_page(origins, first, count, ppns, most);
+        taken = count < origins->pages ? take_by_block(origins, first, count, ppns, most)
+                                       : take_by_page(origins, first, count, ppns, most);
     pthread_mutex_unlock(&origins->lock);
-    return found;
+    return taken;
 }
 
 uint64_t origins_count(struct origins *origins)

@@ -32,12 +32,11 @@ void origins_destroy(struct origins *origins); /* NULL is fine */
 
 /* Replaces what the page had. */
 void origins_set(struct origins *origins, uint64_t ppn, struct origin origin);
-void origins_forget(struct origins *origins, uint64_t ppn);
 bool origins_get(struct origins *origins, uint64_t ppn, struct origin *origin);
 
-/* Pages whose origin is one of the blocks [block, block + count) of the disk, `most` at most, in no
- * order. They keep their origins: who passes through many forgets those it was given. */
-unsigned origins_find(struct origins *origins, struct origin first, uint64_t count, uint64_t *ppns,
+/* Takes their origins from pages that have one of the blocks [block, block + count) of the disk,
+ * `most` at most, and lists them, in no order. */
+unsigned origins_take(struct origins *origins, struct origin first, uint64_t count, uint64_t *ppns,
                       unsigned most);
 
 uint64_t origins_count(struct origins *origins); /* pages that have one */

@@ -48,10 +48,13 @@ static enum status fetch(struct pmap *map, uint64_t ppn, uint64_t value)
     return STATUS_IO;
 }
 
-/* `value` no more, private from now on. */
-static bool arrive(struct pmap *map, page_entry *entry, uint64_t *value)
+/* `value` no more, private from now on. A page from a disk is still equal to its block. */
+static bool arrive(struct pmap *map, page_entry *entry, uint64_t *value, enum page_bytes bytes)
 {
-    if (!entry_touch(map, entry, value, PAGE_PRIVATE | ENTRY_ACTIVE | entry_touched(*value)))
+    uint64_t wanted = PAGE_PRIVATE | ENTRY_ACTIVE | entry_touched(*value);
+    if (bytes == BYTES_KEPT)
+        wanted |= *value & ENTRY_CLEAN;
+    if (!entry_touch(map, entry, value, wanted))
         return false;
     payload_drop(map, *value);
     return true;
@@ -66,7 +69,7 @@ enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_
         return STATUS_OK;
     }
     if (value & ENTRY_HOLLOW || bytes == BYTES_USELESS) {
-        if (arrive(map, entry, &value))
+        if (arrive(map, entry, &value, bytes))
             count_event(value & ENTRY_HOLLOW ? &map->second_chances : &map->overwritten, 1);
         return STATUS_OK;
     }
@@ -81,7 +84,7 @@ enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_
     }
     /* Marks and samples alone can have changed. */
     value = atomic_load(entry);
-    while (!arrive(map, entry, &value))
+    while (!arrive(map, entry, &value, bytes))
         ;
     page_wake(map, &ppn, 0, 0);
     return STATUS_OK;

@@ -33,8 +33,10 @@ enum status pmap_pin(struct pmap *map, uint64_t gpa, uint64_t length, enum pmap_
             unpin_pages(map, first, ppn);
             return status;
         }
-        if (use != PIN_READ)
+        if (use != PIN_READ) {
+            page_spoil(map, ppn);
             page_drop_code(map, ppn);
+        }
     }
     iov[*count] = (struct iovec){.iov_base = map->ram.base + gpa, .iov_len = length};
     ++*count;

@@ -121,6 +121,10 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable);
  */
 enum status pmap_page_bring(struct pmap *map, uint64_t ppn);
 
+/* The bytes of a page that is away, for somebody who only reads them and is no running vCPU: it
+ * stays away. NOT_FOUND: it is not away. IO: lost, as above. */
+enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page);
+
 /*
  * Makes the page private if it is not (revoking others), for the parked vCPU that is going to write
  * it. Leaves a code mark alone. NULL: not RAM, or lost. The address is for who knows that nothing

@@ -276,6 +276,7 @@ struct vcpu {
     uint64_t dr[8]; /* 4 and 5 unused */
     uint64_t xcr0;
     int64_t tsc_offset; /* guest TSC = host TSC + this */
+    uint64_t tsc_lost;  /* ticks for which the VM stood still: already subtracted from the above */
     struct vcpu_msrs msr;
 
     /* x87, SSE and AVX state in the standard XSAVE layout (header's XSTATE_BV always says what is

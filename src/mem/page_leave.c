@@ -15,6 +15,23 @@ void pmap_set_store(struct pmap *map, const struct page_store_ops *ops, void *co
     map->store_context = context;
 }
 
+void pmap_set_pressure(struct pmap *map, const struct page_pressure_ops *ops, void *context)
+{
+    map->pressure = ops;
+    map->pressure_context = context;
+}
+
+void pmap_set_limits(struct pmap *map, uint64_t tell_above, uint64_t wait_above)
+{
+    atomic_store(&map->tell_above, tell_above);
+    atomic_store(&map->wait_above, wait_above);
+}
+
+uint64_t pmap_private_pages(const struct pmap *map)
+{
+    return atomic_load(&map->pages[PAGE_PRIVATE]);
+}
+
 uint64_t ticket_take(struct pmap *map)
 {
     /* Not 0; and 2^48 are enough for ever. */
@@ -62,9 +79,9 @@ void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags
     pages_revoke(map, batch->ppn, batch->count);
 }
 
-const uint8_t *page_leave_bytes(const struct pmap *map, uint64_t ppn)
+bool page_leave_copy(const struct pmap *map, uint64_t ppn, uint8_t *to)
 {
-    return pmap_private_page(map, ppn);
+    return layer_copy(&map->ram, ppn, to);
 }
 
 bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_state to,
@@ -95,6 +112,8 @@ bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_sta
 bool page_leave_end(struct pmap *map, const struct page_batch *batch, unsigned i,
                     enum page_state to, uint64_t payload)
 {
+    if (to == PAGE_ZERO)
+        payload = 0;
     return page_try_end(map, batch->ppn[i], batch->ticket, to, payload, ENTRY_HOLLOW);
 }
 

@@ -125,6 +125,8 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable)
             break;
         if (value & ENTRY_PUNCHING)
             return NULL;
+        if (unlikely(pmap_is_tight(map)))
+            break; /* not writable: the caller parks, and waits in pmap_page_write */
         /* If it is hollow, its bytes are zero. */
         if (entry_touch(map, entry, &value, PAGE_PRIVATE | entry_touched(value))) {
             count_event(&map->faults_zero, 1);
@@ -142,6 +144,8 @@ enum status pmap_page_bring(struct pmap *map, uint64_t ppn)
     page_entry *entry = pmap_entry(map, ppn);
     if (entry == NULL)
         return STATUS_INVALID;
+    if (entry_is_away(atomic_load(entry)))
+        pmap_wait_for_room(map);
     for (;;) {
         uint64_t value = atomic_load(entry);
         enum status status = STATUS_OK;
@@ -181,6 +185,8 @@ static enum status make_private(struct pmap *map, uint64_t ppn, uint64_t pins,
                                 enum page_bytes bytes, const void *whole)
 {
     page_entry *entry = &map->entries[ppn];
+    if (entry_state(atomic_load(entry)) != PAGE_PRIVATE)
+        pmap_wait_for_room(map);
     for (;;) {
         uint64_t value = atomic_load(entry);
         if (entry_is_away(value)) {

@@ -41,6 +41,7 @@ enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsig
         return error_set(err, STATUS_NO_MEMORY, "no memory for a page map");
     pthread_mutex_init(&made->wait_lock, NULL);
     pthread_cond_init(&made->waited, NULL);
+    pmap_set_limits(made, UINT64_MAX, UINT64_MAX);
 
     made->range_count = count;
     made->ranges = malloc(count * sizeof(*ranges));

@@ -115,6 +115,10 @@ struct pmap {
     const struct page_store_ops *store;
     void *store_context;
 
+    const struct page_pressure_ops *pressure;
+    void *pressure_context;
+    _Atomic uint64_t tell_above, wait_above; /* private pages */
+
     /* Only for waiting until SETTLING, PUNCHING or COMING are cleared. */
     pthread_mutex_t wait_lock;
     pthread_cond_t waited;
@@ -185,9 +189,25 @@ static inline bool entry_change(struct pmap *map, page_entry *entry, uint64_t *v
     enum page_state from = entry_state(*value), to = entry_state(wanted);
     if (from != to) {
         count_event(&map->pages[from], (uint64_t)-1);
-        count_event(&map->pages[to], 1);
+        uint64_t before = atomic_fetch_add(&map->pages[to], 1);
+        if (to == PAGE_PRIVATE && unlikely(before >= atomic_load(&map->tell_above)))
+            map->pressure->over(map->pressure_context);
     }
     return true;
+}
+
+/* So many pages are private that one more had better wait. */
+static inline bool pmap_is_tight(const struct pmap *map)
+{
+    return atomic_load_explicit(&map->pages[PAGE_PRIVATE], memory_order_relaxed) >
+           atomic_load_explicit(&map->wait_above, memory_order_relaxed);
+}
+
+/* Before a page becomes private, by whoever may wait. */
+static inline void pmap_wait_for_room(struct pmap *map)
+{
+    if (unlikely(pmap_is_tight(map)))
+        map->pressure->wait(map->pressure_context);
 }
 
 /* The flags of ENTRY_KEPT as they are after a touch: to be stored by entry_touch. */

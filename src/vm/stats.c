@@ -11,6 +11,12 @@ static void add_count(json_t *object, const char *name, uint64_t value)
     json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
+/* A counter that its vCPU's thread may be adding to. */
+static uint64_t count_of(const uint64_t *counter)
+{
+    return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
 static void add_exceptions(json_t *faults, const struct vcpu_stats *cpu)
 {
     static const struct {
@@ -59,22 +65,22 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     struct mmu_stats mmu = {0};
     for (unsigned i = 0; i < count; i++) {
         const struct vcpu_stats *from = &vcpus[i]->stats;
-        cpu.instructions += from->instructions;
-        cpu.blocks_decoded += from->blocks_decoded;
-        cpu.interrupts += from->interrupts;
-        cpu.port_io += from->port_io;
-        cpu.halts += from->halts;
+        cpu.instructions += count_of(&from->instructions);
+        cpu.blocks_decoded += count_of(&from->blocks_decoded);
+        cpu.interrupts += count_of(&from->interrupts);
+        cpu.port_io += count_of(&from->port_io);
+        cpu.halts += count_of(&from->halts);
         for (unsigned vector = 0; vector < 32; vector++)
-            cpu.exceptions[vector] += from->exceptions[vector];
+            cpu.exceptions[vector] += count_of(&from->exceptions[vector]);
         const struct mmu_stats *mmu_from = &vcpus[i]->mmu.stats;
-        mmu.tlb_misses += mmu_from->tlb_misses;
-        mmu.walks += mmu_from->walks;
-        mmu.walk_references += mmu_from->walk_references;
-        mmu.page_faults += mmu_from->page_faults;
-        mmu.flushes += mmu_from->flushes;
-        mmu.page_flushes += mmu_from->page_flushes;
-        mmu.code_writes += mmu_from->code_writes;
-        mmu.mmio += mmu_from->mmio;
+        mmu.tlb_misses += count_of(&mmu_from->tlb_misses);
+        mmu.walks += count_of(&mmu_from->walks);
+        mmu.walk_references += count_of(&mmu_from->walk_references);
+        mmu.page_faults += count_of(&mmu_from->page_faults);
+        mmu.flushes += count_of(&mmu_from->flushes);
+        mmu.page_flushes += count_of(&mmu_from->page_flushes);
+        mmu.code_writes += count_of(&mmu_from->code_writes);
+        mmu.mmio += count_of(&mmu_from->mmio);
     }
     struct pmap_stats pages;
     pmap_get_stats(map, &pages);
@@ -108,19 +114,42 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     return stats;
 }
 
-enum status stats_write(int fd, const char *path, json_t *stats, uint64_t started_ns,
-                        unsigned resets, int exit_status, struct error *err)
+void stats_add_balloon(json_t *stats, const struct balloon_info *balloon)
 {
-    if (stats == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "out of memory for --stats");
+    add_count(stats, "balloon", balloon->actual_pages * PAGE_SIZE);
+    add_count(stats, "balloon_target", balloon->target_pages * PAGE_SIZE);
+    json_object_set_new(stats, "balloon_state", json_string(balloon_state_name(balloon->state)));
+    json_object_set_new(stats, "balloon_still_seconds",
+                        json_real((double)balloon->still_ns / (double)NS_PER_SECOND));
+    add_count(stats, "balloon_taken", balloon->taken_pages * PAGE_SIZE);
+    add_count(stats, "balloon_given", balloon->given_pages * PAGE_SIZE);
+    add_count(stats, "free_reported", balloon->reported_pages * PAGE_SIZE);
+
+    json_t *guest = json_object();
+    json_object_set_new(stats, "guest", guest);
+    for (unsigned stat = 0; stat < BALLOON_STATS; stat++) {
+        if (balloon->stats_present & bit(stat))
+            add_count(guest, balloon_stat_name(stat), balloon->stats[stat]);
+    }
+    if (balloon->stats_present != 0)
+        json_object_set_new(guest, "age_seconds",
+                            json_real((double)balloon->stats_age_ns / (double)NS_PER_SECOND));
+}
+
+void stats_add_run(json_t *stats, uint64_t started_ns, unsigned resets)
+{
     double second = (double)NS_PER_SECOND;
     json_object_set_new(stats, "wall_seconds",
                         json_real((double)(clock_monotonic_ns() - started_ns) / second));
     json_object_set_new(stats, "cpu_seconds", json_real((double)clock_process_cpu_ns() / second));
     add_count(stats, "resets", resets);
-    json_object_set_new(stats, "exit_status", json_integer(exit_status));
+}
 
+enum status stats_write(int fd, const char *path, json_t *stats, struct error *err)
+{
     enum status status = STATUS_OK;
+    if (stats == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for --stats");
     if (json_dumpfd(stats, fd, JSON_INDENT(2)) != 0 || write(fd, "\n", 1) != 1)
         status = error_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno));
     json_decref(stats);

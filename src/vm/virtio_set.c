@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/mmio.h"
@@ -18,14 +19,16 @@ struct slot {
 struct virtio_set {
     struct slot slots[PLATFORM_VIRTIO_MAX];
     unsigned count;
+    struct virtio_device *balloon; /* among the slots */
     /* What devices are made of. */
     struct pmap *map;
     struct bus *mmio;
     struct ioapic *ioapic;
     struct io_loop *loop;
+    const struct device_time *time; /* only while the set is made */
 };
 
-_Static_assert(OPTIONS_MAX_DISKS + OPTIONS_MAX_NETS + 2 <= PLATFORM_VIRTIO_MAX,
+_Static_assert(OPTIONS_MAX_DISKS + OPTIONS_MAX_NETS + 3 <= PLATFORM_VIRTIO_MAX,
                "every device has a window");
 
 /* Gives the device, which the set owns from here on, the next window and interrupt. */
@@ -92,9 +95,17 @@ static enum status add_console(struct virtio_set *set, int output, struct error 
     return status == STATUS_OK ? add(set, device, err) : status;
 }
 
+static enum status add_balloon(struct virtio_set *set, uint64_t target, struct error *err)
+{
+    enum status status = virtio_balloon_create(&set->balloon, set->map, set->loop, set->time,
+                                               target >> PAGE_SHIFT, err);
+    return status == STATUS_OK ? add(set, set->balloon, err) : status;
+}
+
 enum status virtio_set_create(struct virtio_set **out, const struct vm_options *options,
-                              int console, struct pmap *map, struct bus *mmio,
-                              struct ioapic *ioapic, struct io_loop *loop, struct error *err)
+                              int console, uint64_t balloon_target, struct pmap *map,
+                              struct bus *mmio, struct ioapic *ioapic, struct io_loop *loop,
+                              const struct device_time *time, struct error *err)
 {
     struct virtio_set *set = calloc(1, sizeof *set);
     *out = set;
@@ -104,6 +115,7 @@ enum status virtio_set_create(struct virtio_set **out, const struct vm_options *
     set->mmio = mmio;
     set->ioapic = ioapic;
     set->loop = loop;
+    set->time = time;
 
     enum status status = STATUS_OK;
     for (unsigned i = 0; status == STATUS_OK && i < options->disk_count; i++)
@@ -114,6 +126,8 @@ enum status virtio_set_create(struct virtio_set **out, const struct vm_options *
         status = add_rng(set, err);
     if (status == STATUS_OK)
         status = add_console(set, console, err);
+    if (status == STATUS_OK)
+        status = add_balloon(set, balloon_target, err);
     return status;
 }
 
@@ -138,6 +152,11 @@ unsigned virtio_set_describe(const struct virtio_set *set, struct acpi_virtio *w
         };
     }
     return set->count;
+}
+
+struct virtio_device *virtio_set_balloon(const struct virtio_set *set)
+{
+    return set->balloon;
 }
 
 json_t *virtio_set_stats(const struct virtio_set *set)

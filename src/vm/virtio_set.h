@@ -2,12 +2,13 @@
 #define AEROSTAT_VM_VIRTIO_SET_H
 
 /* The virtio devices that the options ask for, each behind its own virtio-mmio window: the disks in
- * order, the network interfaces, a source of randomness, and a console for output (hvc0), which
- * goes where the serial port's goes. */
+ * order, the network interfaces, a source of randomness, a console for output (hvc0), which goes
+ * where the serial port's goes, and a balloon. */
 
 #include <jansson.h>
 
 #include "boot/acpi.h"
+#include "dev/device_time.h"
 #include "dev/ioapic.h"
 #include "dev/platform.h"
 #include "mem/bus.h"
@@ -18,15 +19,20 @@
 struct virtio_set;
 
 /* Opens images and ports of the host: fails with the line that says which cannot be had. `console`
- * is the descriptor that gets the virtio console's output. */
+ * is the descriptor that gets the virtio console's output, `balloon_target` is in bytes;
+ * `time`, with timers on `loop`, is copied. */
 enum status virtio_set_create(struct virtio_set **set, const struct vm_options *options,
-                              int console, struct pmap *map, struct bus *mmio,
-                              struct ioapic *ioapic, struct io_loop *loop, struct error *err);
+                              int console, uint64_t balloon_target, struct pmap *map,
+                              struct bus *mmio, struct ioapic *ioapic, struct io_loop *loop,
+                              const struct device_time *time, struct error *err);
 /* No vCPU runs any more; `loop` exists, stopped or not. NULL is allowed. */
 void virtio_set_destroy(struct virtio_set *set);
 
 /* Fills `windows` (PLATFORM_VIRTIO_MAX of them) for the ACPI tables, returns how many. */
 unsigned virtio_set_describe(const struct virtio_set *set, struct acpi_virtio *windows);
+
+/* For balloon.h's functions; the set keeps it. Not before virtio_set_create succeeded. */
+struct virtio_device *virtio_set_balloon(const struct virtio_set *set);
 
 /* An array with an object of counters for each device, owned by the caller. */
 json_t *virtio_set_stats(const struct virtio_set *set);

@@ -164,18 +164,10 @@ static bool segments_grow(struct virtqueue_chain *chain)
     return grown;
 }
 
-bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
-                         uint32_t length, bool write)
+/* Pins a buffer and appends it to the chain's list. */
+static bool chain_pin(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
+                      uint32_t length, bool write)
 {
-    if (!write && chain->in_count > 0)
-        return virtqueue_break(queue, "readable buffer after a writable one");
-    if (length > VIRTQUEUE_CHAIN_BYTES_MAX - chain->out_length - chain->in_length)
-        return virtqueue_break(queue, "chain too long");
-    if (length == 0)
-        return true;
-    if (chain->segment_count == chain->segment_capacity && !segments_grow(chain))
-        return virtqueue_break(queue, "no memory for a chain");
-
     unsigned base = write ? chain->out_count : 0;
     unsigned *count = write ? &chain->in_count : &chain->out_count;
     for (;;) {
@@ -185,7 +177,7 @@ bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain,
                                       chain->iov == NULL ? NULL : chain->iov + base, count,
                                       chain->iov_capacity - base);
         if (status == STATUS_OK)
-            break;
+            return true;
         if (status == STATUS_IO)
             return virtqueue_break(queue, "buffer lost");
         if (status != STATUS_NO_SPACE)
@@ -193,6 +185,22 @@ bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain,
         if (!iov_grow(chain))
             return virtqueue_break(queue, "no memory for a chain");
     }
+}
+
+bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
+                         uint32_t length, bool write)
+{
+    if (!write && chain->in_length > 0)
+        return virtqueue_break(queue, "readable buffer after a writable one");
+    uint64_t limit = chain->bare ? VIRTQUEUE_BARE_BYTES_MAX : VIRTQUEUE_CHAIN_BYTES_MAX;
+    if (length > limit - chain->out_length - chain->in_length)
+        return virtqueue_break(queue, "chain too long");
+    if (length == 0)
+        return true;
+    if (chain->segment_count == chain->segment_capacity && !segments_grow(chain))
+        return virtqueue_break(queue, "no memory for a chain");
+    if (!chain->bare && !chain_pin(queue, chain, gpa, length, write))
+        return false;
     chain->segments[chain->segment_count++] =
         (struct virtqueue_segment){.gpa = gpa, .length = length, .write = write};
     if (write)
@@ -232,7 +240,7 @@ unsigned virtqueue_load_table(struct virtqueue *queue, uint64_t gpa, uint32_t le
 /* Unpins a chain of which the device wrote `written` bytes. */
 static void chain_unpin(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t written)
 {
-    for (unsigned i = 0; i < chain->segment_count; i++) {
+    for (unsigned i = 0; !chain->bare && i < chain->segment_count; i++) {
         const struct virtqueue_segment *segment = &chain->segments[i];
         pmap_unpin(queue->map, segment->gpa, segment->length, segment->write && written > 0);
         if (segment->write)

@@ -35,8 +35,9 @@
  * the ring. */
 #define VIRTQUEUE_CHAIN_DESCRIPTORS_MAX 1024u
 #define VIRTQUEUE_CHAIN_BYTES_MAX       (32 * MIB)
+#define VIRTQUEUE_BARE_BYTES_MAX        (1024 * MIB)
 
-/* One pinned range of guest memory. */
+/* One pinned range of guest memory; of a bare chain, any range that the driver named. */
 struct virtqueue_segment {
     uint64_t gpa;
     uint32_t length;
@@ -48,6 +49,9 @@ struct virtqueue_segment {
  * iov[0, out_count), those it writes in the in_count entries after. The device may narrow the
  * entries (iov.h): the pins are kept apart. All of it is reused by the next pop into the same
  * chain.
+ *
+ * A bare chain is one whose buffers the device will not touch, since what matters is only where
+ * they are: it has segments, which are neither pinned nor checked, and no iov.
  */
 struct virtqueue_chain {
     struct iovec *iov;
@@ -56,6 +60,7 @@ struct virtqueue_chain {
     uint64_t out_length;
     uint64_t in_length;
     bool held; /* popped and not yet pushed or dropped */
+    bool bare; /* set by the chain's owner, once */
 
     uint16_t id;    /* the driver's name for it */
     uint16_t slots; /* ring places it takes */

@@ -70,12 +70,6 @@ static const struct vcpu_apic_ops apic_ops = {
 };
 
 /* A page cannot be had any more: the guest must not go on without it. */
-static void on_lost_page(void *context, const struct error *err)
-{
-    log_error("guest memory is lost: %s", err->text);
-    machine_finish(context, MACHINE_FAILED, 0);
-}
-
 static enum status create_memory(struct machine *machine, struct error *err)
 {
     uint64_t size = machine->host->options->memory;

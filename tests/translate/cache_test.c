@@ -153,10 +153,11 @@ static unsigned check_cache(struct translate *translate)
  * the last one halts. */
 static uint64_t put_blocks(struct testvm *vm)
 {
+    static const uint8_t step[8] = {0x48, 0xff, 0xc0, 0xeb, 0x03, 0xcc, 0xcc, 0xcc};
     uint8_t code[BLOCKS * 8];
     for (unsigned n = 0; n < BLOCKS; n++)
-        memcpy(code + n * 8, "\x48\xff\xc0\xeb\x03\xcc\xcc\xcc", 8); /* inc rax; jmp */
-    memcpy(code + (BLOCKS - 1) * 8, "\x48\xff\xc0\xf4", 4);
+        memcpy(code + n * 8, step, sizeof(step)); /* inc rax; jmp */
+    code[(BLOCKS - 1) * 8 + 3] = 0xf4;
     testvm_put(vm, CODE, code, sizeof(code));
     return CODE + (BLOCKS - 1) * 8;
 }
@@ -198,14 +199,17 @@ static void test_links_to_evicted(void **state)
     struct tiny tiny;
     tiny_create(&tiny);
     struct vcpu *vcpu = tiny.vm.vcpu;
+    /* lea rbx, [rbx+16]; dec rcx; jz the next block; jmp rbx; here: hlt */
+    static const uint8_t start[] = {0x48, 0x8d, 0x5b, 0x10, 0x48, 0xff,
+                                    0xc9, 0x74, 0x02, 0xff, 0xe3, 0xf4};
+    static const uint8_t step[] = {0x48, 0xff, 0xc0, 0xe9}; /* inc rax; jmp */
     uint8_t page[PAGE_SIZE];
     const unsigned pages = 16, blocks = PAGE_SIZE / 16 - 1;
     memset(page, 0xf4, sizeof(page));
-    /* lea rbx, [rbx+16]; dec rcx; jz the next block; jmp rbx; here: hlt */
-    memcpy(page, "\x48\x8d\x5b\x10\x48\xff\xc9\x74\x02\xff\xe3\xf4", 12);
+    memcpy(page, start, sizeof(start));
     for (unsigned n = 1; n <= blocks; n++) {
         uint32_t back = (uint32_t) - (int)(n * 16 + 8);
-        memcpy(page + n * 16, "\x48\xff\xc0\xe9", 4); /* inc rax; jmp */
+        memcpy(page + n * 16, step, sizeof(step));
         memcpy(page + n * 16 + 4, &back, 4);
     }
     for (unsigned n = 0; n < pages; n++)

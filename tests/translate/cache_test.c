@@ -6,12 +6,14 @@
  * and that every one of these is found.
  */
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -303,6 +305,53 @@ static void test_fault_in_the_middle(void **state)
     }
 }
 
+/* The kernel can read this byte of ours, so we could. */
+static bool is_readable(const uint8_t *at)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    bool readable = write(ends[1], at, 1) == 1;
+    assert_true(readable || errno == EFAULT);
+    close(ends[0]);
+    close(ends[1]);
+    return readable;
+}
+
+static void assert_guarded(const uint8_t *start, size_t size)
+{
+    assert_true(is_readable(start));
+    assert_true(is_readable(start + size - 1));
+    assert_false(is_readable(start - 1));
+    assert_false(is_readable(start + size));
+}
+
+static void test_guards(void **state)
+{
+    struct error err = {0};
+    struct code_pool *pool;
+    struct code_piece pieces[3];
+    assert_int_equal(code_pool_create(&pool, CODE_POOL_LEAST, 3, &err), STATUS_OK);
+    for (unsigned n = 0; n < 3; n++)
+        assert_int_equal(code_pool_take(pool, &pieces[n], &err), STATUS_OK);
+    for (unsigned n = 0; n < 3; n++) {
+        struct code_piece *piece = &pieces[n];
+        assert_guarded(piece->write, piece->code_size);
+        assert_guarded(piece->execute, piece->code_size);
+        assert_guarded(piece->data, piece->data_size);
+        /* Each has bytes of its own. */
+        piece->write[piece->code_size - 1] = piece->data[0] = (uint8_t)(n + 1);
+        assert_int_equal(piece->execute[piece->code_size - 1], n + 1);
+    }
+    for (unsigned n = 0; n < 3; n++) {
+        assert_int_equal(pieces[n].execute[pieces[n].code_size - 1], n + 1);
+        assert_int_equal(pieces[n].data[0], n + 1);
+        code_pool_give(pool, &pieces[n]);
+    }
+    assert_int_equal(code_pool_take(pool, &pieces[0], &err), STATUS_OK);
+    code_pool_give(pool, &pieces[0]);
+    code_pool_destroy(pool);
+}
+
 static void test_pool(void **state)
 {
     struct error err = {0};
@@ -348,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_slow_path_of_changed_code),
         cmocka_unit_test(test_fault_in_the_middle),
         cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_guards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

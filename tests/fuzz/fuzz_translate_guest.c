@@ -93,7 +93,7 @@ static void put_memory(struct testvm *vm, const struct fuzz_input *input, uint64
 {
     static uint8_t ram[FUZZ_RAM];
     memset(ram, 0, sizeof(ram));
-    pmap_read(vm->map, 0x4000, ram + 0x4000, PAGE_SIZE); /* the GDT */
+    pmap_read(vm->map, vm->vcpu->gdtr.base, ram + vm->vcpu->gdtr.base, vm->vcpu->gdtr.limit + 1u);
     put_tables(ram, input, start + 0x60);
     for (unsigned i = FUZZ_DATA; i < FUZZ_CONST + PAGE_SIZE; i++)
         ram[i] = (uint8_t)(i * 7 + (i >> 8));

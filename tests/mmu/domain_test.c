@@ -548,7 +548,7 @@ static void *revoke_all_the_time(void *argument)
 {
     struct stop_race *race = argument;
     for (uint64_t ppn = 0; race->done < STOPPERS; ppn++) {
-        mmu_domain_revoke(race->machine->domain, ppn % 16);
+        mmu_domain_revoke(race->machine->domain, &(uint64_t){ppn % 16}, 1);
         sched_yield();
     }
     return NULL;

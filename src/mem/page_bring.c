@@ -102,6 +102,8 @@ enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page)
 {
     page_entry *entry = pmap_entry(map, ppn);
     uint64_t value = entry != NULL ? atomic_load(entry) : 0;
+    if (atomic_load_explicit(&map->is_peeking_off, memory_order_relaxed))
+        return STATUS_NOT_FOUND;
     /* What is hollow comes back for nothing. */
     while (entry_is_away(value) && !(value & ENTRY_HOLLOW)) {
         if (value & (ENTRY_COMING | ENTRY_PUNCHING)) {
@@ -110,8 +112,15 @@ enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page)
         } else if (entry_change(map, entry, &value, value | ENTRY_COMING)) {
             enum status status = fetch(map, ppn, value, page);
             page_wake(map, &ppn, 1, ENTRY_COMING);
+            if (status == STATUS_OK)
+                count_event(&map->double_paging_avoided, 1);
             return status;
         }
     }
     return STATUS_NOT_FOUND;
+}
+
+void pmap_set_peeking(struct pmap *map, bool on)
+{
+    atomic_store(&map->is_peeking_off, !on);
 }

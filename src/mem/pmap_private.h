@@ -124,10 +124,12 @@ struct pmap {
     pthread_cond_t waited;
 
     _Atomic uint64_t next_ticket;
+    _Atomic bool is_peeking_off;
 
     _Atomic uint64_t pages[PAGE_STATES]; /* in each state; that of PAGE_ZERO is not kept */
     _Atomic uint64_t pinned_pages, faults_zero, faults_away[PAGE_STATES], second_chances,
-        overwritten, balloon_popped, sample_touches, stall_ns, revocations;
+        overwritten, balloon_popped, double_paging_seen, double_paging_avoided, sample_touches,
+        stall_ns, revocations;
 };
 
 static inline enum page_state entry_state(uint64_t value)

@@ -14,6 +14,7 @@
 
 #include "mem/disk_pages.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -29,6 +30,7 @@ struct disk_pages {
     struct pmap *map;
     struct origins *origins;
     _Atomic bool is_enabled;
+    pthread_rwlock_t lock; /* guards the rest; held while a block is read */
     unsigned count;
     struct disk disks[ORIGIN_DISKS];
 };
@@ -47,6 +49,7 @@ enum status disk_pages_create(struct disk_pages **disks, struct pmap *map, struc
         free(made);
         return status;
     }
+    pthread_rwlock_init(&made->lock, NULL);
     *disks = made;
     return STATUS_OK;
 }
@@ -56,17 +59,30 @@ void disk_pages_destroy(struct disk_pages *disks)
     if (disks == NULL)
         return;
     origins_destroy(disks->origins);
+    pthread_rwlock_destroy(&disks->lock);
     free(disks);
 }
 
 enum status disk_pages_add(struct disk_pages *disks, disk_block_read_fn *read, void *context,
                            unsigned *disk, struct error *err)
 {
-    if (disks->count == ORIGIN_DISKS)
-        return error_set(err, STATUS_NO_SPACE, "more than %u disks", ORIGIN_DISKS);
-    disks->disks[disks->count] = (struct disk){.read = read, .context = context};
-    *disk = disks->count++;
-    return STATUS_OK;
+    enum status status = STATUS_OK;
+    pthread_rwlock_wrlock(&disks->lock);
+    if (disks->count == ORIGIN_DISKS) {
+        status = error_set(err, STATUS_NO_SPACE, "more than %u disks", ORIGIN_DISKS);
+    } else {
+        disks->disks[disks->count] = (struct disk){.read = read, .context = context};
+        *disk = disks->count++;
+    }
+    pthread_rwlock_unlock(&disks->lock);
+    return status;
+}
+
+void disk_pages_remove(struct disk_pages *disks, unsigned disk)
+{
+    pthread_rwlock_wrlock(&disks->lock);
+    disks->disks[disk].read = NULL;
+    pthread_rwlock_unlock(&disks->lock);
 }
 
 void disk_pages_enable(struct disk_pages *disks, bool enable)
@@ -167,9 +183,11 @@ enum status disk_pages_get(struct disk_pages *disks, uint64_t payload, uint8_t *
                            struct error *err)
 {
     uint64_t disk = payload >> ORIGIN_BLOCK_BITS, block = payload & (bit(ORIGIN_BLOCK_BITS) - 1);
-    if (disk >= disks->count)
-        return error_set(err, STATUS_INTERNAL, "a page of a disk that is not there");
-    enum status status = disks->disks[disk].read(disks->disks[disk].context, block, page);
+    enum status status = STATUS_NOT_FOUND;
+    pthread_rwlock_rdlock(&disks->lock);
+    if (disk < disks->count && disks->disks[disk].read != NULL)
+        status = disks->disks[disk].read(disks->disks[disk].context, block, page);
+    pthread_rwlock_unlock(&disks->lock);
     if (status != STATUS_OK)
         return error_set(err, STATUS_IO, "cannot read a page back from block %llu of disk %llu",
                          (unsigned long long)block, (unsigned long long)disk);

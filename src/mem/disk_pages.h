@@ -30,6 +30,9 @@ void disk_pages_destroy(struct disk_pages *disks); /* NULL is fine */
 enum status disk_pages_add(struct disk_pages *disks, disk_block_read_fn *read, void *context,
                            unsigned *disk, struct error *err);
 
+/* The disk goes: pages that only it has are lost, and it is not read any more. */
+void disk_pages_remove(struct disk_pages *disks, unsigned disk);
+
 /* It costs a revocation for each transfer: so it is on only while memory is to be saved. */
 void disk_pages_enable(struct disk_pages *disks, bool enable);
 

@@ -308,6 +308,8 @@ static void blk_destroy(struct virtio_device *device)
     virtio_device_reset(device);
     if (blk->own_loop != NULL)
         io_loop_stop(blk->own_loop);
+    if (blk->pages != NULL)
+        disk_pages_remove(blk->pages, blk->number);
     virtio_device_finish(device);
     io_loop_destroy(blk->own_loop);
     virtqueue_chain_finish(&blk->chain);
@@ -384,6 +386,8 @@ enum status virtio_blk_create(struct virtio_device **device, struct pmap *map,
     *device = &blk->base;
     return STATUS_OK;
 fail:
+    if (blk->pages != NULL)
+        disk_pages_remove(blk->pages, blk->number);
     io_loop_destroy(blk->own_loop);
     image_close(blk->image);
     free(blk);

@@ -102,7 +102,9 @@ class Boot(control.TestCase):
         subprocess.run([os.path.join(harness.GUESTS, "make-initramfs"), initramfs, "+button",
                         "+evdev", f"{script}=etc/acpi/PWRF/00000080"], check=True,
                        stdout=subprocess.DEVNULL)
-        arguments = harness.boot_arguments("acpid -f & sleep 1; echo listens; sleep 100000")
+        arguments = harness.boot_arguments(
+            "acpid -d & until ls -l /proc/[0-9]*/fd | grep -q event0; do sleep 0.1; done; "
+            "echo listens; sleep 100000")
         arguments[arguments.index("--initrd") + 1] = initramfs
         with Vm([*arguments, "--name", "web"]) as vm:
             vm.expect("listens")

@@ -375,7 +375,7 @@ static void step_discard(struct model *model)
 
 static enum page_state random_away(struct model *model)
 {
-    return (enum page_state)(PAGE_COMPRESSED + choose(model, 3));
+    return choose(model, 2) ? PAGE_COMPRESSED : PAGE_SWAPPED;
 }
 
 static void random_batch(struct model *model, struct page_batch *batch)

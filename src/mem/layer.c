@@ -57,6 +57,15 @@ void layer_destroy(struct layer *layer)
     *layer = (struct layer){.fd = -1};
 }
 
+bool layer_copy(const struct layer *layer, uint64_t ppn, uint8_t *to)
+{
+    ssize_t got;
+    do {
+        got = pread(layer->fd, to, PAGE_SIZE, (off_t)(ppn << PAGE_SHIFT));
+    } while (got < 0 && errno == EINTR);
+    return got == (ssize_t)PAGE_SIZE;
+}
+
 bool layer_punch(const struct layer *layer, uint64_t first, uint64_t count)
 {
     int result;

@@ -62,9 +62,9 @@ void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags
     pages_revoke(map, batch->ppn, batch->count);
 }
 
-const uint8_t *page_leave_bytes(const struct pmap *map, uint64_t ppn)
+bool page_leave_copy(const struct pmap *map, uint64_t ppn, uint8_t *to)
 {
-    return pmap_private_page(map, ppn);
+    return layer_copy(&map->ram, ppn, to);
 }
 
 bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_state to,
@@ -92,6 +92,8 @@ bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_sta
 bool page_leave_end(struct pmap *map, const struct page_batch *batch, unsigned i,
                     enum page_state to, uint64_t payload)
 {
+    if (to == PAGE_ZERO)
+        payload = 0;
     return page_try_end(map, batch->ppn[i], batch->ticket, to, payload, ENTRY_HOLLOW);
 }
 

@@ -9,8 +9,8 @@
  *     struct page_batch batch = {.count = n, .ppn = {...}};
  *     page_leave_begin(map, &batch, 0);               // batch.count is now what may leave
  *     for each i of the batch:
- *         bytes = page_leave_bytes(map, batch.ppn[i]);
- *         put bytes in a store, which gives a payload, or see that they are zero
+ *         page_leave_copy(map, batch.ppn[i], bytes);
+ *         put the bytes in a store, which gives a payload, or see that they are zero
  *         if (!page_leave_end(map, &batch, i, PAGE_COMPRESSED, payload))
  *             drop the payload: the page was wanted meanwhile, and nothing has happened
  *     page_punch(map, batch.ppn, batch.count);        // now the memory goes back, in runs
@@ -55,10 +55,10 @@ struct page_batch {
 enum page_leave_flags { PAGE_LEAVE_ACTIVE = 1 };
 void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags);
 
-/* The page's bytes, in layer 0. If somebody wants the page they change while they are read: what is
- * made of them is then useless, and page_leave_end says so. Code that could be led astray by that
- * works on a copy. */
-const uint8_t *page_leave_bytes(const struct pmap *map, uint64_t ppn);
+/* Copies the page's PAGE_SIZE bytes from layer 0, by a system call: if somebody has wanted the page
+ * meanwhile, and it was released after that, reading it in place would give it memory again. Then
+ * what has been copied is useless, and page_leave_end says so. False: the host failed, cancel. */
+bool page_leave_copy(const struct pmap *map, uint64_t ppn, uint8_t *to);
 
 /*
  * Ends it for page i of the batch: it is now in state `to`, one of PAGE_ZERO (its bytes are all

@@ -56,6 +56,20 @@ enum page_state pmap_state(const struct pmap *map, uint64_t ppn)
     return entry_state(atomic_load_explicit(entry, memory_order_acquire));
 }
 
+bool pmap_is_away(const struct pmap *map, uint64_t ppn)
+{
+    const page_entry *entry = pmap_entry(map, ppn);
+    return entry != NULL && entry_is_away(atomic_load_explicit(entry, memory_order_relaxed));
+}
+
+bool pmap_has_away(const struct pmap *map)
+{
+    uint64_t pages = 0;
+    for (unsigned state = PAGE_COMPRESSED; state < PAGE_STATES; state++)
+        pages |= atomic_load_explicit(&map->pages[state], memory_order_relaxed);
+    return pages != 0;
+}
+
 /* Private, and nothing to be done about it before it is looked at. */
 static inline bool is_plain_private(uint64_t value)
 {

@@ -96,6 +96,10 @@ void pmap_set_trouble_hook(struct pmap *map, pmap_trouble_fn *hook, void *contex
 /* PAGE_NONE for any PPN that is not RAM, however large. Never blocks. */
 enum page_state pmap_state(const struct pmap *map, uint64_t ppn);
 
+/* Whether the page is away; whether any page is. Neither blocks. */
+bool pmap_is_away(const struct pmap *map, uint64_t ppn);
+bool pmap_has_away(const struct pmap *map);
+
 /* The RAM ranges it was made with. */
 const struct ram_range *pmap_ranges(const struct pmap *map, unsigned *count);
 

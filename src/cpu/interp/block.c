@@ -302,6 +302,8 @@ const struct block *block_decode_more(struct vcpu *vcpu, uint64_t gpa)
     struct block *before = interp->scratch[0];
     bool writable;
     const uint8_t *page = pmap_page_read(vcpu->mmu.map, gpa >> PAGE_SHIFT, &writable);
+    if (page == NULL)
+        return NULL;
     interp->scratch[0] = interp->scratch[1];
     interp->scratch[1] = before;
     return block_decode(vcpu, gpa, page + (gpa & PAGE_MASK), PAGE_SIZE - (gpa & PAGE_MASK));

@@ -14,7 +14,6 @@
 
 #define BACKLOG         16
 #define AUTOMATIC_NAMES 100000u
-#define CONNECT_SECONDS 5
 
 static const char socket_suffix[] = ".sock", log_suffix[] = ".log";
 
@@ -91,14 +90,14 @@ static struct sockaddr_un address_of(const struct control_folder *folder, const 
     return address;
 }
 
-/* A connected socket, or -1 with errno. */
-static int try_connect(const struct control_folder *folder, const char *name, int flags)
+/* A connected socket, or -1 with errno; 0 seconds: at once or not at all. */
+static int try_connect(const struct control_folder *folder, const char *name, unsigned seconds)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (seconds == 0 ? SOCK_NONBLOCK : 0), 0);
     if (fd < 0)
         return -1;
     struct sockaddr_un address = address_of(folder, name);
-    struct timeval limit = {.tv_sec = CONNECT_SECONDS};
+    struct timeval limit = {.tv_sec = seconds};
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
         return fd;
@@ -112,7 +111,7 @@ static int try_connect(const struct control_folder *folder, const char *name, in
  * too busy to answer is alive. */
 static bool name_is_free(struct control_folder *folder, const char *name)
 {
-    int fd = try_connect(folder, name, SOCK_NONBLOCK);
+    int fd = try_connect(folder, name, 0);
     int failure = errno;
     if (fd >= 0)
         close(fd);
@@ -175,20 +174,25 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
     return status;
 }
 
-enum status control_folder_connect(struct control_folder *folder, const char *name, int *fd,
-                                   struct error *err)
+void control_folder_tidy(struct control_folder *folder, const char *name)
+{
+    folder_lock(folder);
+    name_is_free(folder, name); /* for what it removes */
+    folder_unlock(folder);
+}
+
+enum status control_folder_connect(struct control_folder *folder, const char *name,
+                                   unsigned seconds, int *fd, struct error *err)
 {
     enum status status = control_name_check(name, err);
     *fd = -1;
     if (status != STATUS_OK)
         return status;
-    *fd = try_connect(folder, name, 0);
+    *fd = try_connect(folder, name, seconds);
     if (*fd >= 0)
         return STATUS_OK;
     if (errno == ECONNREFUSED || errno == ENOENT) {
-        folder_lock(folder);
-        name_is_free(folder, name); /* for what it removes */
-        folder_unlock(folder);
+        control_folder_tidy(folder, name);
         return error_set(err, STATUS_NOT_FOUND, "no VM is named %s", name);
     }
     return error_set(err, STATUS_IO, "cannot reach %s: %s", name,

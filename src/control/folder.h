@@ -33,9 +33,13 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
                                  char taken[CONTROL_NAME_MOST + 1], int *listener,
                                  struct error *err);
 
-/* Connects to a VM. STATUS_NOT_FOUND: there is none, and what a dead one left has been removed. */
-enum status control_folder_connect(struct control_folder *folder, const char *name, int *fd,
-                                   struct error *err);
+/* Connects to a VM, waiting at most `seconds` for one that is busy. STATUS_NOT_FOUND: there is
+ * none, and what a dead one left has been removed. */
+enum status control_folder_connect(struct control_folder *folder, const char *name,
+                                   unsigned seconds, int *fd, struct error *err);
+
+/* Removes what a VM of that name has left, if it is dead. */
+void control_folder_tidy(struct control_folder *folder, const char *name);
 
 /* The names for which there are sockets, sorted: free each, and the list. */
 enum status control_folder_list(struct control_folder *folder, char ***names, size_t *count,

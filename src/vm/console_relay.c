@@ -30,6 +30,8 @@ struct client {
     size_t greeting_length, greeting_sent;
     char input[CHUNK];
     size_t input_length, input_sent;
+    bool leaving; /* it will type no more: gets what has been printed up to `last`, and is closed */
+    uint64_t last;
 };
 
 struct console_relay {
@@ -51,7 +53,8 @@ static void client_drop(struct client *client)
 
 static bool has_output(const struct client *client)
 {
-    return client->greeting_sent < client->greeting_length || client->sent < client->relay->head;
+    uint64_t last = client->leaving ? client->last : client->relay->head;
+    return client->greeting_sent < client->greeting_length || client->sent < last;
 }
 
 static bool has_input(const struct client *client)
@@ -107,7 +110,11 @@ static bool client_receive(struct client *client)
         return errno == EAGAIN || errno == EINTR;
     client->input_length = (size_t)count;
     client->input_sent = 0;
-    return count > 0;
+    if (count == 0) {
+        client->leaving = true;
+        client->last = client->relay->head;
+    }
+    return true;
 }
 
 /* Listens for what can go on now. */
@@ -118,8 +125,13 @@ static void update_events(struct console_relay *relay)
         struct client *client = &relay->clients[i];
         if (client->source == NULL)
             continue;
-        io_source_set_events(client->source, (has_input(client) ? 0u : EPOLLIN) |
-                                                 (has_output(client) ? EPOLLOUT : 0u));
+        if (client->leaving && !has_input(client) && !has_output(client)) {
+            client_drop(client);
+            continue;
+        }
+        bool reads = !client->leaving && !has_input(client);
+        io_source_set_events(client->source,
+                             (reads ? EPOLLIN : 0u) | (has_output(client) ? EPOLLOUT : 0u));
         if (has_input(client))
             wanted |= EPOLLOUT;
     }
@@ -133,7 +145,7 @@ static void client_ready(void *context, uint32_t events)
     struct client *client = context;
     struct console_relay *relay = client->relay;
     bool alive = true;
-    if ((events & EPOLLIN) != 0 && !has_input(client))
+    if ((events & EPOLLIN) != 0 && !client->leaving && !has_input(client))
         alive = client_receive(client);
     if (alive && has_input(client))
         client_type(client);

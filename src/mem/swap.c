@@ -2,6 +2,9 @@
  * See swap.h. Which slots are taken is a bitmap, searched from where the last search ended, so that
  * runs are long while the file is not nearly full; then they get shorter.
  *
+ * A read takes the slots around it along (swap_ahead.h): what it finds there later is used if the
+ * checksum is that of what the slot has now.
+ *
  * Checksums are XXH3 with the slot's number as its seed: a page that was written to another slot,
  * or is read from one, is wrong as well. They are never written to the file.
  */
@@ -18,6 +21,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "mem/swap_ahead.h"
 #include "util/bits.h"
 
 #define WORD_BITS 64u
@@ -32,6 +36,7 @@ struct swap {
 
     uint64_t *sums; /* of slot i; its owner's */
 
+    struct swap_ahead *ahead;
     _Atomic uint64_t bytes_read, bytes_written, read_errors, write_errors;
 };
 
@@ -69,7 +74,8 @@ enum status swap_create(struct swap **out, const struct swap_file *file, uint64_
         swap->taken = map_sparse(words_of(swap->slots) * sizeof(uint64_t));
         swap->sums = map_sparse(swap->slots * sizeof(uint64_t));
     }
-    if (swap->taken == NULL || swap->sums == NULL) {
+    swap->ahead = swap_ahead_create();
+    if (swap->taken == NULL || swap->sums == NULL || swap->ahead == NULL) {
         swap_destroy(swap);
         return error_set(err, max_bytes < PAGE_SIZE ? STATUS_INVALID : STATUS_NO_MEMORY,
                          "no memory for a swap file of %llu MiB",
@@ -88,6 +94,7 @@ void swap_destroy(struct swap *swap)
         munmap(swap->taken, words_of(swap->slots) * sizeof(uint64_t));
     if (swap->sums != NULL)
         munmap(swap->sums, swap->slots * sizeof(uint64_t));
+    swap_ahead_destroy(swap->ahead);
     swap->file.ops->close(swap->file.context);
     pthread_mutex_destroy(&swap->lock);
     free(swap);
@@ -101,6 +108,7 @@ void swap_clear(struct swap *swap)
     mark_end(swap);
     swap->used = swap->next = 0;
     pthread_mutex_unlock(&swap->lock);
+    swap_ahead_clear(swap->ahead);
     swap->file.ops->clear(swap->file.context);
 }
 
@@ -314,17 +322,59 @@ enum status swap_write(struct swap *swap, struct swap_write *write, struct error
 
 /* ------------------------------------------------------------------------- reading */
 
+/* Whether the page is the one that was written to the slot. */
+static bool is_right(const struct swap *swap, uint64_t slot, const uint8_t *page)
+{
+    return sum_of(page, slot) == swap->sums[slot];
+}
+
+/* Reads a slot into `page`, and into `window` those around it. Bytes of the slot, or -errno. */
+static ssize_t read_around(struct swap *swap, uint64_t slot, uint8_t *page, uint8_t *window)
+{
+    uint64_t first = align_down(slot, AHEAD_SLOTS), at = slot - first;
+    struct iovec iov[3] = {
+        {window, at * PAGE_SIZE},
+        {page, PAGE_SIZE},
+        {window + (at + 1) * PAGE_SIZE, (AHEAD_SLOTS - 1 - at) * PAGE_SIZE},
+    };
+    unsigned from = at == 0 ? 1 : 0, end = at == AHEAD_SLOTS - 1 ? 2 : 3;
+    ssize_t done =
+        swap->file.ops->read(swap->file.context, iov + from, end - from, first << PAGE_SHIFT);
+    if (done > 0)
+        atomic_fetch_add(&swap->bytes_read, (uint64_t)done);
+    bool whole = done == (ssize_t)(AHEAD_SLOTS * PAGE_SIZE);
+    if (whole)
+        memcpy(window + at * PAGE_SIZE, page, PAGE_SIZE);
+    swap_ahead_end(swap->ahead, window, whole);
+    return whole ? (ssize_t)PAGE_SIZE : done < 0 ? done : 0;
+}
+
+static ssize_t read_one(struct swap *swap, uint64_t slot, uint8_t *page)
+{
+    struct iovec iov = {page, PAGE_SIZE};
+    ssize_t done = swap->file.ops->read(swap->file.context, &iov, 1, slot << PAGE_SHIFT);
+    if (done > 0)
+        atomic_fetch_add(&swap->bytes_read, (uint64_t)done);
+    return done;
+}
+
 enum status swap_read(struct swap *swap, uint64_t slot, uint8_t *page, struct error *err)
 {
     if (!run_is_taken(swap, slot, 1))
         return error_set(err, STATUS_INVALID, "slot %llu of the swap file is not in use",
                          (unsigned long long)slot);
-    struct iovec iov = {page, PAGE_SIZE};
-    ssize_t done = swap->file.ops->read(swap->file.context, &iov, 1, slot << PAGE_SHIFT);
-    if (done == (ssize_t)PAGE_SIZE && sum_of(page, slot) == swap->sums[slot]) {
-        atomic_fetch_add(&swap->bytes_read, PAGE_SIZE);
+    if (swap_ahead_find(swap->ahead, slot, page) && is_right(swap, slot, page))
         return STATUS_OK;
-    }
+    uint8_t *window = align_down(slot, AHEAD_SLOTS) + AHEAD_SLOTS <= swap->slots
+                          ? swap_ahead_begin(swap->ahead, slot)
+                          : NULL;
+    if (window != NULL && read_around(swap, slot, page, window) == (ssize_t)PAGE_SIZE &&
+        is_right(swap, slot, page))
+        return STATUS_OK;
+    /* By itself: a neighbour may be what cannot be read. */
+    ssize_t done = read_one(swap, slot, page);
+    if (done == (ssize_t)PAGE_SIZE && is_right(swap, slot, page))
+        return STATUS_OK;
     atomic_fetch_add(&swap->read_errors, 1);
     if (done < 0)
         return error_set(err, STATUS_IO, "cannot read the swap file: %s", strerror((int)-done));

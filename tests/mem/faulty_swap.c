@@ -39,11 +39,12 @@ static ssize_t faulty_write(void *context, const struct iovec *iov, unsigned cou
 static ssize_t faulty_read(void *context, const struct iovec *iov, unsigned count, uint64_t offset)
 {
     struct faulty *faulty = context;
+    faulty->reads++;
     if (faulty->read_error != 0)
         return -faulty->read_error;
     ssize_t done = faulty->real.ops->read(faulty->real.context, iov, count, offset);
-    if (faulty->read_flips)
-        ((uint8_t *)iov[0].iov_base)[2000] ^= 1;
+    for (unsigned i = 0; i < count && faulty->read_flips; i++)
+        ((uint8_t *)iov[i].iov_base)[2000] ^= 1;
     return faulty->read_short ? done / 2 : done;
 }
 

@@ -11,9 +11,10 @@ struct faulty {
     struct swap_file_ops ops;
     _Atomic int write_error, read_error; /* an errno for every call, 0: none */
     size_t write_most;                   /* bytes that one call does at most, 0: any */
-    _Atomic bool read_short, read_flips; /* half a page; a wrong bit in the middle */
+    _Atomic bool read_short, read_flips; /* half a page; a wrong bit in each piece */
     int64_t lost_offset;                 /* a write there is said to be done and is not; -1: none */
     unsigned submitted, reaped;
+    _Atomic unsigned reads; /* calls */
 };
 
 /* Of `pages` slots; ends the test where it cannot. swap_destroy closes the file; *faulty stays. */

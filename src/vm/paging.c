@@ -148,6 +148,8 @@ void paging_get(struct paging *paging, struct paging_info *info)
         swap_get_stats(paging->swap, &info->swap);
     pager_get_stats(paging->pager, &info->pager);
     reclaim_get_stats(paging->reclaim, &info->reclaim);
+    if (paging->chaos != NULL)
+        chaos_get_stats(paging->chaos, &info->chaos);
     if (paging->sample != NULL)
         sample_get(paging->sample, &sample);
     uint64_t max = pages.max_pages * PAGE_SIZE;

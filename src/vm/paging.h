@@ -58,6 +58,7 @@ struct paging_info {
     struct swap_stats swap;
     struct pager_stats pager;
     struct reclaim_stats reclaim;
+    struct chaos_stats chaos; /* zeros without */
 };
 void paging_get(struct paging *paging, struct paging_info *info);
 

@@ -165,6 +165,12 @@ void stats_add_paging(json_t *stats, const struct paging_info *paging)
     add_count(stats, "reclaim_compressed", paging->pager.compressed);
     add_count(stats, "reclaim_swapped", paging->pager.swapped + paging->pager.demoted);
     add_count(stats, "reclaim_refused", paging->pager.refused + paging->pager.failed);
+    if (paging->chaos.taken + paging->chaos.sampled + paging->chaos.checks != 0) {
+        add_count(stats, "chaos_taken", paging->chaos.taken);
+        add_count(stats, "chaos_brought", paging->chaos.brought);
+        add_count(stats, "chaos_sampled", paging->chaos.sampled);
+        add_count(stats, "chaos_checks", paging->chaos.checks);
+    }
 }
 
 void stats_add_run(json_t *stats, uint64_t started_ns, unsigned resets)

@@ -4,7 +4,11 @@
 #include <unistd.h>
 
 #include "util/bits.h"
+#include "util/clock.h"
 #include "vm/stats.h"
+
+/* For what the guest's balloon driver tells: an answer takes a millisecond, unless it is busy. */
+#define STATS_WAIT_NS (NS_PER_SECOND / 10)
 
 static const char *state_of(struct machine *machine)
 {
@@ -13,6 +17,8 @@ static const char *state_of(struct machine *machine)
 
 static json_t *answer_stats(struct control_answerer *self, struct machine *machine)
 {
+    if (!machine_is_paused(machine))
+        machine_watch_guest(machine, STATS_WAIT_NS);
     json_t *stats = machine_stats(machine);
     if (stats == NULL)
         return NULL;
@@ -43,23 +49,25 @@ static json_t *answer_stop(struct control_answerer *self, struct machine *machin
 static json_t *answer_balloon(struct machine *machine, uint64_t size, uint64_t memory,
                               struct error *err)
 {
-    if (size >= memory)
+    if (size >= memory) {
         error_set(err, STATUS_INVALID,
                   "the balloon must be less than the VM's memory, %" PRIu64 "M", memory / MIB);
-    else if (machine_set_balloon(machine, align_down(size, PAGE_SIZE), err) == STATUS_OK)
-        return json_object();
-    return NULL;
+        return NULL;
+    }
+    machine_set_balloon(machine, size);
+    return json_object();
 }
 
 static json_t *answer_resident(struct machine *machine, uint64_t size, uint64_t memory,
                                struct error *err)
 {
-    if (size < OPTIONS_RESIDENT_LEAST || size > memory)
+    if (size < OPTIONS_RESIDENT_LEAST || size > memory) {
         error_set(err, STATUS_INVALID, "resident memory can be %" PRIu64 "M to %" PRIu64 "M",
                   (uint64_t)OPTIONS_RESIDENT_LEAST / MIB, memory / MIB);
-    else if (machine_set_resident(machine, align_down(size, PAGE_SIZE), err) == STATUS_OK)
-        return json_object();
-    return NULL;
+        return NULL;
+    }
+    machine_set_resident(machine, align_down(size, PAGE_SIZE));
+    return json_object();
 }
 
 json_t *control_answer(void *context, const struct control_request *request, struct error *err)

@@ -33,7 +33,7 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/speed/run --boots $(BUILD)/bench.json
 	@bench/debian/run
 
-soak: all ## A complete Debian at work; random programs, garbage, memory under chaos, SOAK_SECONDS each
+soak: all fuzz ## Fuzzing; a complete Debian at work; random programs, garbage, memory under chaos, SOAK_SECONDS each
 	@scripts/setup test debian
 	@STRESS_SECONDS=$(STRESS_SECONDS) tests/integration/soak_debian.py
 	@ninja --quiet -C $(BUILD) tests/translate/native_test tests/translate/stress_test

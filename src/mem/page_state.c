@@ -79,14 +79,14 @@ static inline bool is_plain_private(uint64_t value)
 /* A private page as it is after a touch: nobody takes it away any more. */
 static inline uint64_t private_touched(uint64_t value)
 {
-    if (value & ENTRY_LEAVING)
-        return PAGE_PRIVATE | entry_touched(value); /* the payload is a ticket */
+    if (value & ENTRY_LEAVING) /* the payload is a ticket */
+        return PAGE_PRIVATE | entry_touched(value) | (value & ENTRY_CLEAN);
     return (value & ~ENTRY_KEPT) | entry_touched(value);
 }
 
 static inline bool is_writable(uint64_t value)
 {
-    return !(value & (ENTRY_SETTLING | ENTRY_CODE));
+    return !(value & (ENTRY_SETTLING | ENTRY_CODE | ENTRY_CLEAN));
 }
 
 static const uint8_t *look_up_slow(struct pmap *map, uint64_t ppn, page_entry *entry,
@@ -226,6 +226,7 @@ uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn)
 {
     if (pmap_entry(map, ppn) == NULL || make_private(map, ppn, 0, BYTES_KEPT, NULL) != STATUS_OK)
         return NULL;
+    page_spoil(map, ppn);
     return pmap_private_page(map, ppn);
 }
 

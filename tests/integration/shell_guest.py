@@ -38,8 +38,8 @@ class ShellGuest(harness.Vm):
         return self.wait(SECONDS)
 
 
-def arguments_of(memory):
+def arguments_of(memory, append=""):
     """Arguments of `aerostat run` for such a guest."""
-    arguments = harness.boot_arguments("", memory=memory)
+    arguments = harness.boot_arguments("", memory=memory, append=append)
     arguments[-1] = arguments[-1].replace(' run=""', "")
     return arguments

@@ -61,12 +61,13 @@ static json_t *answer_balloon(struct machine *machine, uint64_t size, uint64_t m
 static json_t *answer_resident(struct machine *machine, uint64_t size, uint64_t memory,
                                struct error *err)
 {
-    if (size < OPTIONS_RESIDENT_LEAST || size > memory)
+    if (size < OPTIONS_RESIDENT_LEAST || size > memory) {
         error_set(err, STATUS_INVALID, "resident memory can be %" PRIu64 "M to %" PRIu64 "M",
                   (uint64_t)OPTIONS_RESIDENT_LEAST / MIB, memory / MIB);
-    else if (machine_set_resident(machine, align_down(size, PAGE_SIZE), err) == STATUS_OK)
-        return json_object();
-    return NULL;
+        return NULL;
+    }
+    machine_set_resident(machine, align_down(size, PAGE_SIZE));
+    return json_object();
 }
 
 json_t *control_answer(void *context, const struct control_request *request, struct error *err)

@@ -44,10 +44,17 @@ void machine_set_balloon(struct machine *machine, uint64_t size)
     balloon_set_target(virtio_set_balloon(machine->virtio), size >> PAGE_SHIFT);
 }
 
-enum status machine_set_resident(struct machine *machine, uint64_t size, struct error *err)
+void machine_set_resident(struct machine *machine, uint64_t size)
 {
-    return error_set(err, STATUS_UNSUPPORTED,
-                     "a limit of resident memory is not available in this version");
+    bool is_all = size >= machine->host->options->memory;
+    paging_set_resident(machine->paging, is_all ? UINT64_MAX : size);
+}
+
+uint64_t machine_resident(const struct machine *machine)
+{
+    struct paging_info info;
+    paging_get(machine->paging, &info);
+    return info.target;
 }
 
 static void report_shutdown(struct machine *machine, struct vcpu *vcpu)
@@ -63,6 +70,9 @@ static void *cpu_thread(void *context)
 {
     struct machine_cpu *cpu = context;
     struct machine *machine = cpu->machine;
+    clockid_t clock;
+    if (pthread_getcpuclockid(pthread_self(), &clock) == 0)
+        atomic_store(&cpu->clock, clock);
     while (!atomic_load(&machine->stopping)) {
         if (atomic_load(&machine->pausing)) {
             machine_cpu_stands_still(machine);
@@ -171,6 +181,9 @@ json_t *machine_stats(const struct machine *machine)
     struct balloon_info balloon;
     balloon_get(virtio_set_balloon(machine->virtio), &balloon);
     stats_add_balloon(stats, &balloon);
+    struct paging_info paging;
+    paging_get(machine->paging, &paging);
+    stats_add_paging(stats, &paging);
     json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));
     return stats;
 }

@@ -15,6 +15,7 @@
 #include <jansson.h>
 
 #include "cpu/features.h"
+#include "mem/swap.h"
 #include "util/status.h"
 #include "util/terminal.h"
 #include "vm/options.h"
@@ -40,6 +41,8 @@ struct machine_host {
     int console_in;  /* and input, -1 for none */
     /* Bytes that the balloon is to hold; what was asked for last, also of a machine before. */
     uint64_t balloon_target;
+    uint64_t resident; /* bytes of host memory that the guest's may take; likewise */
+    struct swap *swap; /* or NULL; of one machine at a time */
 };
 
 struct machine;
@@ -63,7 +66,8 @@ bool machine_press_power(struct machine *machine);
 void machine_set_balloon(struct machine *machine, uint64_t size);
 uint64_t machine_balloon_target(const struct machine *machine);
 bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);
-enum status machine_set_resident(struct machine *machine, uint64_t size, struct error *err);
+void machine_set_resident(struct machine *machine, uint64_t size);
+uint64_t machine_resident(const struct machine *machine);
 
 /* Pausing: no vCPU runs, and the guest's clocks stand still: its TSC, KVM's clock and all timers go
  * on later from where they were. Devices finish what they were asked. A machine may be paused and

@@ -7,16 +7,10 @@
 #include "cpu/engine.h"
 #include "dev/platform.h"
 #include "util/bits.h"
+#include "util/clock.h"
 #include "util/log.h"
 #include "vm/boot_state.h"
 #include "vm/machine_private.h"
-
-/* A page cannot be had any more: the guest must not go on without it. */
-static void on_lost_page(void *context, const struct error *err)
-{
-    log_error("guest memory is lost: %s", err->text);
-    machine_finish(context, MACHINE_FAILED, 0);
-}
 
 static void on_power_off(void *context)
 {
@@ -69,6 +63,13 @@ static const struct vcpu_apic_ops apic_ops = {
     .tsc_changed = lapic_tsc_changed,
 };
 
+/* A page cannot be had any more: the guest must not go on without it. */
+static void on_lost_page(void *context, const struct error *err)
+{
+    log_error("guest memory is lost: %s", err->text);
+    machine_finish(context, MACHINE_FAILED, 0);
+}
+
 static enum status create_memory(struct machine *machine, struct error *err)
 {
     uint64_t size = machine->host->options->memory;
@@ -83,6 +84,61 @@ static enum status create_memory(struct machine *machine, struct error *err)
         status = bus_create(&machine->ports, NULL, err);
     if (status == STATUS_OK)
         status = mmu_domain_create(&machine->domain, machine->map, err);
+    if (status == STATUS_OK)
+        status = paging_create(&machine->paging, machine->map, machine->host->swap, err);
+    if (status == STATUS_OK)
+        machine_set_resident(machine, machine->host->resident);
+    return status;
+}
+
+/* For sampling. */
+static uint64_t vm_time_ns(void *context)
+{
+    struct machine *machine = context;
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < machine->cpu_count; i++) {
+        clockid_t clock = atomic_load(&machine->cpus[i].clock);
+        sum += clock != 0 ? clock_thread_cpu_ns(clock) : 0;
+    }
+    return sum;
+}
+
+static void chaos_balloon(void *context, uint64_t pages)
+{
+    machine_set_balloon(context, pages * PAGE_SIZE);
+}
+
+static bool chaos_stand_still(void *context)
+{
+    machine_pause(context);
+    return true;
+}
+
+static void chaos_go_on(void *context)
+{
+    machine_resume(context);
+}
+
+static void chaos_wrong(void *context, const struct error *err)
+{
+    log_error("the page map is broken: %s", err->text);
+    machine_finish(context, MACHINE_FAILED, 0);
+}
+
+static const struct chaos_ops chaos_ops = {
+    .balloon = chaos_balloon,
+    .stand_still = chaos_stand_still,
+    .go_on = chaos_go_on,
+    .wrong = chaos_wrong,
+};
+
+static enum status start_paging(struct machine *machine, struct error *err)
+{
+    const struct vm_options *options = machine->host->options;
+    enum status status = paging_start_sample(machine->paging, machine->loop, options->cpus,
+                                             vm_time_ns, machine, err);
+    if (status == STATUS_OK && options->chaos)
+        status = paging_start_chaos(machine->paging, options->chaos_seed, &chaos_ops, machine, err);
     return status;
 }
 
@@ -204,6 +260,24 @@ static enum status attach_exits(struct machine *machine, struct error *err)
     return status;
 }
 
+static enum status create_virtio(struct machine *machine, const struct device_time *time,
+                                 struct error *err)
+{
+    const struct machine_host *host = machine->host;
+    struct virtio_set_config config = {
+        .options = host->options,
+        .console = host->console_out,
+        .balloon_target = host->balloon_target,
+        .map = machine->map,
+        .disks = paging_disks(machine->paging),
+        .mmio = machine->mmio,
+        .ioapic = machine->ioapic,
+        .loop = machine->loop,
+        .time = time,
+    };
+    return virtio_set_create(&machine->virtio, &config, err);
+}
+
 static enum status load_kernel(struct machine *machine, struct error *err)
 {
     const struct vm_options *options = machine->host->options;
@@ -262,9 +336,9 @@ enum status machine_create(struct machine **out, const struct machine_host *host
     if (status == STATUS_OK)
         status = attach_exits(machine, err);
     if (status == STATUS_OK)
-        status = virtio_set_create(&machine->virtio, host->options, host->console_out,
-                                   host->balloon_target, machine->map, machine->mmio,
-                                   machine->ioapic, machine->loop, &time, err);
+        status = create_virtio(machine, &time, err);
+    if (status == STATUS_OK)
+        status = start_paging(machine, err);
     if (status == STATUS_OK)
         status = load_kernel(machine, err);
 out:
@@ -275,13 +349,28 @@ out:
     *out = machine;
     return status;
 }
+
+/* Nobody else uses memory any more. */
+static void stop_paging(struct machine *machine)
+{
+    struct error err = {0};
+    if (machine->paging == NULL)
+        return;
+    paging_stop(machine->paging);
+    if (machine->host->options->chaos && pmap_check(machine->map, &err) != STATUS_OK)
+        log_error("the page map is broken: %s", err.text);
+}
+
 void machine_destroy(struct machine *machine)
 {
     if (machine == NULL)
         return;
+    if (machine->paging != NULL)
+        paging_stop_chaos(machine->paging);
     if (machine->loop != NULL)
         io_loop_stop(machine->loop);
     virtio_set_destroy(machine->virtio);
+    stop_paging(machine);
     rtc_destroy(machine->rtc);
     pit_destroy(machine->pit);
     serial_destroy(machine->serial);
@@ -309,6 +398,7 @@ void machine_destroy(struct machine *machine)
         bus_destroy(machine->mmio);
     if (machine->map != NULL)
         pmap_destroy(machine->map);
+    paging_destroy(machine->paging);
     pthread_cond_destroy(&machine->pause_changed);
     pthread_cond_destroy(&machine->ended);
     pthread_mutex_destroy(&machine->lock);

@@ -24,6 +24,7 @@
 #include "mmu/mmu.h"
 #include "util/io_loop.h"
 #include "vm/machine.h"
+#include "vm/paging.h"
 #include "vm/virtio_set.h"
 
 #define MACHINE_REPORT_SIZE 4096u
@@ -36,6 +37,7 @@ struct machine_cpu {
     struct vcpu *vcpu;
     pthread_t thread;
     bool has_thread, is_attached;
+    _Atomic clockid_t clock; /* of the thread's CPU time; 0: it has not begun */
 };
 
 struct machine {
@@ -43,6 +45,7 @@ struct machine {
     const struct engine_ops *engine;
 
     struct pmap *map;
+    struct paging *paging;
     struct bus *mmio, *ports;
     struct mmu_domain *domain;
     struct guest_clock *clock;

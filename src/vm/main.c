@@ -274,6 +274,7 @@ static int run_machines(struct program *program)
         }
         vm_slot_take(&program->slot);
         program->host.balloon_target = machine_balloon_target(machine);
+        program->host.resident = machine_resident(machine);
         machine_destroy(machine);
         /* Its successors would give the first machine's warnings again at every reset: that is, as
          * often as the guest likes. */
@@ -298,6 +299,8 @@ static int program_run(struct program *program, bool has_stdout)
         status = features_detect(&program->host.features, &err);
     if (status == STATUS_OK)
         status = thunk_set_create(&program->host.thunks, &err);
+    if (status == STATUS_OK)
+        status = paging_open_swap(&program->host.swap, &program->options, &err);
     if (status == STATUS_OK && program->options.engine != &interp_engine)
         status = code_pool_create(&program->host.code_pool, program->options.code_cache,
                                   program->options.cpus, &err);
@@ -313,6 +316,7 @@ static int program_run(struct program *program, bool has_stdout)
     }
     program->host.options = &program->options;
     program->host.balloon_target = program->options.balloon;
+    program->host.resident = program->options.resident;
     program->host.terminal = &program->terminal;
     return run_machines(program);
 }
@@ -332,6 +336,7 @@ static void program_close(struct program *program)
     if (program->host.thunks != NULL)
         thunk_set_destroy(program->host.thunks);
     code_pool_destroy(program->host.code_pool);
+    swap_destroy(program->host.swap);
     if (program->signal_fd >= 0)
         close(program->signal_fd);
     if (program->stats_fd >= 0)
@@ -364,11 +369,6 @@ int main(int argc, char **argv)
     if (program.options.help) {
         fputs(options_help, stdout);
         return EXIT_STATUS_OK;
-    }
-    if (options_check_built(&program.options, &err) != STATUS_OK) {
-        log_error("%s", err.text);
-        options_free(&program.options);
-        return EXIT_STATUS_USAGE;
     }
     int exit_status;
     if (program.options.detach && !detach_fork(&program.detach, &exit_status)) {

@@ -327,22 +327,6 @@ static enum status options_check(struct vm_options *options, struct error *err)
     return STATUS_OK;
 }
 
-enum status options_check_built(const struct vm_options *options, struct error *err)
-{
-    const char *option = NULL;
-    if (options->resident != options->memory)
-        option = "--resident";
-    else if (options->swap_dir != NULL)
-        option = "--swap-dir";
-    else if (options->swap_size != OPTIONS_SWAP_DEFAULT)
-        option = "--swap-size";
-    else if (options->chaos)
-        option = "--chaos";
-    if (option == NULL)
-        return STATUS_OK;
-    return error_set(err, STATUS_UNSUPPORTED, "%s is not available in this version", option);
-}
-
 enum status options_parse(int argc, char *const *argv, struct vm_options *options,
                           struct error *err)
 {

@@ -56,8 +56,6 @@ struct vm_options {
  * malformed, out of range or unknown is STATUS_INVALID with the line to print. */
 enum status options_parse(int argc, char *const *argv, struct vm_options *options,
                           struct error *err);
-/* STATUS_UNSUPPORTED, with the line to print, where an option asks for what is not built yet. */
-enum status options_check_built(const struct vm_options *options, struct error *err);
 void options_free(struct vm_options *options);
 
 /* The text of --help. */

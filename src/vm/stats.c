@@ -104,8 +104,17 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "code_writes", mmu.code_writes);
     add_count(stats, "max", pages.max_pages * PAGE_SIZE);
     add_count(stats, "zero", pages.zero_pages * PAGE_SIZE);
-    add_count(stats, "resident", pages.private_pages * PAGE_SIZE);
+    add_count(stats, "compressed", pages.compressed * PAGE_SIZE);
+    add_count(stats, "disk_backed", pages.disk_backed * PAGE_SIZE);
+    add_count(stats, "swapped", pages.swapped * PAGE_SIZE);
     add_count(stats, "faults_zero", pages.faults_zero);
+    add_count(stats, "faults_compressed", pages.faults_compressed);
+    add_count(stats, "faults_disk", pages.faults_disk);
+    add_count(stats, "faults_swap_in", pages.faults_swap_in);
+    add_count(stats, "double_paging_seen", pages.double_paging_seen);
+    add_count(stats, "double_paging_avoided", pages.double_paging_avoided);
+    add_count(stats, "second_chances", pages.second_chances);
+    add_count(stats, "overwritten", pages.overwritten);
     add_count(stats, "balloon_popped", pages.balloon_popped);
     add_count(stats, "revocations", pages.revocations);
 
@@ -135,6 +144,33 @@ void stats_add_balloon(json_t *stats, const struct balloon_info *balloon)
     if (balloon->stats_present != 0)
         json_object_set_new(guest, "age_seconds",
                             json_real((double)balloon->stats_age_ns / (double)NS_PER_SECOND));
+}
+
+void stats_add_paging(json_t *stats, const struct paging_info *paging)
+{
+    add_count(stats, "reclaim_stall_ns", paging->stall_ns);
+    add_count(stats, "resident", paging->resident);
+    add_count(stats, "target", paging->target);
+    add_count(stats, "active", paging->active);
+    add_count(stats, "compressed_size", paging->cache.held_bytes);
+    add_count(stats, "overhead", paging->overhead);
+    add_count(stats, "swap_read", paging->swap.bytes_read);
+    add_count(stats, "swap_written", paging->swap.bytes_written);
+    add_count(stats, "swap_errors", paging->swap.read_errors + paging->swap.write_errors);
+    add_count(stats, "reclaim_chosen", paging->reclaim.chosen);
+    add_count(stats, "reclaim_taken", paging->reclaim.taken);
+    add_count(stats, "reclaim_given_up", paging->reclaim.given_up);
+    add_count(stats, "reclaim_zero", paging->pager.zeroed);
+    add_count(stats, "reclaim_disk_backed", paging->pager.disk_backed);
+    add_count(stats, "reclaim_compressed", paging->pager.compressed);
+    add_count(stats, "reclaim_swapped", paging->pager.swapped + paging->pager.demoted);
+    add_count(stats, "reclaim_refused", paging->pager.refused + paging->pager.failed);
+    if (paging->chaos.taken + paging->chaos.sampled + paging->chaos.checks != 0) {
+        add_count(stats, "chaos_taken", paging->chaos.taken);
+        add_count(stats, "chaos_brought", paging->chaos.brought);
+        add_count(stats, "chaos_sampled", paging->chaos.sampled);
+        add_count(stats, "chaos_checks", paging->chaos.checks);
+    }
 }
 
 void stats_add_run(json_t *stats, uint64_t started_ns, unsigned resets)

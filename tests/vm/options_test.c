@@ -108,26 +108,6 @@ static void test_memory_that_is_taken_back(void **state)
         parse("--kernel k --swap-size 0 --balloon 0 --memory 1G --resident 1G", &options, &err),
         STATUS_OK);
     assert_int_equal(options.swap_size, 0);
-    assert_int_equal(options_check_built(&options, &err), STATUS_UNSUPPORTED);
-}
-
-/* Not silently ignored: refused by name. */
-static void test_what_is_not_built(void **state)
-{
-    static const char *const options_of[] = {"--resident 64M", "--swap-dir d", "--swap-size 64M",
-                                             "--chaos 1"};
-    struct vm_options options;
-    struct error err;
-    for (size_t i = 0; i < ARRAY_LENGTH(options_of); i++) {
-        char line[64], name[32];
-        snprintf(line, sizeof line, "--kernel k %s", options_of[i]);
-        snprintf(name, sizeof name, "%.*s ", (int)strcspn(options_of[i], " "), options_of[i]);
-        assert_int_equal(parse(line, &options, &err), STATUS_OK);
-        assert_int_equal(options_check_built(&options, &err), STATUS_UNSUPPORTED);
-        assert_true(strncmp(err.text, name, strlen(name)) == 0);
-    }
-    assert_int_equal(parse("--kernel k --detach", &options, &err), STATUS_OK);
-    assert_int_equal(options_check_built(&options, &err), STATUS_OK);
 }
 
 static void test_mistakes(void **state)
@@ -224,7 +204,6 @@ int main(void)
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_everything),
         cmocka_unit_test(test_memory_that_is_taken_back),
-        cmocka_unit_test(test_what_is_not_built),
         cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_help_needs_nothing_else),
     };

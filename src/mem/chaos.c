@@ -20,7 +20,8 @@
 #include "util/bits.h"
 #include "util/clock.h"
 
-#define KEPT          8u      /* batches of either kind */
+#define ACTIVE_TRIES  1024u
+#define KEPT          32u     /* batches of either kind */
 #define FLOOR_PART    16u     /* of all pages that the guest keeps */
 #define BALLOON_PART  4u      /* of all pages that the balloon may get */
 #define REST_NS       200000u /* where nothing may be taken */
@@ -57,10 +58,27 @@ static void rest(uint64_t ns)
     nanosleep(&time, NULL);
 }
 
-/* A run of neighbours, or pages from everywhere; ascending, each once. */
+/* Pages that have been in use lately, if there are some: the guest will want them at once. */
+static bool choose_active(struct chaos *chaos, struct page_batch *batch)
+{
+    uint64_t first = random_below(chaos, chaos->max_pages);
+    uint64_t end =
+        first + ACTIVE_TRIES < chaos->max_pages ? first + ACTIVE_TRIES : chaos->max_pages;
+    batch->count = 0;
+    for (uint64_t n = first; n < end && batch->count < PAGE_BATCH_MAX; n++) {
+        uint64_t ppn = pmap_nth_page(chaos->map, n);
+        if (page_is_active(chaos->map, ppn))
+            batch->ppn[batch->count++] = ppn;
+    }
+    return batch->count != 0;
+}
+
+/* Also a run of neighbours, or pages from everywhere; ascending, each once. */
 static void choose(struct chaos *chaos, struct page_batch *batch)
 {
     uint64_t stride = 1, first;
+    if (random_below(chaos, 3) == 0 && choose_active(chaos, batch))
+        return;
     batch->count = 1 + (unsigned)random_below(chaos, PAGE_BATCH_MAX);
     if (batch->count > chaos->max_pages)
         batch->count = (unsigned)chaos->max_pages;

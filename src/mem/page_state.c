@@ -56,6 +56,20 @@ enum page_state pmap_state(const struct pmap *map, uint64_t ppn)
     return entry_state(atomic_load_explicit(entry, memory_order_acquire));
 }
 
+bool pmap_is_away(const struct pmap *map, uint64_t ppn)
+{
+    const page_entry *entry = pmap_entry(map, ppn);
+    return entry != NULL && entry_is_away(atomic_load_explicit(entry, memory_order_relaxed));
+}
+
+bool pmap_has_away(const struct pmap *map)
+{
+    uint64_t pages = 0;
+    for (unsigned state = PAGE_COMPRESSED; state < PAGE_STATES; state++)
+        pages |= atomic_load_explicit(&map->pages[state], memory_order_relaxed);
+    return pages != 0;
+}
+
 /* Private, and nothing to be done about it before it is looked at. */
 static inline bool is_plain_private(uint64_t value)
 {
@@ -65,14 +79,14 @@ static inline bool is_plain_private(uint64_t value)
 /* A private page as it is after a touch: nobody takes it away any more. */
 static inline uint64_t private_touched(uint64_t value)
 {
-    if (value & ENTRY_LEAVING)
-        return PAGE_PRIVATE | entry_touched(value); /* the payload is a ticket */
+    if (value & ENTRY_LEAVING) /* the payload is a ticket */
+        return PAGE_PRIVATE | entry_touched(value) | (value & ENTRY_CLEAN);
     return (value & ~ENTRY_KEPT) | entry_touched(value);
 }
 
 static inline bool is_writable(uint64_t value)
 {
-    return !(value & (ENTRY_SETTLING | ENTRY_CODE));
+    return !(value & (ENTRY_SETTLING | ENTRY_CODE | ENTRY_CLEAN));
 }
 
 static const uint8_t *look_up_slow(struct pmap *map, uint64_t ppn, page_entry *entry,
@@ -212,6 +226,7 @@ uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn)
 {
     if (pmap_entry(map, ppn) == NULL || make_private(map, ppn, 0, BYTES_KEPT, NULL) != STATUS_OK)
         return NULL;
+    page_spoil(map, ppn);
     return pmap_private_page(map, ppn);
 }
 

@@ -39,6 +39,7 @@ struct pager {
     struct pmap *map;
     struct zcache *cache;
     struct swap *swap;
+    struct disk_pages *disks;
     _Atomic uint64_t cache_most;
 
     uint8_t *staging;               /* of all that follows: takes memory while it is used */
@@ -50,7 +51,7 @@ struct pager {
     struct flight moving;
 
     atomic_flag said_full, said_failed;
-    _Atomic uint64_t zeroed, compressed, swapped, demoted, refused, failed;
+    _Atomic uint64_t zeroed, disk_backed, compressed, swapped, demoted, refused, failed;
 };
 
 static void count(_Atomic uint64_t *counter, uint64_t n)
@@ -67,6 +68,8 @@ static enum status store_get(void *context, enum page_state state, uint64_t payl
     (void)ppn;
     if (state == PAGE_SWAPPED && pager->swap != NULL)
         return swap_read(pager->swap, payload, page, err);
+    if (state == PAGE_DISK && pager->disks != NULL)
+        return disk_pages_get(pager->disks, payload, page, err);
     if (state == PAGE_COMPRESSED && pager->cache != NULL &&
         zcache_get(pager->cache, payload, page) == STATUS_OK)
         return STATUS_OK;
@@ -86,7 +89,7 @@ static void store_drop(void *context, enum page_state state, uint64_t payload)
 static const struct page_store_ops store_ops = {.get = store_get, .drop = store_drop};
 
 enum status pager_create(struct pager **out, struct pmap *map, struct zcache *cache,
-                         struct swap *swap, struct error *err)
+                         struct swap *swap, struct disk_pages *disks, struct error *err)
 {
     struct pager *pager = calloc(1, sizeof *pager);
     if (pager == NULL)
@@ -104,6 +107,7 @@ enum status pager_create(struct pager **out, struct pmap *map, struct zcache *ca
     pager->map = map;
     pager->cache = cache;
     pager->swap = swap;
+    pager->disks = disks;
     pager->staging = staging;
     for (unsigned i = 0; i < FLIGHTS; i++)
         pager->flights[i].staging = pager->staging + i * STAGING_BYTES;
@@ -351,6 +355,13 @@ static bool take_in_memory(struct pager *pager, const struct page_batch *batch, 
         *gone += left;
         return true;
     }
+    uint64_t block;
+    if (pager->disks != NULL && disk_pages_payload(pager->disks, batch->ppn[i], &block)) {
+        bool left = page_leave_end(pager->map, batch, i, PAGE_DISK, block);
+        count(&pager->disk_backed, left);
+        *gone += left;
+        return true;
+    }
     uint64_t handle;
     if (pager->cache == NULL || flags & PAGER_COLD ||
         !compress(pager, batch->ppn[i], bytes, &handle))
@@ -400,6 +411,7 @@ void pager_get_stats(const struct pager *pager, struct pager_stats *stats)
 {
     *stats = (struct pager_stats){
         .zeroed = atomic_load(&pager->zeroed),
+        .disk_backed = atomic_load(&pager->disk_backed),
         .compressed = atomic_load(&pager->compressed),
         .swapped = atomic_load(&pager->swapped),
         .demoted = atomic_load(&pager->demoted),

@@ -3,9 +3,9 @@
 
 /*
  * Where pages go that are taken from the guest, and where they come back from: dropped if they are
- * zero, else into the compression cache, else into the swap file; the cache's oldest go on to the
- * file when the cache is full. It is the page map's store (page_leave.h). Which pages go, and when,
- * is decided by others (reclaim.h).
+ * zero, or still equal to a block of one of the VM's disks; else into the compression cache, else
+ * into the swap file; the cache's oldest go on to the file when the cache is full. It is the page
+ * map's store (page_leave.h). Which pages go, and when, is decided by others (reclaim.h).
  *
  * All functions may be called from any thread, but for create and destroy; only one thread may ask
  * for PAGER_QUEUE, and only that thread calls pager_settle.
@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "mem/disk_pages.h"
 #include "mem/page_leave.h"
 #include "mem/pmap.h"
 #include "mem/swap.h"
@@ -25,18 +26,19 @@
 struct pager;
 
 struct pager_stats {
-    uint64_t zeroed;     /* pages that were all zero */
-    uint64_t compressed; /* pages that went into the cache */
-    uint64_t swapped;    /* pages that went to the swap file straight */
-    uint64_t demoted;    /* pages that went there from the cache */
-    uint64_t refused;    /* pages for which there was no room */
-    uint64_t failed;     /* pages that could not be written */
+    uint64_t zeroed;      /* pages that were all zero */
+    uint64_t disk_backed; /* pages that a disk has */
+    uint64_t compressed;  /* pages that went into the cache */
+    uint64_t swapped;     /* pages that went to the swap file straight */
+    uint64_t demoted;     /* pages that went there from the cache */
+    uint64_t refused;     /* pages for which there was no room */
+    uint64_t failed;      /* pages that could not be written */
 };
 
-/* Becomes the map's store. cache and swap are the caller's; either may be NULL, and both outlive
- * the map. */
+/* Becomes the map's store. cache, swap and disks are the caller's; each may be NULL, and they
+ * outlive the map. */
 enum status pager_create(struct pager **pager, struct pmap *map, struct zcache *cache,
-                         struct swap *swap, struct error *err);
+                         struct swap *swap, struct disk_pages *disks, struct error *err);
 /* NULL is fine. The map is not used any more. */
 void pager_destroy(struct pager *pager);
 

@@ -131,6 +131,8 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .faults_compressed = counted(&map->faults_away[PAGE_COMPRESSED]),
         .faults_swap_in = counted(&map->faults_away[PAGE_SWAPPED]),
         .faults_disk = counted(&map->faults_away[PAGE_DISK]),
+        .double_paging_seen = counted(&map->double_paging_seen),
+        .double_paging_avoided = counted(&map->double_paging_avoided),
         .second_chances = counted(&map->second_chances),
         .overwritten = counted(&map->overwritten),
         .balloon_popped = counted(&map->balloon_popped),

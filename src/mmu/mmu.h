@@ -210,6 +210,16 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
                              enum mmu_privilege privilege, struct mmu_target *target,
                              struct mmu_fault *fault);
 
+/*
+ * For an instruction that is about to overwrite the whole page at `linear`, a page address, and has
+ * not found it in the TLB: if the page is away, stores `bytes` there without reading the old ones
+ * back. False: it is not, or something stands in the way; then nothing has happened that the store
+ * in the ordinary way would not have done. True: all is done, but that the page is in no TLB.
+ * Parks.
+ */
+bool mmu_overwrite(struct mmu *mmu, uint64_t linear, enum mmu_privilege privilege,
+                   const uint8_t *bytes);
+
 /* Device registers at a gpa that resolved to MMU_MMIO. Parks around the device's operation. */
 uint64_t mmu_device_read(struct mmu *mmu, uint64_t gpa, unsigned size);
 void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t value);

@@ -152,6 +152,24 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
     }
 }
 
+bool mmu_overwrite(struct mmu *mmu, uint64_t linear, enum mmu_privilege privilege,
+                   const uint8_t *bytes)
+{
+    struct walk walk;
+    if (privilege == MMU_USER_CHECKED)
+        privilege = MMU_USER;
+    if (mmu->watched_count != 0 || !pmap_has_away(mmu->map) ||
+        walk_guest(mmu, linear, MMU_WRITE, privilege, &walk) != WALK_OK ||
+        !pmap_is_away(mmu->map, walk.gpa >> PAGE_SHIFT))
+        return false;
+    /* The tables may change while it is parked; then this is the store of a CPU that has not heard
+     * of it yet, as it may be up to the end of the instruction. */
+    mmu_park(mmu);
+    bool is_done = pmap_write(mmu->map, walk.gpa, bytes, PAGE_SIZE) == STATUS_OK;
+    mmu_unpark(mmu);
+    return is_done;
+}
+
 void mmu_mark_code(struct mmu *mmu, uint64_t ppn)
 {
     /*

@@ -74,9 +74,9 @@ uint64_t machine_resident(const struct machine *machine);
  * resumed before it runs, and any number of times; the last call counts.
  *
  * machine_pause_begin: any thread, a vCPU's too; does not wait. machine_pause: not a vCPU's; waits
- * until no vCPU runs any more, or the machine has ended. */
+ * until no vCPU runs any more; false: the machine has ended. */
 void machine_pause_begin(struct machine *machine);
-void machine_pause(struct machine *machine);
+bool machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 bool machine_is_paused(struct machine *machine);
 

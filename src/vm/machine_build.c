@@ -260,6 +260,24 @@ static enum status attach_exits(struct machine *machine, struct error *err)
     return status;
 }
 
+static enum status create_virtio(struct machine *machine, const struct device_time *time,
+                                 struct error *err)
+{
+    const struct machine_host *host = machine->host;
+    struct virtio_set_config config = {
+        .options = host->options,
+        .console = host->console_out,
+        .balloon_target = host->balloon_target,
+        .map = machine->map,
+        .disks = paging_disks(machine->paging),
+        .mmio = machine->mmio,
+        .ioapic = machine->ioapic,
+        .loop = machine->loop,
+        .time = time,
+    };
+    return virtio_set_create(&machine->virtio, &config, err);
+}
+
 static enum status load_kernel(struct machine *machine, struct error *err)
 {
     const struct vm_options *options = machine->host->options;
@@ -318,9 +336,7 @@ enum status machine_create(struct machine **out, const struct machine_host *host
     if (status == STATUS_OK)
         status = attach_exits(machine, err);
     if (status == STATUS_OK)
-        status = virtio_set_create(&machine->virtio, host->options, host->console_out,
-                                   host->balloon_target, machine->map, machine->mmio,
-                                   machine->ioapic, machine->loop, &time, err);
+        status = create_virtio(machine, &time, err);
     if (status == STATUS_OK)
         status = start_paging(machine, err);
     if (status == STATUS_OK)

@@ -61,13 +61,15 @@ void machine_pause_begin(struct machine *machine)
     pthread_mutex_unlock(&machine->lock);
 }
 
-void machine_pause(struct machine *machine)
+bool machine_pause(struct machine *machine)
 {
     machine_pause_begin(machine);
     pthread_mutex_lock(&machine->lock);
     while (machine->pausing && machine->cpus_running != 0 && machine->end == MACHINE_RUNNING)
         pthread_cond_wait(&machine->pause_changed, &machine->lock);
+    bool lives = machine->end == MACHINE_RUNNING;
     pthread_mutex_unlock(&machine->lock);
+    return lives;
 }
 
 void machine_resume(struct machine *machine)

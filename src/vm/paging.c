@@ -14,6 +14,7 @@ struct paging {
     struct pmap *map;
     struct zcache *cache;
     struct swap *swap; /* not ours, and may be NULL */
+    struct disk_pages *disks;
     struct pager *pager;
     struct reclaim *reclaim;
     struct sample *sample;
@@ -58,7 +59,9 @@ enum status paging_create(struct paging **out, struct pmap *map, struct swap *sw
     enum status status =
         zcache_create(&paging->cache, stats.max_pages * PAGE_SIZE / CACHE_PART, err);
     if (status == STATUS_OK)
-        status = pager_create(&paging->pager, map, paging->cache, swap, err);
+        status = disk_pages_create(&paging->disks, map, err);
+    if (status == STATUS_OK)
+        status = pager_create(&paging->pager, map, paging->cache, swap, paging->disks, err);
     if (status == STATUS_OK)
         status = reclaim_create(&paging->reclaim, map, paging->pager, paging->cache, err);
     if (status != STATUS_OK) {
@@ -71,6 +74,8 @@ enum status paging_create(struct paging **out, struct pmap *map, struct swap *sw
 
 void paging_set_resident(struct paging *paging, uint64_t bytes)
 {
+    if (bytes != UINT64_MAX)
+        disk_pages_enable(paging->disks, true);
     reclaim_set_target(paging->reclaim, bytes == UINT64_MAX ? UINT64_MAX : bytes >> PAGE_SHIFT);
 }
 
@@ -94,6 +99,7 @@ enum status paging_start_sample(struct paging *paging, struct io_loop *loop, uns
 enum status paging_start_chaos(struct paging *paging, uint64_t seed, const struct chaos_ops *ops,
                                void *context, struct error *err)
 {
+    disk_pages_enable(paging->disks, true);
     return chaos_create(&paging->chaos, paging->map, paging->pager, ops, context, seed, err);
 }
 
@@ -119,10 +125,16 @@ void paging_destroy(struct paging *paging)
     paging_stop(paging);
     reclaim_destroy(paging->reclaim);
     pager_destroy(paging->pager);
+    disk_pages_destroy(paging->disks);
     zcache_destroy(paging->cache);
     if (paging->swap != NULL)
         swap_clear(paging->swap);
     free(paging);
+}
+
+struct disk_pages *paging_disks(struct paging *paging)
+{
+    return paging->disks;
 }
 
 void paging_get(struct paging *paging, struct paging_info *info)
@@ -136,6 +148,8 @@ void paging_get(struct paging *paging, struct paging_info *info)
         swap_get_stats(paging->swap, &info->swap);
     pager_get_stats(paging->pager, &info->pager);
     reclaim_get_stats(paging->reclaim, &info->reclaim);
+    if (paging->chaos != NULL)
+        chaos_get_stats(paging->chaos, &info->chaos);
     if (paging->sample != NULL)
         sample_get(paging->sample, &sample);
     uint64_t max = pages.max_pages * PAGE_SIZE;

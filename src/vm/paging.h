@@ -46,6 +46,9 @@ void paging_stop(struct paging *paging);
 /* After the map is gone. NULL is fine. The swap file is empty afterwards. */
 void paging_destroy(struct paging *paging);
 
+/* For the machine's disks. */
+struct disk_pages *paging_disks(struct paging *paging);
+
 struct paging_info {
     uint64_t resident, target; /* bytes */
     uint64_t active;           /* bytes; of a VM that runs long enough */
@@ -55,6 +58,7 @@ struct paging_info {
     struct swap_stats swap;
     struct pager_stats pager;
     struct reclaim_stats reclaim;
+    struct chaos_stats chaos; /* zeros without */
 };
 void paging_get(struct paging *paging, struct paging_info *info);
 

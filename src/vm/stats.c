@@ -105,10 +105,14 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "max", pages.max_pages * PAGE_SIZE);
     add_count(stats, "zero", pages.zero_pages * PAGE_SIZE);
     add_count(stats, "compressed", pages.compressed * PAGE_SIZE);
+    add_count(stats, "disk_backed", pages.disk_backed * PAGE_SIZE);
     add_count(stats, "swapped", pages.swapped * PAGE_SIZE);
     add_count(stats, "faults_zero", pages.faults_zero);
     add_count(stats, "faults_compressed", pages.faults_compressed);
+    add_count(stats, "faults_disk", pages.faults_disk);
     add_count(stats, "faults_swap_in", pages.faults_swap_in);
+    add_count(stats, "double_paging_seen", pages.double_paging_seen);
+    add_count(stats, "double_paging_avoided", pages.double_paging_avoided);
     add_count(stats, "second_chances", pages.second_chances);
     add_count(stats, "overwritten", pages.overwritten);
     add_count(stats, "balloon_popped", pages.balloon_popped);
@@ -157,9 +161,16 @@ void stats_add_paging(json_t *stats, const struct paging_info *paging)
     add_count(stats, "reclaim_taken", paging->reclaim.taken);
     add_count(stats, "reclaim_given_up", paging->reclaim.given_up);
     add_count(stats, "reclaim_zero", paging->pager.zeroed);
+    add_count(stats, "reclaim_disk_backed", paging->pager.disk_backed);
     add_count(stats, "reclaim_compressed", paging->pager.compressed);
     add_count(stats, "reclaim_swapped", paging->pager.swapped + paging->pager.demoted);
     add_count(stats, "reclaim_refused", paging->pager.refused + paging->pager.failed);
+    if (paging->chaos.taken + paging->chaos.sampled + paging->chaos.checks != 0) {
+        add_count(stats, "chaos_taken", paging->chaos.taken);
+        add_count(stats, "chaos_brought", paging->chaos.brought);
+        add_count(stats, "chaos_sampled", paging->chaos.sampled);
+        add_count(stats, "chaos_checks", paging->chaos.checks);
+    }
 }
 
 void stats_add_run(json_t *stats, uint64_t started_ns, unsigned resets)

@@ -12,19 +12,29 @@
 #include "dev/ioapic.h"
 #include "dev/platform.h"
 #include "mem/bus.h"
+#include "mem/disk_pages.h"
 #include "mem/pmap.h"
 #include "util/io_loop.h"
 #include "vm/options.h"
 
 struct virtio_set;
 
-/* Opens images and ports of the host: fails with the line that says which cannot be had. `console`
- * is the descriptor that gets the virtio console's output, `balloon_target` is in bytes;
- * `time`, with timers on `loop`, is copied. */
-enum status virtio_set_create(struct virtio_set **set, const struct vm_options *options,
-                              int console, uint64_t balloon_target, struct pmap *map,
-                              struct bus *mmio, struct ioapic *ioapic, struct io_loop *loop,
-                              const struct device_time *time, struct error *err);
+/* What the devices are made of. All but `time` outlives them. */
+struct virtio_set_config {
+    const struct vm_options *options;
+    int console;             /* descriptor for the virtio console's output */
+    uint64_t balloon_target; /* bytes */
+    struct pmap *map;
+    struct disk_pages *disks;
+    struct bus *mmio;
+    struct ioapic *ioapic;
+    struct io_loop *loop;
+    const struct device_time *time; /* with timers on `loop`; is copied */
+};
+
+/* Opens images and ports of the host: fails with the line that says which cannot be had. */
+enum status virtio_set_create(struct virtio_set **set, const struct virtio_set_config *config,
+                              struct error *err);
 /* No vCPU runs any more; `loop` exists, stopped or not. NULL is allowed. */
 void virtio_set_destroy(struct virtio_set *set);
 

@@ -34,6 +34,7 @@ struct machine *vm_slot_take(struct vm_slot *slot)
         pthread_cond_wait(&slot->changed, &slot->lock);
     if (!slot->closed)
         slot->resets++;
+    pthread_cond_broadcast(&slot->changed);
     pthread_mutex_unlock(&slot->lock);
     return machine;
 }
@@ -78,27 +79,42 @@ void vm_slot_release(struct vm_slot *slot)
     pthread_mutex_unlock(&slot->lock);
 }
 
-static struct machine *wish_pause(struct vm_slot *slot, bool wanted)
+static void wish_pause(struct vm_slot *slot, bool wanted)
 {
     pthread_mutex_lock(&slot->lock);
     slot->pause_wanted = wanted;
     pthread_mutex_unlock(&slot->lock);
-    return vm_slot_hold(slot);
+}
+
+/* After the machine has ended: until it has been taken out. */
+static void wait_for_next(struct vm_slot *slot, unsigned resets)
+{
+    pthread_mutex_lock(&slot->lock);
+    while (slot->resets == resets && !slot->closed)
+        pthread_cond_wait(&slot->changed, &slot->lock);
+    pthread_mutex_unlock(&slot->lock);
 }
 
 bool vm_slot_pause(struct vm_slot *slot)
 {
-    struct machine *machine = wish_pause(slot, true);
-    if (machine == NULL)
-        return false;
-    machine_pause(machine);
-    vm_slot_release(slot);
-    return true;
+    wish_pause(slot, true);
+    for (;;) {
+        struct machine *machine = vm_slot_hold(slot);
+        if (machine == NULL)
+            return false;
+        unsigned resets = vm_slot_resets(slot);
+        bool paused = machine_pause(machine);
+        vm_slot_release(slot);
+        if (paused)
+            return true;
+        wait_for_next(slot, resets);
+    }
 }
 
 bool vm_slot_resume(struct vm_slot *slot)
 {
-    struct machine *machine = wish_pause(slot, false);
+    wish_pause(slot, false);
+    struct machine *machine = vm_slot_hold(slot);
     if (machine == NULL)
         return false;
     machine_resume(machine);

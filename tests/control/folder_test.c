@@ -18,17 +18,12 @@
 #include "control/folder.h"
 #include "util/bits.h"
 
+#define SIXTY_LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567"
+
 static void test_names(void **state)
 {
-    static const char *const good[] = {"a",
-                                       "0",
-                                       "vm1",
-                                       "web-1.example_x",
-                                       "A..",
-                                       "a-",
-                                       "9_",
-                                       "0123456789012345678901234567890123456789012345678901234567"
-                                       "890123"};
+    static const char *const good[] = {"a",   "0",  "vm1", "web-1.example_x",
+                                       "A..", "a-", "9_",  (SIXTY_LETTERS "8901")};
     static const char *const bad[] = {"",
                                       ".",
                                       "..",
@@ -47,8 +42,7 @@ static void test_names(void **state)
                                       "a,b",
                                       "a:b",
                                       "a@b",
-                                      "0123456789012345678901234567890123456789012345678901234567"
-                                      "8901234"};
+                                      (SIXTY_LETTERS "89012")};
     struct error err;
     for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
         if (control_name_check(good[i], &err) != STATUS_OK)

@@ -16,8 +16,9 @@ static enum status parse(const char *line, struct control_request *request, stru
 {
     /* Exactly as long as the line, for the sanitizer's sake. */
     size_t length = strlen(line);
-    char *copy = malloc(length + 1);
-    memcpy(copy, line, length);
+    char *copy = malloc(length == 0 ? 1 : length);
+    for (size_t i = 0; i < length; i++)
+        copy[i] = line[i];
     *err = (struct error){0};
     enum status status = control_request_parse(copy, length, request, err);
     free(copy);
@@ -134,11 +135,11 @@ static void test_depth_and_length(void **state)
     /* As long as may be, and one more. */
     static const char good[] = "{\"request\":\"stats\"}";
     memset(line, ' ', sizeof line);
-    memcpy(line, good, strlen(good));
+    memcpy(line, good, sizeof good - 1);
     assert_int_equal(control_request_parse(line, CONTROL_LINE_MOST - 1, &request, &err), STATUS_OK);
     assert_int_not_equal(control_request_parse(line, CONTROL_LINE_MOST, &request, &err), STATUS_OK);
     assert_int_not_equal(control_request_parse(line, 0, &request, &err), STATUS_OK);
-    memset(line + strlen(good), 0, sizeof line - strlen(good));
+    memset(line + sizeof good - 1, 0, sizeof line - (sizeof good - 1));
     assert_int_not_equal(control_request_parse(line, 100, &request, &err), STATUS_OK);
 }
 

@@ -131,7 +131,7 @@ static void run(struct world *world, bool wrong_bytes)
     pmap_set_trouble_hook(world->map, on_trouble, world);
     assert_int_equal(zcache_create(&world->cache, 256 * KIB, &err), STATUS_OK);
     world->swap = faulty_swap_create(&world->faulty, PAGES, SWAP_QUEUE_NONE);
-    assert_int_equal(pager_create(&world->pager, world->map, world->cache, world->swap, &err),
+    assert_int_equal(pager_create(&world->pager, world->map, world->cache, world->swap, NULL, &err),
                      STATUS_OK);
     assert_int_equal(chaos_create(&world->chaos, world->map, world->pager, &ops, world, 7, &err),
                      STATUS_OK);
@@ -202,7 +202,7 @@ static void test_tiny(void **state)
     struct chaos_stats stats = {0};
     (void)state;
     assert_int_equal(pmap_create(&map, &range, 1, &err), STATUS_OK);
-    assert_int_equal(pager_create(&pager, map, NULL, NULL, &err), STATUS_OK);
+    assert_int_equal(pager_create(&pager, map, NULL, NULL, NULL, &err), STATUS_OK);
     assert_int_equal(chaos_create(&chaos, map, pager, &(struct chaos_ops){0}, NULL, 0, &err),
                      STATUS_OK);
     while (stats.taken == 0) { /* zero pages need no store */

@@ -71,7 +71,7 @@ static void world_create(struct world *world, uint64_t pages, uint64_t cache_byt
         assert_int_equal(zcache_create(&world->cache, cache_bytes, &err), STATUS_OK);
     if (swap_pages != 0)
         world->swap = faulty_swap_create(&world->faulty, swap_pages, queue);
-    assert_int_equal(pager_create(&world->pager, world->map, world->cache, world->swap, &err),
+    assert_int_equal(pager_create(&world->pager, world->map, world->cache, world->swap, NULL, &err),
                      STATUS_OK);
     assert_int_equal(reclaim_create(&world->reclaim, world->map, world->pager, world->cache, &err),
                      STATUS_OK);

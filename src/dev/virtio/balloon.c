@@ -202,12 +202,14 @@ static void balloon_take_stats(struct virtio_balloon *balloon, unsigned queue)
     } while (virtqueue_unmute(vq));
 }
 
-static void balloon_ask_stats(struct virtio_balloon *balloon)
+/* False: there is no driver to ask, or it has not answered yet. */
+static bool balloon_ask_stats(struct virtio_balloon *balloon)
 {
     if (!balloon->stats_chain.held || !virtio_device_queue_runs(&balloon->base, QUEUE_THIRD))
-        return;
+        return false;
     virtio_device_complete(&balloon->base, QUEUE_THIRD, &balloon->stats_chain, 0);
     balloon_take_stats(balloon, QUEUE_THIRD);
+    return true;
 }
 
 static void balloon_arm_stats(struct virtio_balloon *balloon, uint64_t now)
@@ -259,11 +261,9 @@ bool balloon_watch(struct virtio_device *device, uint64_t wait_ns)
     balloon->watched_until_ns = now + BALLOON_WATCH_NS;
     if (!balloon->stats_timer_armed)
         balloon_arm_stats(balloon, now);
-    if (!stats_fresh(balloon, now) && virtio_device_queue_runs(device, QUEUE_THIRD)) {
-        balloon_ask_stats(balloon);
-        if (!stats_fresh(balloon, now) && wait_ns > 0)
-            balloon_wait_stats(balloon, wait_ns);
-    }
+    if (!stats_fresh(balloon, now) && balloon_ask_stats(balloon) && !stats_fresh(balloon, now) &&
+        wait_ns > 0)
+        balloon_wait_stats(balloon, wait_ns);
     bool fresh = stats_fresh(balloon, balloon_now(balloon));
     virtio_device_leave(device);
     return fresh;

@@ -44,7 +44,7 @@ static void test_members(void **state)
     assert_int_equal(
         mmu_init(&mmus[MEMBERS], machine->domain, machine->bus, &attention, 1, NULL, NULL, &err),
         STATUS_OK);
-    mmu_domain_revoke(machine->domain, 5);
+    mmu_domain_revoke(machine->domain, &(uint64_t){5}, 1);
     for (unsigned i = 0; i <= MEMBERS; i++) {
         if (i != 10)
             mmu_destroy(&mmus[i]);
@@ -94,7 +94,7 @@ struct revoker {
 static void *revoke_page(void *argument)
 {
     struct revoker *revoker = argument;
-    mmu_domain_revoke(revoker->machine->domain, 7);
+    mmu_domain_revoke(revoker->machine->domain, &(uint64_t){7}, 1);
     atomic_store(&revoker->done, true);
     return NULL;
 }
@@ -548,7 +548,7 @@ static void *revoke_all_the_time(void *argument)
 {
     struct stop_race *race = argument;
     for (uint64_t ppn = 0; race->done < STOPPERS; ppn++) {
-        mmu_domain_revoke(race->machine->domain, ppn % 16);
+        mmu_domain_revoke(race->machine->domain, &(uint64_t){ppn % 16}, 1);
         sched_yield();
     }
     return NULL;

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "compare.h"
+#include "cpu/translate/translate.h"
 
 #define SEED     0x5eed00000u
 #define PROGRAMS 4000u
@@ -75,6 +76,7 @@ static void test_programs(void **state)
             drop_code(translated.vm.vcpu);
         if (i % 16 == 15)
             mmu_flush(&translated.vm.vcpu->mmu, false);
+        translate_of(translated.vm.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;
         failures += !compare_seed(&c, options.seed + i);
     }
     native_on_tick(NULL);

@@ -207,6 +207,7 @@ void translate_drop(void *context, uint64_t ppn)
     struct translate *translate = context;
     block_drop(translate->vcpu, ppn);
     slow_forget(translate, ppn);
+    relative_forget(translate, ppn);
     crossing_drop(translate, ppn);
     translate_unlink_page(translate, ppn);
 }

@@ -21,12 +21,15 @@
  * THE INVARIANT of a page: where it may be relative, all of its translations are, or none is and
  * all of them have the same linear page. Where it may not (relative_may_be_at), translations are
  * absolute, and may stand beside relative ones: no link leads from one kind to the other, since
- * there it is for another RIP.
+ * there it is for another RIP. Which kind a page is, its translations say. If all are gone, but it
+ * has not been written, a bit does (relative_seen); pages that share one may take it for theirs.
  *
  * In the jump cache a translation is under one RIP at a time, which is t->rip: jump_remember takes
  * it out of where it was. So it is found and taken out by RIP, as absolute ones are, and nothing
  * that leads to its code is left when its place is wanted for another.
  */
+
+#include <string.h>
 
 #include "cpu/access.h"
 #include "cpu/translate/translate.h"
@@ -41,6 +44,11 @@ bool relative_may_be_at(uint64_t rip)
     return access_is_canonical(rip - REACH) && access_is_canonical(rip + REACH);
 }
 
+static unsigned slot_of(uint64_t ppn)
+{
+    return (unsigned)(ppn * 0x9e3779b97f4a7c15u >> 32) % RELATIVE_SLOTS;
+}
+
 bool relative_is_wanted(struct translate *translate, uint64_t ppn, uint64_t rip)
 {
     if (!relative_may_be_at(rip))
@@ -48,14 +56,26 @@ bool relative_is_wanted(struct translate *translate, uint64_t ppn, uint64_t rip)
     const struct translation *t = translate_page_first(translate, ppn);
     while (t != NULL && !(t->ppn == ppn && relative_may_be_at(t->rip)))
         t = ref_get(translate, t->page_next);
+    const unsigned slot = slot_of(ppn);
     if (t == NULL)
-        return ppn & translate->relative_pages;
+        return translate->relative_seen[slot / 64] & bit(slot % 64) ||
+               ppn & translate->relative_pages;
     if (t->is_relative)
         return true;
     if ((t->rip ^ rip) >> PAGE_SHIFT == 0)
         return false;
+    translate->relative_seen[slot / 64] |= bit(slot % 64);
     translate_unlink_page(translate, ppn);
     return true;
+}
+
+void relative_forget(struct translate *translate, uint64_t ppn)
+{
+    const unsigned slot = slot_of(ppn);
+    if (ppn == MMU_ALL_PAGES)
+        memset(translate->relative_seen, 0, sizeof(translate->relative_seen));
+    else
+        translate->relative_seen[slot / 64] &= ~bit(slot % 64);
 }
 
 void emit_rip(struct emit *e, const struct translation *t, unsigned to, uint64_t rip)

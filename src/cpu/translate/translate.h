@@ -123,6 +123,8 @@ struct ring {
 #define SLOW_INSNS   4096u /* entries of the cache of instructions, */
 #define SLOW_PAGE    64u   /* those that a page's may be in */
 
+#define RELATIVE_SLOTS 4096u
+
 struct crossing;
 
 struct translate {
@@ -157,6 +159,7 @@ struct translate {
 
     bool has_rorx;    /* the host's CPU does */
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
+    uint64_t relative_seen[RELATIVE_SLOTS / 64]; /* a bit a page, by a hash (relative.c) */
     /* For checks: pages whose number has one of these bits are relative from the start. */
     uint64_t relative_pages;
 
@@ -222,6 +225,8 @@ bool relative_may_be_at(uint64_t rip);
 /* Whether what is now to be translated is to be relative. Where the page has just been found at its
  * second address, drops what there is of it. */
 bool relative_is_wanted(struct translate *translate, uint64_t ppn, uint64_t rip);
+/* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
+void relative_forget(struct translate *translate, uint64_t ppn);
 /* to = rip, which is what it is at the place that t->rip is of. No flags. */
 void emit_rip(struct emit *e, const struct translation *t, unsigned to, uint64_t rip);
 /* T0 is RIP: sets code_page. Spoils T0; no flags. */

@@ -119,6 +119,16 @@ static void check_jump_cache(struct translate *translate, unsigned privilege)
     }
 }
 
+/* Where the page may be relative, all of its translations are, or all are for one address. */
+static void check_kind(const struct translate *translate, const struct translation *t)
+{
+    const struct translation *other = translate_page_first(translate, t->ppn);
+    while (other->ppn != t->ppn)
+        other = ref_get(translate, other->page_next);
+    assert_int_equal(t->is_relative, other->is_relative);
+    assert_true(t->is_relative || (t->rip ^ other->rip) >> PAGE_SHIFT == 0);
+}
+
 /* Returns how many there are. */
 static unsigned check_cache(struct translate *translate)
 {
@@ -136,6 +146,7 @@ static unsigned check_cache(struct translate *translate)
         }
         if (t->is_dead)
             continue;
+        check_kind(translate, t);
         assert_non_null(translate_look_up(translate, translation_gpa(t), t->rip, t->privilege));
         for (unsigned i = 0; i < t->link_count; i++)
             check_link(translate, t, &translation_links(translate, t)[i]);

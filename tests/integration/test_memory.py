@@ -64,7 +64,7 @@ class Memory(harness.TestCase):
                  stats, *extra]) as vm:
             status = vm.wait(LIMIT)
             self.assertEqual((status, vm.errors), (harness.STATUS_OK, ""), vm.report())
-            self.assertRegex(vm.console, r"(?m)^checker: ok, \d{5,} pages verified in \d+ rounds$",
+            self.assertRegex(vm.console, r"(?m)^checker: ok, \d{4,} pages verified in \d+ rounds$",
                              vm.report())
             self.assertRegex(vm.console, r"(?m)^aerostat-guest: exit 0$", vm.report())
             # What the kernel itself keeps in memory is checked by the kernel.
@@ -89,7 +89,7 @@ class Memory(harness.TestCase):
 
     def test_guest_swaps(self):
         """A guest that is short of memory by its own doing."""
-        self.check(memory=96 * MIB, rounds=max(2, ROUNDS // 4))
+        self.check(memory=96 * MIB, rounds=max(1, ROUNDS // 4))
         self.assertGreater(self.guest_counter("pswpin"), 1000)
         self.assertGreater(self.guest_counter("pswpout"), 1000)
 
@@ -115,7 +115,7 @@ class Memory(harness.TestCase):
     def test_balloon(self):
         """The guest gives memory up, and pages out to its own swap. With 192 of 256 MiB gone its
         kernel is at its limits: it takes some back now and then rather than kill a process."""
-        stats = self.check("--balloon", "192M", size=24, rounds=ROUNDS // 4, before=inflated(176))
+        stats = self.check("--balloon", "192M", size=24, rounds=max(2, ROUNDS // 4), before=inflated(176))
         self.check_balloon(stats, 176)
         self.assertGreater(self.guest_counter("pswpout"), 1000)
 

@@ -24,7 +24,7 @@ LIMIT = harness.BOOT_SECONDS + 20 * SECONDS
 
 
 def tool(name):
-    """A program of e2fsprogs: they need no privileges, but may not be on an ordinary user's path."""
+    """A program of e2fsprogs; they may not be on an ordinary user's path."""
     return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 
@@ -115,7 +115,8 @@ class Memory(harness.TestCase):
     def test_balloon(self):
         """The guest gives memory up, and pages out to its own swap. With 192 of 256 MiB gone its
         kernel is at its limits: it takes some back now and then rather than kill a process."""
-        stats = self.check("--balloon", "192M", size=24, rounds=max(2, ROUNDS // 4), before=inflated(176))
+        stats = self.check("--balloon", "192M", size=24, rounds=max(2, ROUNDS // 4),
+                           before=inflated(176))
         self.check_balloon(stats, 176)
         self.assertGreater(self.guest_counter("pswpout"), 1000)
 

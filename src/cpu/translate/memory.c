@@ -85,6 +85,8 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
+    if (slow->hint.jump != 0)
+        hint_emit_wrong(c, slow, number);
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     flags_emit_slow(c, &slow->recipe);
@@ -161,14 +163,20 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
 _Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
 
 /* Tag and addend of the TLB's entry in its first slot. */
-static void find_table(const struct context *c, bool write, struct emit_rm *tag,
-                       struct emit_rm *addend)
+void context_find_table(const struct context *c, bool write, struct emit_rm *tag,
+                        struct emit_rm *addend)
 {
     size_t entry =
         offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
         offsetof(struct tlb_slot, of) + (write ? MMU_WRITE : MMU_READ) * sizeof(struct tlb_entry);
     *tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
     *addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
+}
+
+void context_find_slot(struct context *c)
+{
+    context_shifted(c, T1, T0, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
 }
 
 /*
@@ -184,11 +192,10 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    find_table(c, write, &tag, &addend);
+    context_find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
-    context_shifted(c, T1, T0, PAGE_SHIFT - ENTRY_SHIFT);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
+    context_find_slot(c);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
@@ -204,7 +211,8 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
 {
-    context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
+    if (!hint_probe(c, slow, size, write))
+        context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
 }
 
 /* The memory operand is at an address that is known now. */
@@ -232,7 +240,7 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    find_table(c, write, &tag, &addend);
+    context_find_table(c, write, &tag, &addend);
     uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
     tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
     addend.displacement += (int32_t)(slot << ENTRY_SHIFT);

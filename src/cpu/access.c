@@ -115,6 +115,8 @@ static bool resolve(struct vcpu *vcpu, uint64_t linear, enum mmu_access access,
     enum mmu_outcome outcome = mmu_resolve(&vcpu->mmu, linear, access, privilege, target, &fault);
     if (outcome == MMU_FAULT)
         vcpu_raise_page_fault(vcpu, &fault);
+    if (unlikely(outcome == MMU_LOST))
+        vcpu_lose(vcpu);
     return outcome == MMU_MMIO;
 }
 

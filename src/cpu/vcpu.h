@@ -174,6 +174,7 @@ enum vcpu_exit {
     VCPU_EXIT_REQUESTED, /* ATTENTION_EXIT was set (and is now cleared) */
     VCPU_EXIT_HALTED,    /* HLT, or waiting for SIPI: vcpu_wait, then run again */
     VCPU_EXIT_SHUTDOWN,  /* triple fault */
+    VCPU_EXIT_LOST,      /* it needs a page that is lost (pmap.h); run again, it tries again */
 };
 
 /* How the CPU sees its local APIC; `context` belongs to the device (dev/lapic). */
@@ -278,6 +279,7 @@ struct vcpu {
     uint64_t dr[8]; /* 4 and 5 unused */
     uint64_t xcr0;
     int64_t tsc_offset; /* guest TSC = host TSC + this */
+    uint64_t tsc_lost;  /* ticks for which the VM stood still: already subtracted from the above */
     struct vcpu_msrs msr;
 
     /* x87, SSE and AVX state in the standard XSAVE layout (header's XSTATE_BV always says what is
@@ -296,6 +298,7 @@ struct vcpu {
 
     /* Where vcpu_raise goes. */
     jmp_buf *fault_exit;
+    bool is_lost; /* jumped to by vcpu_lose: no fault to deliver */
     struct vcpu_event fault;
 
     /* Wiring. */

@@ -37,11 +37,16 @@ enum status pmap_read(struct pmap *map, uint64_t gpa, void *buffer, uint64_t len
     uint8_t *to = buffer;
     while (length != 0) {
         uint64_t ppn = gpa >> PAGE_SHIFT, piece = piece_length(gpa, length);
-        /* Not pmap_page_read: the address goes nowhere, so the page does not count as lent. */
-        if (pmap_state(map, ppn) == PAGE_PRIVATE)
-            memcpy(to, map->ram.base + gpa, piece);
-        else
+        const uint8_t *bytes;
+        enum status status = page_borrow(map, ppn, &bytes);
+        if (status != STATUS_OK)
+            return status;
+        if (bytes != NULL) {
+            memcpy(to, bytes + (gpa & PAGE_MASK), piece);
+            page_unpin(map, ppn);
+        } else {
             memset(to, 0, piece);
+        }
         to += piece;
         gpa += piece;
         length -= piece;
@@ -56,8 +61,14 @@ enum status pmap_write(struct pmap *map, uint64_t gpa, const void *buffer, uint6
     const uint8_t *from = buffer;
     while (length != 0) {
         uint64_t ppn = gpa >> PAGE_SHIFT, piece = piece_length(gpa, length);
-        memcpy(page_make_private(map, ppn) + (gpa & PAGE_MASK), from, piece);
+        enum page_bytes bytes = piece == PAGE_SIZE ? BYTES_REPLACED : BYTES_KEPT;
+        enum status status = page_pin(map, ppn, bytes, from);
+        if (status != STATUS_OK)
+            return status;
+        page_spoil(map, ppn);
+        memcpy(map->ram.base + gpa, from, piece);
         page_drop_code(map, ppn);
+        page_unpin(map, ppn);
         from += piece;
         gpa += piece;
         length -= piece;

@@ -57,6 +57,25 @@ void layer_destroy(struct layer *layer)
     *layer = (struct layer){.fd = -1};
 }
 
+bool layer_copy(const struct layer *layer, uint64_t ppn, uint8_t *to)
+{
+    ssize_t got;
+    do {
+        got = pread(layer->fd, to, PAGE_SIZE, (off_t)(ppn << PAGE_SHIFT));
+    } while (got < 0 && errno == EINTR);
+    return got == (ssize_t)PAGE_SIZE;
+}
+
+bool layer_punch(const struct layer *layer, uint64_t first, uint64_t count)
+{
+    int result;
+    do {
+        result = fallocate(layer->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                           (off_t)(first << PAGE_SHIFT), (off_t)(count << PAGE_SHIFT));
+    } while (result != 0 && errno == EINTR);
+    return result == 0;
+}
+
 enum status layer_for_each_page(const struct layer *layer,
                                 bool (*visit)(void *context, uint64_t ppn), void *context,
                                 struct error *err)

@@ -19,6 +19,13 @@ struct layer {
 enum status layer_create(struct layer *layer, uint64_t size, struct error *err);
 void layer_destroy(struct layer *layer); /* a zeroed one, or one that failed to be made, is fine */
 
+/* Copies page `ppn`, PAGE_SIZE bytes, without giving it memory if it has none. False: failed. */
+bool layer_copy(const struct layer *layer, uint64_t ppn, uint8_t *to);
+
+/* Gives the memory of `count` pages from `first` on back to the host; they read as zero then.
+ * False: the host would not. */
+bool layer_punch(const struct layer *layer, uint64_t first, uint64_t count);
+
 /* Calls visit(context, ppn) for every page that has memory, ascending, until it returns false.
  * STATUS_UNSUPPORTED where the host gives this file huge pages, so that single pages say nothing.
  */

@@ -11,11 +11,11 @@
 static void unpin_pages(struct pmap *map, uint64_t first, uint64_t end)
 {
     for (uint64_t ppn = first; ppn < end; ppn++)
-        page_remove_pin(map, ppn);
+        page_unpin(map, ppn);
 }
 
-enum status pmap_pin(struct pmap *map, uint64_t gpa, uint64_t length, bool write, struct iovec *iov,
-                     unsigned *count, unsigned capacity)
+enum status pmap_pin(struct pmap *map, uint64_t gpa, uint64_t length, enum pmap_pin_use use,
+                     struct iovec *iov, unsigned *count, unsigned capacity)
 {
     if (!pmap_covers(map, gpa, length))
         return STATUS_INVALID;
@@ -26,13 +26,19 @@ enum status pmap_pin(struct pmap *map, uint64_t gpa, uint64_t length, bool write
 
     uint64_t first = gpa >> PAGE_SHIFT, end = ((gpa + length - 1) >> PAGE_SHIFT) + 1;
     for (uint64_t ppn = first; ppn < end; ppn++) {
-        if (!page_add_pin(map, ppn)) {
+        bool is_whole = ppn << PAGE_SHIFT >= gpa && ((ppn + 1) << PAGE_SHIFT) - gpa <= length;
+        enum page_bytes bytes = use == PIN_OVERWRITE && is_whole ? BYTES_USELESS : BYTES_KEPT;
+        if (use == PIN_READ && is_whole && pmap_is_away(map, ppn))
+            count_event(&map->double_paging_seen, 1);
+        enum status status = page_pin(map, ppn, bytes, NULL);
+        if (status != STATUS_OK) {
             unpin_pages(map, first, ppn);
-            return STATUS_NO_SPACE;
+            return status;
         }
-        page_make_private(map, ppn);
-        if (write)
+        if (use != PIN_READ) {
+            page_spoil(map, ppn);
             page_drop_code(map, ppn);
+        }
     }
     iov[*count] = (struct iovec){.iov_base = map->ram.base + gpa, .iov_len = length};
     ++*count;

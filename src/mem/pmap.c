@@ -1,4 +1,5 @@
-/* Making, unmaking, counting and checking a page map. The entries change in page_state.c. */
+/* Making, unmaking, counting and checking a page map. The entries change in page_*.c: see
+ * pmap_private.h. */
 
 #include "mem/pmap.h"
 
@@ -38,8 +39,9 @@ enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsig
     struct pmap *made = calloc(1, sizeof(*made));
     if (made == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a page map");
-    pthread_mutex_init(&made->settle_lock, NULL);
-    pthread_cond_init(&made->settled, NULL);
+    pthread_mutex_init(&made->wait_lock, NULL);
+    pthread_cond_init(&made->waited, NULL);
+    pmap_set_limits(made, UINT64_MAX, UINT64_MAX);
 
     made->range_count = count;
     made->ranges = malloc(count * sizeof(*ranges));
@@ -78,8 +80,8 @@ void pmap_destroy(struct pmap *map)
     layer_destroy(&map->ram);
     if (map->entries != NULL)
         munmap(map->entries, map->span_pages * sizeof(page_entry));
-    pthread_cond_destroy(&map->settled);
-    pthread_mutex_destroy(&map->settle_lock);
+    pthread_cond_destroy(&map->waited);
+    pthread_mutex_destroy(&map->wait_lock);
     free(map->ranges);
     free(map);
 }
@@ -90,88 +92,56 @@ void pmap_set_revoke_hook(struct pmap *map, pmap_revoke_fn *hook, void *context)
     map->revoke_context = context;
 }
 
+void pmap_set_trouble_hook(struct pmap *map, pmap_trouble_fn *hook, void *context)
+{
+    map->trouble = hook;
+    map->trouble_context = context;
+}
+
 const struct ram_range *pmap_ranges(const struct pmap *map, unsigned *count)
 {
     *count = map->range_count;
     return map->ranges;
 }
 
+uint64_t pmap_nth_page(const struct pmap *map, uint64_t n)
+{
+    unsigned i = 0;
+    for (; i + 1 < map->range_count && n >= map->ranges[i].size >> PAGE_SHIFT; i++)
+        n -= map->ranges[i].size >> PAGE_SHIFT;
+    return (map->ranges[i].base >> PAGE_SHIFT) + n;
+}
+
+static uint64_t counted(const _Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
 void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
 {
-    uint64_t private_pages = atomic_load_explicit(&map->private_pages, memory_order_relaxed);
     *stats = (struct pmap_stats){
         .max_pages = map->max_pages,
-        .zero_pages = map->max_pages - private_pages,
-        .private_pages = private_pages,
-        .pinned_pages = atomic_load_explicit(&map->pinned_pages, memory_order_relaxed),
-        .faults_zero = atomic_load_explicit(&map->faults_zero, memory_order_relaxed),
-        .revocations = atomic_load_explicit(&map->revocations, memory_order_relaxed),
+        .private_pages = counted(&map->pages[PAGE_PRIVATE]),
+        .ballooned = counted(&map->pages[PAGE_BALLOONED]),
+        .compressed = counted(&map->pages[PAGE_COMPRESSED]),
+        .swapped = counted(&map->pages[PAGE_SWAPPED]),
+        .disk_backed = counted(&map->pages[PAGE_DISK]),
+        .pinned_pages = counted(&map->pinned_pages),
+        .faults_zero = counted(&map->faults_zero),
+        .faults_compressed = counted(&map->faults_away[PAGE_COMPRESSED]),
+        .faults_swap_in = counted(&map->faults_away[PAGE_SWAPPED]),
+        .faults_disk = counted(&map->faults_away[PAGE_DISK]),
+        .double_paging_seen = counted(&map->double_paging_seen),
+        .double_paging_avoided = counted(&map->double_paging_avoided),
+        .second_chances = counted(&map->second_chances),
+        .overwritten = counted(&map->overwritten),
+        .balloon_popped = counted(&map->balloon_popped),
+        .sample_touches = counted(&map->sample_touches),
+        .reclaim_stall_ns = counted(&map->stall_ns),
+        .revocations = counted(&map->revocations),
     };
-}
-
-static const char *entry_fault(uint64_t value)
-{
-    if (value & (ENTRY_PIN - 1) & ~(uint64_t)ENTRY_FLAGS)
-        return "unknown flags";
-    if (value & ENTRY_SETTLING)
-        return "still settling";
-    if (value & ENTRY_PRIVATE && value & ENTRY_LENT)
-        return "private and lent as zero";
-    if (value & ENTRY_GUARDED && !(value & ENTRY_CODE))
-        return "guarded without code";
-    if (value >> ENTRY_PIN_SHIFT != 0 && !(value & ENTRY_PRIVATE))
-        return "pinned and not private";
-    return NULL;
-}
-
-struct block_check {
-    const struct pmap *map;
-    uint64_t stray; /* a page with memory that is not private; UINT64_MAX: none */
-};
-
-static bool check_block(void *context, uint64_t ppn)
-{
-    struct block_check *check = context;
-    if (pmap_state(check->map, ppn) == PAGE_PRIVATE)
-        return true;
-    check->stray = ppn;
-    return false;
-}
-
-enum status pmap_check(struct pmap *map, struct error *err)
-{
-    uint64_t private_pages = 0, pins = 0;
-    for (unsigned i = 0; i < map->range_count; i++) {
-        uint64_t first = map->ranges[i].base >> PAGE_SHIFT;
-        uint64_t end = first + (map->ranges[i].size >> PAGE_SHIFT);
-        for (uint64_t ppn = first; ppn < end; ppn++) {
-            uint64_t value = atomic_load(&map->entries[ppn]);
-            const char *fault = entry_fault(value);
-            if (fault != NULL)
-                return error_set(err, STATUS_INTERNAL, "page 0x%llx: %s (entry 0x%llx)",
-                                 (unsigned long long)ppn, fault, (unsigned long long)value);
-            private_pages += (value & ENTRY_PRIVATE) != 0;
-            pins += value >> ENTRY_PIN_SHIFT;
-        }
-    }
-    struct pmap_stats stats;
-    pmap_get_stats(map, &stats);
-    if (stats.private_pages != private_pages || stats.pinned_pages != pins)
-        return error_set(err, STATUS_INTERNAL,
-                         "counted %llu private pages and %llu pins, the counters say %llu and %llu",
-                         (unsigned long long)private_pages, (unsigned long long)pins,
-                         (unsigned long long)stats.private_pages,
-                         (unsigned long long)stats.pinned_pages);
-
-    struct block_check check = {.map = map, .stray = UINT64_MAX};
-    enum status status = layer_for_each_page(&map->ram, check_block, &check, err);
-    if (status == STATUS_UNSUPPORTED) {
-        if (err != NULL)
-            *err = (struct error){.status = STATUS_OK};
-        return STATUS_OK;
-    }
-    if (status == STATUS_OK && check.stray != UINT64_MAX)
-        return error_set(err, STATUS_INTERNAL, "page 0x%llx has memory and is not private",
-                         (unsigned long long)check.stray);
-    return status;
+    /* Counted one after the other, while pages change: never less than none. */
+    uint64_t rest = stats->private_pages + stats->ballooned + stats->compressed + stats->swapped +
+                    stats->disk_backed;
+    stats->zero_pages = rest < map->max_pages ? map->max_pages - rest : 0;
 }

@@ -1,11 +1,12 @@
 /*
  * Parking, safepoints and revocation: how one vCPU's TLB is changed because of what others do.
  *
- * A request says "drop your translations of this page", "drop your permission to write it" or "drop
- * what you decoded from it". Whoever makes one holds domain->lock from the first post to the last
- * acknowledgement, so that there is one at a time. For each member it takes mmu->lock and either
- * carries the request out itself (the member is parked) or posts it and raises the attention bit;
- * after it has visited all, it waits until each has served what it posted.
+ * A request says "drop your translations of these pages", "drop your permission to write them" or
+ * "drop what you decoded from them". Whoever makes one holds domain->lock from the first post to
+ * the last acknowledgement, so that there is one at a time, and it can lie on the requester's
+ * stack. For each member it takes mmu->lock and either carries the request out itself (the member
+ * is parked) or posts it and raises the attention bit; after it has visited all, it waits until
+ * each has served what it posted.
  *
  * No deadlock: a requester waits for running vCPUs only. A running vCPU takes mmu->lock, a leaf,
  * and nothing else; it reaches its next safepoint or parks within a bounded time, and both serve
@@ -37,12 +38,16 @@
 
 #define MEMBERS_MAX 64u
 
-enum request {
+enum request_kind {
     REQUEST_MAPPING = 1, /* drop translations */
     REQUEST_WRITES = 2,  /* drop permission to write */
     REQUEST_CODE = 4,    /* drop decoded code */
 };
-#define REQUEST_SHIFT 3 /* a posted word is ppn << 3 | requests */
+
+struct mmu_request {
+    unsigned what; /* enum request_kind */
+    struct tlb_pages pages;
+};
 
 struct mmu_domain {
     pthread_mutex_t lock;
@@ -51,9 +56,9 @@ struct mmu_domain {
     unsigned count;
 };
 
-static void revoke_hook(void *context, uint64_t ppn)
+static void revoke_hook(void *context, const uint64_t *ppns, unsigned count)
 {
-    mmu_domain_revoke(context, ppn);
+    mmu_domain_revoke(context, ppns, count);
 }
 
 enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err)
@@ -107,15 +112,17 @@ void domain_leave(struct mmu_domain *domain, struct mmu *mmu)
 }
 
 /* Carries a request out. On the MMU's own thread, or while it is parked; under mmu->lock. */
-static void request_apply(struct mmu *mmu, uint64_t word)
+static void request_apply(struct mmu *mmu, const struct mmu_request *request)
 {
-    uint64_t ppn = word >> REQUEST_SHIFT;
-    if (word & REQUEST_MAPPING)
-        tlb_drop_mapping(mmu, ppn);
-    if (word & REQUEST_WRITES)
-        tlb_drop_writes(mmu, ppn);
-    if (word & REQUEST_CODE && mmu->code_drop != NULL)
-        mmu->code_drop(mmu->code_context, ppn);
+    const struct tlb_pages *pages = &request->pages;
+    if (request->what & REQUEST_MAPPING)
+        tlb_drop_mappings(mmu, pages);
+    for (unsigned i = 0; i < pages->count; i++) {
+        if (request->what & REQUEST_WRITES)
+            tlb_drop_writes(mmu, pages->ppns[i]);
+        if (request->what & REQUEST_CODE && mmu->code_drop != NULL)
+            mmu->code_drop(mmu->code_context, pages->ppns[i]);
+    }
 }
 
 /* Under mmu->lock. */
@@ -126,15 +133,18 @@ static void raise_attention(struct mmu *mmu)
 }
 
 /* Under domain->lock. When it returns, every member has done it. */
-static void request_all(struct mmu_domain *domain, uint64_t word)
+static void request_all(struct mmu_domain *domain, unsigned what, const uint64_t *ppns,
+                        unsigned count)
 {
+    struct mmu_request request = {.what = what};
+    tlb_pages_init(&request.pages, ppns, count);
     for (unsigned i = 0; i < domain->count; i++) {
         struct mmu *mmu = domain->members[i];
         pthread_mutex_lock(&mmu->lock);
         if (mmu->parked) {
-            request_apply(mmu, word);
+            request_apply(mmu, &request);
         } else {
-            mmu->posted = word;
+            mmu->posted = &request;
             raise_attention(mmu);
         }
         pthread_mutex_unlock(&mmu->lock);
@@ -142,16 +152,16 @@ static void request_all(struct mmu_domain *domain, uint64_t word)
     for (unsigned i = 0; i < domain->count; i++) {
         struct mmu *mmu = domain->members[i];
         pthread_mutex_lock(&mmu->lock);
-        while (mmu->posted != 0)
+        while (mmu->posted != NULL)
             pthread_cond_wait(&mmu->served, &mmu->lock);
         pthread_mutex_unlock(&mmu->lock);
     }
 }
 
-void mmu_domain_revoke(struct mmu_domain *domain, uint64_t ppn)
+void mmu_domain_revoke(struct mmu_domain *domain, const uint64_t *ppns, unsigned count)
 {
     pthread_mutex_lock(&domain->lock);
-    request_all(domain, ppn << REQUEST_SHIFT | REQUEST_MAPPING | REQUEST_CODE);
+    request_all(domain, REQUEST_MAPPING | REQUEST_CODE, ppns, count);
     pthread_mutex_unlock(&domain->lock);
 }
 
@@ -160,7 +170,7 @@ void domain_mark_code(struct mmu_domain *domain, uint64_t ppn)
     /* The lock keeps a second vCPU from decoding between our mark and the end of our sweep. */
     pthread_mutex_lock(&domain->lock);
     if (pmap_code_mark(domain->map, ppn)) {
-        request_all(domain, ppn << REQUEST_SHIFT | REQUEST_WRITES);
+        request_all(domain, REQUEST_WRITES, &ppn, 1);
         pmap_code_guard(domain->map, ppn);
     }
     pthread_mutex_unlock(&domain->lock);
@@ -170,7 +180,7 @@ void domain_drop_code(struct mmu_domain *domain, uint64_t ppn)
 {
     pthread_mutex_lock(&domain->lock);
     pmap_code_clear(domain->map, ppn);
-    request_all(domain, ppn << REQUEST_SHIFT | REQUEST_CODE);
+    request_all(domain, REQUEST_CODE, &ppn, 1);
     pthread_mutex_unlock(&domain->lock);
 }
 
@@ -178,10 +188,10 @@ void domain_drop_code(struct mmu_domain *domain, uint64_t ppn)
 static void serve_posted(struct mmu *mmu)
 {
     atomic_fetch_and(mmu->attention, ~mmu->attention_bit);
-    if (mmu->posted == 0)
+    if (mmu->posted == NULL)
         return;
     request_apply(mmu, mmu->posted);
-    mmu->posted = 0;
+    mmu->posted = NULL;
     pthread_cond_broadcast(&mmu->served);
 }
 

@@ -19,11 +19,12 @@
  * addresses has some of, change places then, and are not walked to each time.
  *
  * Revocation. Host addresses in a TLB go stale when the page map moves a page. A running vCPU owns
- * its TLB alone; a *parked* one has lent it to everybody, under mmu->lock. mmu_domain_revoke(ppn)
- * edits parked MMUs itself, and posts a request to running ones, waits until they have passed a
- * safepoint (mmu_service). The invariant that makes this free of deadlock: A RUNNING vCPU NEVER
- * BLOCKS. Whatever may block (the page map's revocations, device registers, HLT) is done parked.
- * So a host address got here is good only until the next mmu_resolve, safepoint or parking.
+ * its TLB alone; a *parked* one has lent it to everybody, under mmu->lock. mmu_domain_revoke edits
+ * parked MMUs itself, and posts a request to running ones, waits until they have passed a safepoint
+ * (mmu_service). The invariant that makes this free of deadlock: A RUNNING vCPU NEVER
+ * BLOCKS. Whatever may block (the page map's revocations, pages that are away, device registers,
+ * HLT) is done parked. So a host address got here is good only until the next mmu_resolve,
+ * safepoint or parking.
  */
 
 #include <pthread.h>
@@ -97,10 +98,12 @@ struct mmu_stats {
     uint64_t flushes;         /* whole-TLB flushes, with or without global pages */
     uint64_t page_flushes;    /* single-page flushes */
     uint64_t code_writes;     /* writes that dropped decoded code */
+    uint64_t away;            /* times it parked for a page that was away */
     uint64_t mmio;            /* accesses that went to a device */
 };
 
 struct mmu_domain;
+struct mmu_request;
 
 /*
  * Drops everything decoded from page ppn, or from anywhere for MMU_ALL_PAGES. Called on the vCPU's
@@ -150,9 +153,9 @@ struct mmu {
     uint32_t attention_bit;      /* asks the vCPU to call mmu_service, ... */
     _Atomic uint32_t *attention; /* ... in this word of its */
     _Atomic uint32_t jump_mask;  /* an engine's; whoever raises attention makes it 0 after that */
-    uint64_t posted;             /* the request (domain.c) to be served; 0: none */
-    bool stopped;                /* must not run: see mmu_stop_others */
-    pthread_cond_t served;       /* posted has become 0; parked while stopped; stopped no more */
+    const struct mmu_request *posted; /* to be served (domain.c); NULL: none */
+    bool stopped;                     /* must not run: see mmu_stop_others */
+    pthread_cond_t served; /* posted has become NULL; parked while stopped; stopped no more */
 
     struct mmu_stats stats;
 
@@ -169,6 +172,7 @@ enum mmu_outcome {
     MMU_OK,    /* target.host, target.gpa are good */
     MMU_MMIO,  /* no RAM there: target.gpa alone is good; use mmu_device_read/write */
     MMU_FAULT, /* fault is good */
+    MMU_LOST,  /* the bytes of a page on the way cannot be had any more (pmap_page_bring) */
 };
 
 struct mmu_target {
@@ -184,9 +188,9 @@ struct mmu_fault {
 /* All MMUs of one VM. Installs the page map's revoke hook. At most 64 members. */
 enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err);
 void mmu_domain_destroy(struct mmu_domain *domain);
-/* When it returns no TLB of the domain maps ppn and no engine holds code decoded from it. Never
- * called by a running vCPU: park first. */
-void mmu_domain_revoke(struct mmu_domain *domain, uint64_t ppn);
+/* When it returns no TLB of the domain maps one of these pages and no engine holds code decoded
+ * from them. One round of safepoints for all. Never called by a running vCPU: park first. */
+void mmu_domain_revoke(struct mmu_domain *domain, const uint64_t *ppns, unsigned count);
 
 /* Joins the domain, parked, with paging off and an empty TLB. *mmu is all zeros, or was destroyed
  * without having been used. code_drop may be NULL. */
@@ -217,6 +221,16 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
                              enum mmu_privilege privilege, struct mmu_target *target,
                              struct mmu_fault *fault);
 
+/*
+ * For an instruction that is about to overwrite the whole page at `linear`, a page address, and has
+ * not found it in the TLB: if the page is away, stores `bytes` there without reading the old ones
+ * back. False: it is not, or something stands in the way; then nothing has happened that the store
+ * in the ordinary way would not have done. True: all is done, but that the page is in no TLB.
+ * Parks.
+ */
+bool mmu_overwrite(struct mmu *mmu, uint64_t linear, enum mmu_privilege privilege,
+                   const uint8_t *bytes);
+
 /* Device registers at a gpa that resolved to MMU_MMIO. Parks around the device's operation. */
 uint64_t mmu_device_read(struct mmu *mmu, uint64_t gpa, unsigned size);
 void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t value);
@@ -234,9 +248,9 @@ void mmu_mark_code(struct mmu *mmu, uint64_t ppn);
 void mmu_flush(struct mmu *mmu, bool keep_global);
 void mmu_flush_page(struct mmu *mmu, uint64_t linear); /* in all privileges; global ones too */
 
-/* Loads pdpte[] from cr3, for PAE paging outside long mode. False where a reserved bit is set in a
- * present one (#GP), and then nothing has changed. */
-bool mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
+/* Loads pdpte[] from cr3, for PAE paging outside long mode. MMU_FAULT where a reserved bit is set
+ * in a present one (#GP), or MMU_LOST: then nothing has changed. Else MMU_OK. May park. */
+enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
 
 /* Replaces the watched pages (linear page addresses) and flushes them. count <= 4. */
 void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count);

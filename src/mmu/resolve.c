@@ -2,9 +2,10 @@
  * Resolving an access: the one slow path behind the TLB.
  *
  * The walk and the look-up in the page map are done running, and what they find is put in the TLB.
- * Where something stands in the way of a write (the page is zero, code was decoded from it), it is
- * removed with the vCPU parked, and everything begins again from the walk: while parked, anything
- * may have changed.
+ * Where something stands in the way (a page or a page table is away; for a write, the page is zero,
+ * or code was decoded from it), it is removed with the vCPU parked, and everything begins again
+ * from the walk: while parked, anything may have changed. Each time round one page more is at hand,
+ * and who takes pages away passes over those that have just been brought.
  */
 
 #include "mmu/domain.h"
@@ -43,16 +44,26 @@ static bool is_watched(const struct mmu *mmu, uint64_t page)
     return false;
 }
 
-/* Takes away what keeps ppn, which is RAM, from being written in place. */
-static void page_open(struct mmu *mmu, uint64_t ppn)
+/* Takes away what keeps ppn, which is RAM, from being written in place. False: lost. */
+static bool page_open(struct mmu *mmu, uint64_t ppn)
 {
     mmu_park(mmu);
     if (pmap_has_code(mmu->map, ppn)) {
         mmu->stats.code_writes++;
         domain_drop_code(mmu->domain, ppn);
     }
-    pmap_page_write(mmu->map, ppn);
+    bool is_open = pmap_page_write(mmu->map, ppn) != NULL;
     mmu_unpark(mmu);
+    return is_open;
+}
+
+bool mmu_bring(struct mmu *mmu, uint64_t ppn)
+{
+    mmu->stats.away++;
+    mmu_park(mmu);
+    bool is_here = pmap_page_bring(mmu->map, ppn) == STATUS_OK;
+    mmu_unpark(mmu);
+    return is_here;
 }
 
 static void fill(struct mmu *mmu, uint64_t page, enum mmu_access access,
@@ -102,7 +113,12 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         case WALK_RACE:
             continue;
         case WALK_BLOCKED:
-            page_open(mmu, walk.blocked_ppn);
+            if (!page_open(mmu, walk.blocked_ppn))
+                return MMU_LOST;
+            continue;
+        case WALK_AWAY:
+            if (!mmu_bring(mmu, walk.blocked_ppn))
+                return MMU_LOST;
             continue;
         case WALK_OK:
             break;
@@ -114,12 +130,17 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         const uint8_t *host = access == MMU_WRITE ? pmap_page_claim(mmu->map, ppn, &writable)
                                                   : pmap_page_read(mmu->map, ppn, &writable);
         target->gpa = walk.gpa | offset;
-        if (host == NULL) {
+        if (unlikely(host == NULL)) {
             target->host = NULL;
-            return MMU_MMIO;
+            if (pmap_state(mmu->map, ppn) == PAGE_NONE)
+                return MMU_MMIO;
+            if (!mmu_bring(mmu, ppn))
+                return MMU_LOST;
+            continue;
         }
         if (access == MMU_WRITE && !writable) {
-            page_open(mmu, ppn);
+            if (!page_open(mmu, ppn))
+                return MMU_LOST;
             continue;
         }
         if (access == MMU_EXECUTE || likely(mmu->watched_count == 0) || !is_watched(mmu, page))
@@ -127,6 +148,24 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         target->host = (uint8_t *)(uintptr_t)host + offset;
         return MMU_OK;
     }
+}
+
+bool mmu_overwrite(struct mmu *mmu, uint64_t linear, enum mmu_privilege privilege,
+                   const uint8_t *bytes)
+{
+    struct walk walk;
+    if (privilege == MMU_USER_CHECKED)
+        privilege = MMU_USER;
+    if (mmu->watched_count != 0 || !pmap_has_away(mmu->map) ||
+        walk_guest(mmu, linear, MMU_WRITE, privilege, &walk) != WALK_OK ||
+        !pmap_is_away(mmu->map, walk.gpa >> PAGE_SHIFT))
+        return false;
+    /* The tables may change while it is parked; then this is the store of a CPU that has not heard
+     * of it yet, as it may be up to the end of the instruction. */
+    mmu_park(mmu);
+    bool is_done = pmap_write(mmu->map, walk.gpa, bytes, PAGE_SIZE) == STATUS_OK;
+    mmu_unpark(mmu);
+    return is_done;
 }
 
 void mmu_mark_code(struct mmu *mmu, uint64_t ppn)

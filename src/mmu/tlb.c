@@ -230,8 +230,9 @@ void tlb_flush(struct mmu *mmu, bool keep_global)
 }
 
 /* Drops entries for which `drop` holds; they are all looked at. */
-static inline void drop_where(struct mmu *mmu, bool (*drop)(uint64_t tag, uint64_t info, uint64_t),
-                              uint64_t argument)
+static inline void drop_where(struct mmu *mmu,
+                              bool (*drop)(uint64_t tag, uint64_t info, const void *),
+                              const void *argument)
 {
     struct tlb_cursor cursor;
     unsigned slot;
@@ -263,8 +264,9 @@ static inline void drop_where(struct mmu *mmu, bool (*drop)(uint64_t tag, uint64
 }
 
 /* True for a piece of a large page that may hold linear. A flush may drop more than it must. */
-static inline bool piece_of_same_page(uint64_t tag, uint64_t info, uint64_t linear)
+static inline bool piece_of_same_page(uint64_t tag, uint64_t info, const void *argument)
 {
+    const uint64_t linear = *(const uint64_t *)argument;
     if (info & TLB_HUGE)
         return (tag ^ linear) >> HUGE_REGION_SHIFT == 0;
     return info & TLB_LARGE && (tag ^ linear) >> LARGE_REGION_SHIFT == 0;
@@ -291,20 +293,37 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
         }
     }
     if (unlikely(large))
-        drop_where(mmu, piece_of_same_page, linear);
+        drop_where(mmu, piece_of_same_page, &linear);
 }
 
 /* ------------------------------------------------------------------------- revocations */
 
-static inline bool maps_page(uint64_t tag, uint64_t info, uint64_t ppn)
+#define FILTER_BITS (ARRAY_LENGTH(((struct tlb_pages *)NULL)->filter) * 64)
+
+void tlb_pages_init(struct tlb_pages *pages, const uint64_t *ppns, unsigned count)
 {
-    (void)tag;
-    return info >> INFO_PPN_SHIFT == ppn;
+    *pages = (struct tlb_pages){.ppns = ppns, .count = count};
+    for (unsigned i = 0; i < count; i++)
+        pages->filter[ppns[i] % FILTER_BITS / 64] |= bit(ppns[i] % 64);
 }
 
-void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn)
+static inline bool maps_page(uint64_t tag, uint64_t info, const void *argument)
 {
-    drop_where(mmu, maps_page, ppn);
+    (void)tag;
+    const struct tlb_pages *pages = argument;
+    uint64_t ppn = info >> INFO_PPN_SHIFT;
+    if (likely(!(pages->filter[ppn % FILTER_BITS / 64] >> ppn % 64 & 1)))
+        return false;
+    for (unsigned i = 0; i < pages->count; i++) {
+        if (pages->ppns[i] == ppn)
+            return true;
+    }
+    return false;
+}
+
+void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages)
+{
+    drop_where(mmu, maps_page, pages);
 }
 
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)

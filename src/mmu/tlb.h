@@ -29,8 +29,18 @@ void tlb_flush(struct mmu *mmu, bool keep_global);
 /* The entries of one linear page, and all pieces of a large page that may hold it. */
 void tlb_flush_page(struct mmu *mmu, uint64_t linear);
 
-/* Every entry that maps ppn, wherever; or only its permission to write, because it has code. */
-void tlb_drop_mapping(struct mmu *mmu, uint64_t ppn);
+/* Guest-physical pages, in no order, to be looked for in a TLB. */
+struct tlb_pages {
+    const uint64_t *ppns; /* the caller's */
+    unsigned count;
+    uint64_t filter[64]; /* a bit for the low bits of each */
+};
+
+void tlb_pages_init(struct tlb_pages *pages, const uint64_t *ppns, unsigned count);
+
+/* Every entry that maps one of the pages, wherever. */
+void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages);
+/* The permission to write ppn, because it has code. */
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn);
 
 /* The ITLB of a privilege: fetches know user and supervisor only. */

@@ -86,7 +86,8 @@ static const struct format *format_of(const struct mmu *mmu)
     return mmu->cr4 & PAGING_CR4_PSE ? &format_pse : &format_32;
 }
 
-static inline void step_read(struct mmu *mmu, const struct format *format, uint64_t table,
+/* False: the table is away. */
+static inline bool step_read(struct mmu *mmu, const struct format *format, uint64_t table,
                              unsigned index, struct step *step)
 {
     step->table_ppn = table >> PAGE_SHIFT;
@@ -95,7 +96,7 @@ static inline void step_read(struct mmu *mmu, const struct format *format, uint6
     if (unlikely(page == NULL)) {
         step->entry = NULL;
         step->value = format->wide ? UINT64_MAX : UINT32_MAX;
-        return;
+        return pmap_state(mmu->map, step->table_ppn) == PAGE_NONE;
     }
     if (format->wide) {
         step->entry = (uint64_t *)(uintptr_t)page + index;
@@ -104,6 +105,7 @@ static inline void step_read(struct mmu *mmu, const struct format *format, uint6
         step->entry = (uint32_t *)(uintptr_t)page + index;
         step->value = __atomic_load_n((uint32_t *)step->entry, __ATOMIC_ACQUIRE);
     }
+    return true;
 }
 
 static inline bool step_swap(const struct format *format, const struct step *step, uint64_t wanted)
@@ -221,7 +223,10 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         unsigned shift = PAGE_SHIFT + level * format->index_bits;
         unsigned index = (unsigned)(linear >> shift) & ((1u << format->index_bits) - 1);
         struct step *step = &steps[count++];
-        step_read(mmu, format, table, index, step);
+        if (unlikely(!step_read(mmu, format, table, index, step))) {
+            walk->blocked_ppn = step->table_ppn;
+            return WALK_AWAY;
+        }
         value = step->value;
         if (!(value & ENTRY_P))
             return WALK_FAULT;
@@ -259,19 +264,22 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
     return WALK_OK;
 }
 
-bool mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)
+enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)
 {
     const uint64_t reserved = MASK(63, MMU_PHYSICAL_BITS) | MASK(8, 5) | MASK(2, 1);
     uint64_t loaded[ARRAY_LENGTH(mmu->pdpte)];
     unsigned first = (unsigned)bits_extract(cr3, 11, 5) * ARRAY_LENGTH(mmu->pdpte);
     for (unsigned i = 0; i < ARRAY_LENGTH(mmu->pdpte); i++) {
         struct step step;
-        step_read(mmu, &format_pae, cr3 & MASK(31, 12), first + i, &step);
+        while (!step_read(mmu, &format_pae, cr3 & MASK(31, 12), first + i, &step)) {
+            if (!mmu_bring(mmu, step.table_ppn))
+                return MMU_LOST;
+        }
         if (step.value & ENTRY_P && step.value & reserved)
-            return false;
+            return MMU_FAULT;
         loaded[i] = step.value;
     }
     for (unsigned i = 0; i < ARRAY_LENGTH(mmu->pdpte); i++)
         mmu->pdpte[i] = loaded[i];
-    return true;
+    return MMU_OK;
 }

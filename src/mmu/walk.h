@@ -30,6 +30,7 @@ enum walk_outcome {
     WALK_OK,
     WALK_FAULT,   /* error_code is good; the guest's tables are as they were */
     WALK_RACE,    /* another CPU changed an entry under the walk: walk again */
+    WALK_AWAY,    /* the table in page blocked_ppn is away: bring it, walk again */
     WALK_BLOCKED, /* the table in page blocked_ppn has an A or D bit to be set, and cannot be
                      written in place: make it writable, walk again */
 };
@@ -47,5 +48,8 @@ struct walk {
 /* Walks for one access and, if it is allowed, sets the accessed and dirty bits it must set. */
 enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                              enum mmu_privilege privilege, struct walk *walk);
+
+/* Parks and brings page ppn, which is RAM. False: its bytes are lost. */
+bool mmu_bring(struct mmu *mmu, uint64_t ppn);
 
 #endif

@@ -1,7 +1,6 @@
 /*
- * Random operations on the page map against a model that is nothing but arrays: bytes, which pages
- * are private, how often each is pinned, where code is marked. Fixed seeds; pmap_check at
- * intervals.
+ * Random operations on the page map against a model that is nothing but arrays: bytes, states,
+ * pins, marks, what is in the store. Fixed seeds; pmap_check at intervals.
  */
 
 #include <setjmp.h>
@@ -13,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "mem/pmap.h"
+#include "memory_store.h"
 
 #define SPAN_PAGES 48u
 #define SPAN       (SPAN_PAGES * PAGE_SIZE)
@@ -27,12 +26,25 @@ struct pin {
     struct iovec iov;
 };
 
+struct page {
+    bool ram;
+    enum page_state state;
+    bool lent, code, hollow, active, sampled;
+    bool leaving; /* in the batch that is open, and not wanted since */
+    bool moving;  /* is being moved: its payload is the test's */
+    unsigned pins;
+    uint64_t payload;
+};
+
 struct model {
     uint8_t bytes[SPAN];
-    bool ram[SPAN_PAGES], private[SPAN_PAGES], lent[SPAN_PAGES], code[SPAN_PAGES];
+    struct page pages[SPAN_PAGES];
     struct pin pins[PINS_MAX];
     unsigned pin_count;
-    uint64_t pinned_pages, faults, revocations;
+    struct pmap_stats stats; /* the counts of events */
+    struct pmap *map;
+    struct memory_store *store;
+    uint64_t *seed;
 };
 
 static uint64_t random_next(uint64_t *seed)
@@ -43,38 +55,118 @@ static uint64_t random_next(uint64_t *seed)
     return *seed;
 }
 
+static uint64_t choose(struct model *model, uint64_t below)
+{
+    return random_next(model->seed) % below;
+}
+
+static bool is_away(const struct page *page)
+{
+    return page->state >= PAGE_COMPRESSED && page->state < PAGE_NONE;
+}
+
 static bool model_covers(const struct model *model, uint64_t gpa, uint64_t length)
 {
     if (length != 0 && (gpa >= SPAN || length > SPAN - gpa))
         return false;
     for (uint64_t at = gpa; at < gpa + length; at++) {
-        if (!model->ram[at / PAGE_SIZE])
+        if (!model->pages[at / PAGE_SIZE].ram)
             return false;
     }
     return true;
 }
 
-static void model_make_private(struct model *model, uint64_t ppn)
+/* ------------------------------------------------------------------------- what must happen */
+
+static void model_touch(struct model *model, struct page *page)
 {
-    if (model->private[ppn])
+    if (page->sampled) {
+        model->stats.sample_touches++;
+        page->sampled = false;
+        page->active = true;
+    }
+    if (page->state == PAGE_BALLOONED) {
+        model->stats.balloon_popped++;
+        page->state = PAGE_ZERO;
+    }
+}
+
+static void model_take_payload(struct page *page)
+{
+    /* The map has dropped it, or it is the mover's. */
+    page->moving = false;
+    page->hollow = false;
+}
+
+/* `reads`: from the store, unless it is hollow. */
+static void model_come(struct model *model, struct page *page, bool reads)
+{
+    if (page->hollow)
+        model->stats.second_chances++;
+    else if (!reads)
+        model->stats.overwritten++;
+    else if (page->state == PAGE_COMPRESSED)
+        model->stats.faults_compressed++;
+    else if (page->state == PAGE_SWAPPED)
+        model->stats.faults_swap_in++;
+    else
+        model->stats.faults_disk++;
+    model_touch(model, page);
+    page->state = PAGE_PRIVATE;
+    page->active = true;
+    model_take_payload(page);
+}
+
+static void model_make_private(struct model *model, uint64_t ppn, bool reads)
+{
+    struct page *page = &model->pages[ppn];
+    if (is_away(page)) {
+        if (!reads && !page->hollow)
+            memset(model->bytes + ppn * PAGE_SIZE, 0, PAGE_SIZE);
+        model_come(model, page, reads);
+    }
+    model_touch(model, page);
+    page->leaving = false;
+    if (page->state == PAGE_PRIVATE)
         return;
-    model->faults++;
-    model->revocations += model->lent[ppn];
-    model->private[ppn] = true;
-    model->lent[ppn] = false;
+    model->stats.faults_zero++;
+    model->stats.revocations += page->lent;
+    page->state = PAGE_PRIVATE;
+    page->lent = page->hollow = false;
 }
 
 static void model_drop_code(struct model *model, uint64_t ppn)
 {
-    model->revocations += model->code[ppn];
-    model->code[ppn] = false;
+    model->stats.revocations += model->pages[ppn].code;
+    model->pages[ppn].code = false;
 }
 
-static void on_revoke(void *context, uint64_t ppn)
+/* Contents that do not matter: to zero or ballooned. True: changed. */
+static bool model_discard(struct model *model, uint64_t ppn, enum page_state to, bool *revoked)
+{
+    struct page *page = &model->pages[ppn];
+    if (is_away(page)) {
+        model_take_payload(page);
+    } else if (page->state == PAGE_PRIVATE && page->pins == 0) {
+        *revoked = true;
+        page->leaving = page->code = false;
+    } else if (page->state != PAGE_ZERO || to != PAGE_BALLOONED) {
+        return false;
+    }
+    page->state = to;
+    memset(model->bytes + ppn * PAGE_SIZE, 0, PAGE_SIZE);
+    return true;
+}
+
+static void on_revoke(void *context, const uint64_t *ppns, unsigned count)
 {
     ++*(uint64_t *)context;
-    assert_true(ppn < SPAN_PAGES);
+    assert_true(count > 0);
+    for (unsigned i = 0; i < count; i++)
+        assert_true(ppns[i] < SPAN_PAGES);
 }
+
+/* ------------------------------------------------------------------------- copies and pins */
 
 static void random_range(uint64_t *seed, uint64_t *gpa, uint64_t *length)
 {
@@ -86,49 +178,66 @@ static void random_range(uint64_t *seed, uint64_t *gpa, uint64_t *length)
         *gpa = -(random_next(seed) % 64);
 }
 
-static void step_copy(struct pmap *map, struct model *model, uint64_t *seed)
+static bool covers_page(uint64_t gpa, uint64_t length, uint64_t ppn)
+{
+    return gpa <= ppn * PAGE_SIZE && gpa + length >= (ppn + 1) * PAGE_SIZE;
+}
+
+static void step_copy(struct model *model)
 {
     static uint8_t buffer[5 * 4096];
     uint64_t gpa, length;
-    random_range(seed, &gpa, &length);
-    bool covered = model_covers(model, gpa, length), write = random_next(seed) % 2;
+    random_range(model->seed, &gpa, &length);
+    bool covered = model_covers(model, gpa, length), write = choose(model, 2);
     for (size_t i = 0; i < length; i++)
-        buffer[i] = (uint8_t)random_next(seed);
-    enum status status =
-        write ? pmap_write(map, gpa, buffer, length) : pmap_read(map, gpa, buffer, length);
+        buffer[i] = (uint8_t)random_next(model->seed);
+    enum status status = write ? pmap_write(model->map, gpa, buffer, length)
+                               : pmap_read(model->map, gpa, buffer, length);
     assert_int_equal(status, covered ? STATUS_OK : STATUS_INVALID);
     if (!covered || length == 0)
         return;
-    if (!write) {
-        assert_memory_equal(buffer, model->bytes + gpa, length);
-        return;
-    }
-    memcpy(model->bytes + gpa, buffer, length);
     for (uint64_t ppn = gpa / PAGE_SIZE; ppn <= (gpa + length - 1) / PAGE_SIZE; ppn++) {
-        model_make_private(model, ppn);
-        model_drop_code(model, ppn);
+        struct page *page = &model->pages[ppn];
+        if (write) {
+            model_make_private(model, ppn, !covers_page(gpa, length, ppn));
+            model_drop_code(model, ppn);
+        } else {
+            if (is_away(page))
+                model_come(model, page, true);
+            model_touch(model, page);
+            page->leaving = false;
+        }
     }
+    if (write)
+        memcpy(model->bytes + gpa, buffer, length);
+    else
+        assert_memory_equal(buffer, model->bytes + gpa, length);
 }
 
-static void step_pin(struct pmap *map, struct model *model, uint64_t *seed)
+static void step_pin(struct model *model)
 {
     uint64_t gpa, length;
-    random_range(seed, &gpa, &length);
+    random_range(model->seed, &gpa, &length);
     if (model->pin_count == PINS_MAX || length == 0)
         return;
     struct pin *pin = &model->pins[model->pin_count];
     unsigned count = 0;
-    bool write = random_next(seed) % 2, covered = model_covers(model, gpa, length);
-    enum status status = pmap_pin(map, gpa, length, write, &pin->iov, &count, 1);
+    enum pmap_pin_use use = (enum pmap_pin_use)choose(model, 3);
+    bool covered = model_covers(model, gpa, length);
+    enum status status = pmap_pin(model->map, gpa, length, use, &pin->iov, &count, 1);
     assert_int_equal(status, covered ? STATUS_OK : STATUS_INVALID);
     assert_int_equal(count, covered);
     if (!covered)
         return;
     for (uint64_t ppn = gpa / PAGE_SIZE; ppn <= (gpa + length - 1) / PAGE_SIZE; ppn++) {
-        model_make_private(model, ppn);
-        if (write)
+        bool is_whole = covers_page(gpa, length, ppn);
+        model->stats.double_paging_seen +=
+            use == PIN_READ && is_whole && is_away(&model->pages[ppn]);
+        model_make_private(model, ppn, !(use == PIN_OVERWRITE && is_whole));
+        if (use != PIN_READ)
             model_drop_code(model, ppn);
-        model->pinned_pages++;
+        model->pages[ppn].pins++;
+        model->stats.pinned_pages++;
     }
     pin->gpa = gpa;
     pin->length = length;
@@ -137,140 +246,391 @@ static void step_pin(struct pmap *map, struct model *model, uint64_t *seed)
     assert_memory_equal(pin->iov.iov_base, model->bytes + gpa, length);
 }
 
-static void step_unpin(struct pmap *map, struct model *model, uint64_t *seed)
+static void step_unpin(struct model *model)
 {
     if (model->pin_count == 0)
         return;
-    unsigned at = (unsigned)(random_next(seed) % model->pin_count);
+    unsigned at = (unsigned)choose(model, model->pin_count);
     struct pin pin = model->pins[at];
     model->pins[at] = model->pins[--model->pin_count];
     /* The piece has stayed good all the time. */
     assert_memory_equal(pin.iov.iov_base, model->bytes + pin.gpa, pin.length);
-    bool written = random_next(seed) % 2;
+    bool written = choose(model, 2);
     if (written) {
-        memset(pin.iov.iov_base, (int)(*seed & 0xff), pin.length);
-        memset(model->bytes + pin.gpa, (int)(*seed & 0xff), pin.length);
+        uint8_t value = (uint8_t)choose(model, 256);
+        memset(pin.iov.iov_base, value, pin.length);
+        memset(model->bytes + pin.gpa, value, pin.length);
     }
-    pmap_unpin(map, pin.gpa, pin.length, written);
+    pmap_unpin(model->map, pin.gpa, pin.length, written);
     for (uint64_t ppn = pin.gpa / PAGE_SIZE; ppn <= (pin.gpa + pin.length - 1) / PAGE_SIZE; ppn++) {
         if (written)
             model_drop_code(model, ppn);
-        model->pinned_pages--;
+        model->pages[ppn].pins--;
+        model->stats.pinned_pages--;
     }
 }
 
-static void step_page(struct pmap *map, struct model *model, uint64_t *seed)
+/* ------------------------------------------------------------------------- look-ups */
+
+static void look_up(struct model *model, uint64_t ppn, bool claims)
 {
-    uint64_t ppn = random_next(seed) % (SPAN_PAGES + 2);
-    bool ram = ppn < SPAN_PAGES && model->ram[ppn], writable = false;
-    switch (random_next(seed) % 5) {
-    case 0: {
-        const uint8_t *page = pmap_page_read(map, ppn, &writable);
-        assert_int_equal(page != NULL, ram);
-        if (page == NULL)
-            break;
-        assert_int_equal(writable, model->private[ppn] && !model->code[ppn]);
-        assert_memory_equal(page, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
-        model->lent[ppn] = !model->private[ppn];
-        break;
+    bool writable = false;
+    const uint8_t *bytes = claims ? pmap_page_claim(model->map, ppn, &writable)
+                                  : pmap_page_read(model->map, ppn, &writable);
+    struct page *page = ppn < SPAN_PAGES ? &model->pages[ppn] : NULL;
+    if (page == NULL || !page->ram || is_away(page)) {
+        assert_null(bytes);
+        return;
     }
-    case 1: {
-        uint8_t *page = pmap_page_write(map, ppn);
-        assert_int_equal(page != NULL, ram);
-        if (page == NULL)
-            break;
-        model_make_private(model, ppn);
-        page[ppn] = model->bytes[ppn * PAGE_SIZE + ppn] = (uint8_t)*seed;
+    assert_non_null(bytes);
+    if (claims && page->state != PAGE_PRIVATE && !page->lent)
+        model_make_private(model, ppn, true);
+    model_touch(model, page);
+    page->leaving = false;
+    page->lent = page->state == PAGE_ZERO;
+    assert_int_equal(writable, page->state == PAGE_PRIVATE && !page->code);
+    assert_memory_equal(bytes, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
+}
+
+static void step_page(struct model *model, uint64_t ppn)
+{
+    struct page *page = ppn < SPAN_PAGES && model->pages[ppn].ram ? &model->pages[ppn] : NULL;
+    switch (choose(model, 6)) {
+    case 0:
+        look_up(model, ppn, false);
         break;
-    }
+    case 1:
+        look_up(model, ppn, true);
+        break;
     case 2: {
-        const uint8_t *page = pmap_page_claim(map, ppn, &writable);
-        assert_int_equal(page != NULL, ram);
+        uint8_t *bytes = pmap_page_write(model->map, ppn);
+        assert_int_equal(bytes != NULL, page != NULL);
         if (page == NULL)
             break;
-        if (!model->lent[ppn])
-            model_make_private(model, ppn);
-        assert_int_equal(writable, model->private[ppn] && !model->code[ppn]);
-        assert_memory_equal(page, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
+        model_make_private(model, ppn, true);
+        bytes[ppn] = model->bytes[ppn * PAGE_SIZE + ppn] = (uint8_t)choose(model, 256);
         break;
     }
     case 3:
-        assert_int_equal(pmap_code_mark(map, ppn), ram && !model->code[ppn]);
-        pmap_code_guard(map, ppn);
-        if (ram)
-            model->code[ppn] = true;
+        assert_int_equal(pmap_code_mark(model->map, ppn), page != NULL && !page->code);
+        pmap_code_guard(model->map, ppn);
+        if (page != NULL)
+            page->code = true;
+        break;
+    case 4:
+        pmap_code_clear(model->map, ppn);
+        if (page != NULL)
+            page->code = false;
         break;
     default:
-        pmap_code_clear(map, ppn);
-        if (ram)
-            model->code[ppn] = false;
+        assert_int_equal(pmap_page_bring(model->map, ppn),
+                         page != NULL ? STATUS_OK : STATUS_INVALID);
+        if (page != NULL && is_away(page))
+            model_come(model, page, true);
         break;
     }
 }
 
-static void compare(struct pmap *map, const struct model *model, uint64_t revocations)
+static void step_any_page(struct model *model)
+{
+    step_page(model, choose(model, SPAN_PAGES + 2));
+}
+
+/* ------------------------------------------------------------------------- balloon */
+
+static void step_discard(struct model *model)
+{
+    uint64_t first = choose(model, SPAN_PAGES + 2), count = choose(model, 6), changed = 0;
+    if (choose(model, 50) == 0)
+        count = UINT64_MAX - choose(model, 2 * SPAN_PAGES);
+    uint64_t end = count > SPAN_PAGES ? SPAN_PAGES : first + count;
+    if (end > SPAN_PAGES)
+        end = SPAN_PAGES;
+    if (choose(model, 50) == 0) {
+        pmap_balloon_reset(model->map);
+        for (uint64_t ppn = 0; ppn < SPAN_PAGES; ppn++) {
+            if (model->pages[ppn].state == PAGE_BALLOONED)
+                model->pages[ppn].state = PAGE_ZERO;
+        }
+        return;
+    }
+    unsigned what = (unsigned)choose(model, 3);
+    bool revoked = false;
+    for (uint64_t ppn = first; ppn < end; ppn++) {
+        struct page *page = &model->pages[ppn];
+        if (!page->ram)
+            continue;
+        if (what != 2) {
+            changed += model_discard(model, ppn, what == 0 ? PAGE_BALLOONED : PAGE_ZERO, &revoked);
+        } else if (page->state == PAGE_BALLOONED) {
+            page->state = PAGE_ZERO;
+            changed++;
+        }
+    }
+    model->stats.revocations += revoked;
+    uint64_t said = what == 0   ? pmap_balloon_take(model->map, first, count)
+                    : what == 1 ? pmap_release(model->map, first, count)
+                                : pmap_balloon_give(model->map, first, count);
+    assert_int_equal(said, changed);
+}
+
+/* ------------------------------------------------------------------------- leaving */
+
+static enum page_state random_away(struct model *model)
+{
+    return choose(model, 2) ? PAGE_COMPRESSED : PAGE_SWAPPED;
+}
+
+static void random_batch(struct model *model, struct page_batch *batch)
+{
+    batch->count = 0;
+    for (uint64_t i = choose(model, 12); i > 0; i--)
+        batch->ppn[batch->count++] = choose(model, SPAN_PAGES + 2);
+}
+
+static bool is_zero(const uint8_t *bytes)
+{
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, PAGE_SIZE - 1) == 0;
+}
+
+static void end_leaving(struct model *model, const struct page_batch *batch, unsigned i)
+{
+    uint64_t ppn = batch->ppn[i];
+    struct page *page = &model->pages[ppn];
+    uint8_t bytes[1 << PAGE_SHIFT];
+    assert_true(page_leave_copy(model->map, ppn, bytes));
+    bool may = page->leaving && !page->code;
+    if (page->leaving)
+        assert_memory_equal(bytes, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
+    page->leaving = false;
+    if (choose(model, 4) == 0) {
+        page_leave_cancel(model->map, batch, i);
+        return;
+    }
+    if (page->state == PAGE_PRIVATE && is_zero(model->bytes + ppn * PAGE_SIZE)) {
+        assert_int_equal(page_leave_end(model->map, batch, i, PAGE_ZERO, 0), may);
+        if (may)
+            page->state = PAGE_ZERO;
+    } else {
+        enum page_state to = random_away(model);
+        uint64_t payload = memory_store_put(model->store, to, bytes);
+        assert_true(payload != UINT64_MAX);
+        assert_int_equal(page_leave_end(model->map, batch, i, to, payload), may);
+        if (may) {
+            page->state = to;
+            page->payload = payload;
+        } else {
+            memory_store_drop(model->store, to, payload);
+        }
+    }
+    page->hollow |= may;
+}
+
+/* The pages that may leave: those of the model must be those of the map. */
+static void step_leave(struct model *model)
+{
+    struct page_batch batch = {.count = 0}, asked;
+    random_batch(model, &batch);
+    asked = batch;
+    unsigned flags = choose(model, 2) ? PAGE_LEAVE_ACTIVE : 0, found = 0;
+    page_leave_begin(model->map, &batch, flags);
+    for (unsigned i = 0; i < asked.count; i++) {
+        struct page *page = asked.ppn[i] < SPAN_PAGES ? &model->pages[asked.ppn[i]] : NULL;
+        if (page == NULL || !page->ram)
+            continue;
+        if (!(flags & PAGE_LEAVE_ACTIVE) && page->active) {
+            page->active = false;
+            continue;
+        }
+        if (page->state != PAGE_PRIVATE || page->pins != 0 || page->leaving)
+            continue;
+        page->leaving = true;
+        page->code = false;
+        assert_true(found < batch.count && batch.ppn[found] == asked.ppn[i]);
+        found++;
+    }
+    assert_int_equal(found, batch.count);
+    model->stats.revocations += found != 0;
+
+    for (uint64_t i = choose(model, 8); i > 0 && found != 0; i--)
+        step_page(model, batch.ppn[choose(model, found)]);
+    if (choose(model, 4) == 0)
+        step_discard(model);
+    for (unsigned i = 0; i < batch.count; i++)
+        end_leaving(model, &batch, i);
+
+    if (choose(model, 2))
+        step_any_page(model);
+    if (choose(model, 4) == 0)
+        step_discard(model);
+    if (choose(model, 4) != 0) {
+        /* All that is hollow, from whichever batch. */
+        uint64_t ppns[SPAN_PAGES + 2];
+        for (uint64_t ppn = 0; ppn < ARRAY_LENGTH(ppns); ppn++)
+            ppns[ppn] = ppn;
+        page_punch(model->map, ppns, ARRAY_LENGTH(ppns));
+        for (uint64_t ppn = 0; ppn < SPAN_PAGES; ppn++)
+            model->pages[ppn].hollow = false;
+    }
+}
+
+/* Moves a page to another store, with things happening meanwhile. */
+static void step_move(struct model *model)
+{
+    uint64_t ppn = choose(model, SPAN_PAGES);
+    struct page *page = &model->pages[ppn];
+    enum page_state from = page->state, to = random_away(model);
+    uint64_t payload = page->payload;
+    assert_false(
+        page_move_begin(model->map, ppn, is_away(page) ? PAGE_ZERO : PAGE_SWAPPED, payload));
+    assert_false(page_move_begin(model->map, ppn, from, payload + 1));
+    if (!is_away(page))
+        return;
+    assert_true(page_move_begin(model->map, ppn, from, payload));
+    assert_false(page_move_begin(model->map, ppn, from, payload));
+    page->moving = true;
+    for (uint64_t i = choose(model, 3); i > 0; i--)
+        step_page(model, ppn);
+    if (choose(model, 4) == 0)
+        step_discard(model);
+    uint64_t next = memory_store_put(model->store, to, model->bytes + ppn * PAGE_SIZE);
+    bool moves = page->moving;
+    assert_int_equal(page_move_end(model->map, ppn, from, payload, to, next), moves);
+    memory_store_drop(model->store, from, payload);
+    page->moving = false;
+    if (moves) {
+        page->state = to;
+        page->payload = next;
+    } else {
+        memory_store_drop(model->store, to, next);
+    }
+}
+
+static void step_sample(struct model *model)
+{
+    struct page_batch batch, asked;
+    random_batch(model, &batch);
+    asked = batch;
+    page_sample_begin(model->map, &batch);
+    unsigned found = 0, touched = 0;
+    for (unsigned i = 0; i < asked.count; i++) {
+        struct page *page = asked.ppn[i] < SPAN_PAGES ? &model->pages[asked.ppn[i]] : NULL;
+        if (page == NULL || !page->ram || page->sampled)
+            continue;
+        page->sampled = true;
+        assert_true(found < batch.count && batch.ppn[found] == asked.ppn[i]);
+        found++;
+    }
+    assert_int_equal(found, batch.count);
+    model->stats.revocations += found != 0;
+    for (uint64_t i = choose(model, 6); i > 0 && found != 0; i--)
+        step_page(model, batch.ppn[choose(model, found)]);
+    if (choose(model, 2))
+        step_leave(model);
+    for (unsigned i = 0; i < found; i++) {
+        touched += !model->pages[batch.ppn[i]].sampled;
+        model->pages[batch.ppn[i]].sampled = false;
+    }
+    assert_int_equal(page_sample_end(model->map, &batch), touched);
+}
+
+/* ------------------------------------------------------------------------- all together */
+
+static void compare(struct model *model)
 {
     struct error err = {0};
-    if (pmap_check(map, &err) != STATUS_OK)
+    if (pmap_check(model->map, &err) != STATUS_OK)
         fail_msg("%s", err.text);
-    struct pmap_stats stats;
-    pmap_get_stats(map, &stats);
-    uint64_t pages = 0, private_pages = 0;
+    struct pmap_stats stats, *expected = &model->stats;
+    pmap_get_stats(model->map, &stats);
+    uint64_t pages = 0, in[PAGE_STATES] = {0};
+    unsigned held = 0;
     for (uint64_t ppn = 0; ppn < SPAN_PAGES; ppn++) {
-        pages += model->ram[ppn];
-        private_pages += model->private[ppn];
-        enum page_state state = model->private[ppn] ? PAGE_PRIVATE
-                                : model->ram[ppn]   ? PAGE_ZERO
-                                                    : PAGE_NONE;
-        assert_int_equal(pmap_state(map, ppn), state);
-        assert_int_equal(pmap_has_code(map, ppn), model->code[ppn]);
+        const struct page *page = &model->pages[ppn];
+        assert_int_equal(pmap_state(model->map, ppn), page->ram ? page->state : PAGE_NONE);
+        assert_int_equal(pmap_has_code(model->map, ppn), page->code);
+        assert_int_equal(page_is_active(model->map, ppn), page->active);
+        pages += page->ram;
+        in[page->state] += page->ram;
+        held += is_away(page);
     }
-    assert_int_equal(stats.max_pages, pages);
-    assert_int_equal(stats.private_pages, private_pages);
-    assert_int_equal(stats.zero_pages, pages - private_pages);
-    assert_int_equal(stats.pinned_pages, model->pinned_pages);
-    assert_int_equal(stats.faults_zero, model->faults);
-    assert_int_equal(stats.revocations, model->revocations);
-    assert_int_equal(revocations, model->revocations);
+    expected->max_pages = pages;
+    expected->zero_pages = in[PAGE_ZERO];
+    expected->private_pages = in[PAGE_PRIVATE];
+    expected->ballooned = in[PAGE_BALLOONED];
+    expected->compressed = in[PAGE_COMPRESSED];
+    expected->swapped = in[PAGE_SWAPPED];
+    expected->disk_backed = in[PAGE_DISK];
+    expected->reclaim_stall_ns = stats.reclaim_stall_ns;
+    assert_memory_equal(&stats, expected, sizeof(stats));
+    assert_int_equal(model->store->used, held);
+    assert_int_equal(model->store->misused, 0);
+}
+
+static void step(struct model *model)
+{
+    switch (choose(model, 16)) {
+    case 0:
+    case 1:
+    case 2:
+        step_copy(model);
+        break;
+    case 3:
+        step_pin(model);
+        break;
+    case 4:
+    case 5:
+        step_unpin(model);
+        break;
+    case 6:
+        step_discard(model);
+        break;
+    case 7:
+    case 8:
+    case 9:
+        step_leave(model);
+        break;
+    case 10:
+        step_move(model);
+        break;
+    case 11:
+        step_sample(model);
+        break;
+    default:
+        step_any_page(model);
+        break;
+    }
 }
 
 static void run(uint64_t seed)
 {
-    struct pmap *map = NULL;
     struct error err = {0};
     uint64_t revocations = 0;
     struct model *model = calloc(1, sizeof(*model));
     assert_non_null(model);
-    assert_int_equal(pmap_create(&map, layout, ARRAY_LENGTH(layout), &err), STATUS_OK);
-    pmap_set_revoke_hook(map, on_revoke, &revocations);
+    model->seed = &seed;
+    model->store = memory_store_create();
+    assert_int_equal(pmap_create(&model->map, layout, ARRAY_LENGTH(layout), &err), STATUS_OK);
+    pmap_set_revoke_hook(model->map, on_revoke, &revocations);
+    pmap_set_store(model->map, &memory_store_ops, model->store);
+    uint64_t n = 0;
     for (size_t i = 0; i < ARRAY_LENGTH(layout); i++) {
-        for (uint64_t at = 0; at < layout[i].size; at += PAGE_SIZE)
-            model->ram[(layout[i].base + at) / PAGE_SIZE] = true;
-    }
-
-    for (unsigned i = 0; i < 3000; i++) {
-        switch (random_next(&seed) % 8) {
-        case 0:
-        case 1:
-            step_copy(map, model, &seed);
-            break;
-        case 2:
-            step_pin(map, model, &seed);
-            break;
-        case 3:
-            step_unpin(map, model, &seed);
-            break;
-        default:
-            step_page(map, model, &seed);
-            break;
+        for (uint64_t at = 0; at < layout[i].size; at += PAGE_SIZE) {
+            model->pages[(layout[i].base + at) / PAGE_SIZE].ram = true;
+            assert_int_equal(pmap_nth_page(model->map, n++), (layout[i].base + at) / PAGE_SIZE);
         }
+    }
+    for (unsigned i = 0; i < 2000; i++) {
+        step(model);
         if (i % 64 == 0)
-            compare(map, model, revocations);
+            compare(model);
     }
     while (model->pin_count != 0)
-        step_unpin(map, model, &seed);
-    compare(map, model, revocations);
-    pmap_destroy(map);
+        step_unpin(model);
+    compare(model);
+    assert_int_equal(model->stats.revocations, revocations);
+    pmap_destroy(model->map);
+    memory_store_destroy(model->store);
     free(model);
 }
 

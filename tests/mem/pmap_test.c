@@ -26,12 +26,13 @@ struct revocations {
     uint8_t bytes[16]; /* the page's first bytes at that time */
 };
 
-static void on_revoke(void *context, uint64_t ppn)
+static void on_revoke(void *context, const uint64_t *ppns, unsigned count)
 {
     struct revocations *seen = context;
+    assert_int_equal(count, 1);
     seen->count++;
-    seen->ppn = ppn;
-    const uint8_t *page = pmap_page_read(seen->map, ppn, &seen->writable);
+    seen->ppn = ppns[0];
+    const uint8_t *page = pmap_page_read(seen->map, seen->ppn, &seen->writable);
     memcpy(seen->bytes, page, sizeof(seen->bytes));
 }
 
@@ -283,7 +284,7 @@ static void test_copy_hostile(void **state)
         assert_int_equal(pmap_read(map, bad[i].gpa, buffer, bad[i].length), STATUS_INVALID);
         assert_int_equal(buffer[0], 0x5a);
         assert_int_equal(pmap_write(map, bad[i].gpa, buffer, bad[i].length), STATUS_INVALID);
-        assert_int_equal(pmap_pin(map, bad[i].gpa, bad[i].length, true, iov, &count, 2),
+        assert_int_equal(pmap_pin(map, bad[i].gpa, bad[i].length, PIN_WRITE, iov, &count, 2),
                          STATUS_INVALID);
         assert_int_equal(count, 0);
         pmap_unpin(map, bad[i].gpa, bad[i].length, true);
@@ -300,7 +301,7 @@ static void test_pins(void **state)
     struct pmap *map = *state;
     struct iovec iov[3] = {0};
     unsigned count = 0;
-    assert_int_equal(pmap_pin(map, 100, 2 * PAGE_SIZE, false, iov, &count, 3), STATUS_OK);
+    assert_int_equal(pmap_pin(map, 100, 2 * PAGE_SIZE, PIN_READ, iov, &count, 3), STATUS_OK);
     assert_int_equal(count, 1);
     assert_int_equal(iov[0].iov_len, 2 * PAGE_SIZE);
     assert_int_equal(stats_of(map).pinned_pages, 3);
@@ -314,17 +315,17 @@ static void test_pins(void **state)
     assert_int_equal(byte, 0x66);
 
     /* Pins count; calls do not merge with each other; over the seam of two ranges is one piece. */
-    assert_int_equal(pmap_pin(map, 100 + 2 * PAGE_SIZE, 8, true, iov, &count, 3), STATUS_OK);
+    assert_int_equal(pmap_pin(map, 100 + 2 * PAGE_SIZE, 8, PIN_WRITE, iov, &count, 3), STATUS_OK);
     assert_int_equal(count, 2);
-    assert_int_equal(pmap_pin(map, MIB + 32 * KIB - 8, 16, true, iov, &count, 3), STATUS_OK);
+    assert_int_equal(pmap_pin(map, MIB + 32 * KIB - 8, 16, PIN_WRITE, iov, &count, 3), STATUS_OK);
     assert_int_equal(count, 3);
     assert_int_equal(iov[2].iov_len, 16);
     assert_int_equal(stats_of(map).pinned_pages, 6);
 
-    assert_int_equal(pmap_pin(map, 0, 8, true, iov, &count, 3), STATUS_NO_SPACE);
+    assert_int_equal(pmap_pin(map, 0, 8, PIN_WRITE, iov, &count, 3), STATUS_NO_SPACE);
     assert_int_equal(count, 3);
     assert_int_equal(stats_of(map).pinned_pages, 6);
-    assert_int_equal(pmap_pin(map, UINT64_MAX, 0, true, iov, &count, 3), STATUS_OK);
+    assert_int_equal(pmap_pin(map, UINT64_MAX, 0, PIN_WRITE, iov, &count, 3), STATUS_OK);
     assert_int_equal(count, 3);
 
     pmap_unpin(map, 100, 2 * PAGE_SIZE, false);
@@ -398,14 +399,15 @@ static void test_code_revocations(void **state)
     unsigned count = 0;
     mark_and_guard(map, 2);
     assert_int_equal(pmap_read(map, 2 * PAGE_SIZE, &byte, 1), STATUS_OK);
-    assert_int_equal(pmap_pin(map, 2 * PAGE_SIZE, 8, false, iov, &count, 1), STATUS_OK);
+    assert_int_equal(pmap_pin(map, 2 * PAGE_SIZE, 8, PIN_READ, iov, &count, 1), STATUS_OK);
     pmap_unpin(map, 2 * PAGE_SIZE, 8, false);
     assert_int_equal(seen.count, 1);
     assert_true(pmap_has_code(map, 2));
 
     /* A pin for writing drops at the pin, and again what was decoded during the transfer. */
     count = 0;
-    assert_int_equal(pmap_pin(map, 2 * PAGE_SIZE + 8, PAGE_SIZE, true, iov, &count, 1), STATUS_OK);
+    assert_int_equal(pmap_pin(map, 2 * PAGE_SIZE + 8, PAGE_SIZE, PIN_WRITE, iov, &count, 1),
+                     STATUS_OK);
     assert_int_equal(seen.count, 2);
     assert_false(pmap_has_code(map, 2));
     mark_and_guard(map, 3);

@@ -33,9 +33,12 @@ struct worker {
 };
 
 /* Slow, so that losers of the race really wait. */
-static void slow_hook(void *context, uint64_t ppn)
+static void slow_hook(void *context, const uint64_t *ppns, unsigned count)
 {
     struct race *race = context;
+    uint64_t ppn = ppns[0];
+    if (count != 1)
+        atomic_fetch_add(&race->failures, 1);
     atomic_fetch_add(&race->hooks[ppn], 1);
     for (unsigned i = 0; i < 50; i++) {
         bool writable = true;
@@ -130,7 +133,8 @@ static void *churn(void *argument)
         uint64_t ppn = (seed >> 33) % (PAGES - 1), gpa = ppn << PAGE_SHIFT;
         struct iovec iov;
         unsigned count = 0;
-        if (pmap_pin(race->map, gpa + 100, PAGE_SIZE, seed >> 60 & 1, &iov, &count, 1) != STATUS_OK)
+        if (pmap_pin(race->map, gpa + 100, PAGE_SIZE, seed >> 60 & 1 ? PIN_WRITE : PIN_READ, &iov,
+                     &count, 1) != STATUS_OK)
             atomic_fetch_add(&race->failures, 1);
         pmap_code_mark(race->map, ppn);
         pmap_code_guard(race->map, ppn);
@@ -141,10 +145,10 @@ static void *churn(void *argument)
     return NULL;
 }
 
-static void count_hook(void *context, uint64_t ppn)
+static void count_hook(void *context, const uint64_t *ppns, unsigned count)
 {
     struct race *race = context;
-    atomic_fetch_add(&race->hooks[ppn], 1);
+    atomic_fetch_add(&race->hooks[ppns[0]], count);
 }
 
 static void test_churn(void **state)

@@ -533,19 +533,20 @@ static void test_pdptes(void **state)
     uint64_t table = 0x40fe0, good[4] = {0x1001, 0xffe, 0x3fffffffffffffff & ~(uint64_t)1, 0xe19};
     for (unsigned i = 0; i < 4; i++)
         machine_put(machine, table + i * 8, good[i]);
-    assert_true(mmu_load_pdptes(mmu, table | 0x1f));
+    assert_int_equal(mmu_load_pdptes(mmu, table | 0x1f), MMU_OK);
     assert_memory_equal(mmu->pdpte, good, sizeof(good));
 
     for (unsigned n = 0; n < 64; n++) {
         bool reserved = n == 1 || n == 2 || (n >= 5 && n <= 8) || n >= 46;
         machine_put(machine, table + 24, bit(n) | 1);
         memset(mmu->pdpte, 0x77, sizeof(mmu->pdpte));
-        assert_int_equal(mmu_load_pdptes(mmu, table), !reserved);
+        assert_int_equal(mmu_load_pdptes(mmu, table), reserved ? MMU_FAULT : MMU_OK);
         assert_int_equal(mmu->pdpte[0], reserved ? 0x7777777777777777 : good[0]);
         machine_put(machine, table + 24, bit(n) & ~(uint64_t)1);
-        assert_true(mmu_load_pdptes(mmu, table)); /* not present: nothing is reserved */
+        assert_int_equal(mmu_load_pdptes(mmu, table),
+                         MMU_OK); /* not present: nothing is reserved */
     }
-    assert_false(mmu_load_pdptes(mmu, 0x80000000)); /* no RAM */
+    assert_int_equal(mmu_load_pdptes(mmu, 0x80000000), MMU_FAULT); /* no RAM */
 }
 
 /* An MMU that was never used answers no probe: not for page 0, and not in the slot of the last
@@ -596,7 +597,7 @@ static void test_copy(void **state)
             break;
         default:
             mmu_park(mmu);
-            mmu_domain_revoke(machine->domain, PAGE_B >> PAGE_SHIFT);
+            mmu_domain_revoke(machine->domain, &(uint64_t){PAGE_B >> PAGE_SHIFT}, 1);
             mmu_unpark(mmu);
             break;
         }

@@ -6,12 +6,14 @@
  * and that every one of these is found.
  */
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -153,10 +155,11 @@ static unsigned check_cache(struct translate *translate)
  * the last one halts. */
 static uint64_t put_blocks(struct testvm *vm)
 {
+    static const uint8_t step[8] = {0x48, 0xff, 0xc0, 0xeb, 0x03, 0xcc, 0xcc, 0xcc};
     uint8_t code[BLOCKS * 8];
     for (unsigned n = 0; n < BLOCKS; n++)
-        memcpy(code + n * 8, "\x48\xff\xc0\xeb\x03\xcc\xcc\xcc", 8); /* inc rax; jmp */
-    memcpy(code + (BLOCKS - 1) * 8, "\x48\xff\xc0\xf4", 4);
+        memcpy(code + n * 8, step, sizeof(step)); /* inc rax; jmp */
+    code[(BLOCKS - 1) * 8 + 3] = 0xf4;
     testvm_put(vm, CODE, code, sizeof(code));
     return CODE + (BLOCKS - 1) * 8;
 }
@@ -198,14 +201,17 @@ static void test_links_to_evicted(void **state)
     struct tiny tiny;
     tiny_create(&tiny);
     struct vcpu *vcpu = tiny.vm.vcpu;
+    /* lea rbx, [rbx+16]; dec rcx; jz the next block; jmp rbx; here: hlt */
+    static const uint8_t start[] = {0x48, 0x8d, 0x5b, 0x10, 0x48, 0xff,
+                                    0xc9, 0x74, 0x02, 0xff, 0xe3, 0xf4};
+    static const uint8_t step[] = {0x48, 0xff, 0xc0, 0xe9}; /* inc rax; jmp */
     uint8_t page[PAGE_SIZE];
     const unsigned pages = 16, blocks = PAGE_SIZE / 16 - 1;
     memset(page, 0xf4, sizeof(page));
-    /* lea rbx, [rbx+16]; dec rcx; jz the next block; jmp rbx; here: hlt */
-    memcpy(page, "\x48\x8d\x5b\x10\x48\xff\xc9\x74\x02\xff\xe3\xf4", 12);
+    memcpy(page, start, sizeof(start));
     for (unsigned n = 1; n <= blocks; n++) {
         uint32_t back = (uint32_t) - (int)(n * 16 + 8);
-        memcpy(page + n * 16, "\x48\xff\xc0\xe9", 4); /* inc rax; jmp */
+        memcpy(page + n * 16, step, sizeof(step));
         memcpy(page + n * 16 + 4, &back, 4);
     }
     for (unsigned n = 0; n < pages; n++)
@@ -299,6 +305,53 @@ static void test_fault_in_the_middle(void **state)
     }
 }
 
+/* The kernel can read this byte of ours, so we could. */
+static bool is_readable(const uint8_t *at)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    bool readable = write(ends[1], at, 1) == 1;
+    assert_true(readable || errno == EFAULT);
+    close(ends[0]);
+    close(ends[1]);
+    return readable;
+}
+
+static void assert_guarded(const uint8_t *start, size_t size)
+{
+    assert_true(is_readable(start));
+    assert_true(is_readable(start + size - 1));
+    assert_false(is_readable(start - 1));
+    assert_false(is_readable(start + size));
+}
+
+static void test_guards(void **state)
+{
+    struct error err = {0};
+    struct code_pool *pool;
+    struct code_piece pieces[3];
+    assert_int_equal(code_pool_create(&pool, CODE_POOL_LEAST, 3, &err), STATUS_OK);
+    for (unsigned n = 0; n < 3; n++)
+        assert_int_equal(code_pool_take(pool, &pieces[n], &err), STATUS_OK);
+    for (unsigned n = 0; n < 3; n++) {
+        struct code_piece *piece = &pieces[n];
+        assert_guarded(piece->write, piece->code_size);
+        assert_guarded(piece->execute, piece->code_size);
+        assert_guarded(piece->data, piece->data_size);
+        /* Each has bytes of its own. */
+        piece->write[piece->code_size - 1] = piece->data[0] = (uint8_t)(n + 1);
+        assert_int_equal(piece->execute[piece->code_size - 1], n + 1);
+    }
+    for (unsigned n = 0; n < 3; n++) {
+        assert_int_equal(pieces[n].execute[pieces[n].code_size - 1], n + 1);
+        assert_int_equal(pieces[n].data[0], n + 1);
+        code_pool_give(pool, &pieces[n]);
+    }
+    assert_int_equal(code_pool_take(pool, &pieces[0], &err), STATUS_OK);
+    code_pool_give(pool, &pieces[0]);
+    code_pool_destroy(pool);
+}
+
 static void test_pool(void **state)
 {
     struct error err = {0};
@@ -344,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_slow_path_of_changed_code),
         cmocka_unit_test(test_fault_in_the_middle),
         cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_guards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,8 @@
 /*
  * Random programs while other threads disturb the vCPU: attention for nothing, pages revoked from
- * its TLBs and their code dropped, all at random moments. Programs must end as on the host all the
- * same. (What happens when is not repeatable here; what must come out is.)
+ * its TLBs and their code dropped, pages taken out of memory, all at random moments. Programs must
+ * end as on the host all the same. (What happens when is not repeatable here; what must come out
+ * is.)
  *
  *    stress_test [--seed N] [--count N]
  */
@@ -16,17 +17,22 @@
 
 #include <cmocka.h>
 
+#include "../mem/memory_store.h"
 #include "compare.h"
 
 #define SEED     0x57e5500000u
 #define PROGRAMS 1500u
 
+/* The first pages of the guest, in which its tables and stubs are. */
+#define TABLE_PAGES 64u
+
 static uint64_t seed = SEED, count = PROGRAMS;
 
 struct trouble {
     struct guest *guest;
+    struct memory_store *store;
     atomic_bool stop;
-    uint64_t revocations, kicks;
+    uint64_t revocations, kicks, evictions;
 };
 
 static uint64_t random_ppn(struct random *random)
@@ -43,18 +49,51 @@ static uint64_t random_ppn(struct random *random)
     return guest_gpa(areas[n].at + random_below(random, areas[n].size)) >> 12;
 }
 
+/* Random pages of the program, and its page tables, to the store. */
+static void evict(struct trouble *trouble, struct random *random)
+{
+    struct pmap *map = trouble->guest->vm.map;
+    struct page_batch batch = {.count = 4};
+    for (unsigned i = 0; i < batch.count; i++)
+        batch.ppn[i] =
+            random_below(random, 4) == 0 ? random_below(random, TABLE_PAGES) : random_ppn(random);
+    page_leave_begin(map, &batch, PAGE_LEAVE_ACTIVE);
+    for (unsigned i = 0; i < batch.count; i++) {
+        uint8_t bytes[1 << PAGE_SHIFT];
+        uint64_t payload = UINT64_MAX;
+        if (page_leave_copy(map, batch.ppn[i], bytes))
+            payload = memory_store_put(trouble->store, PAGE_COMPRESSED, bytes);
+        if (payload == UINT64_MAX)
+            page_leave_cancel(map, &batch, i);
+        else if (page_leave_end(map, &batch, i, PAGE_COMPRESSED, payload))
+            trouble->evictions++;
+        else
+            memory_store_drop(trouble->store, PAGE_COMPRESSED, payload);
+    }
+    page_punch(map, batch.ppn, batch.count);
+}
+
 static void *make_trouble(void *argument)
 {
     struct trouble *trouble = argument;
     struct vcpu *vcpu = trouble->guest->vm.vcpu;
     struct random random = {seed | 1};
     while (!atomic_load(&trouble->stop)) {
-        if (random_below(&random, 2) == 0) {
-            mmu_domain_revoke(trouble->guest->vm.domain, random_ppn(&random));
+        switch (random_below(&random, 3)) {
+        case 0: {
+            uint64_t ppns[] = {random_ppn(&random), random_ppn(&random)};
+            mmu_domain_revoke(trouble->guest->vm.domain, ppns,
+                              1 + (unsigned)random_below(&random, 2));
             trouble->revocations++;
-        } else {
+            break;
+        }
+        case 1:
+            evict(trouble, &random);
+            break;
+        default:
             vcpu_kick(vcpu, ATTENTION_IRQ); /* nothing is pending */
             trouble->kicks++;
+            break;
         }
         for (uint64_t i = random_below(&random, 2000); i > 0; i--)
             __builtin_ia32_pause();
@@ -82,15 +121,19 @@ static void disturb(const struct engine_ops *engine)
     guest_create(&guest, engine->name, engine);
     if (!native_open())
         skip();
+    trouble.store = memory_store_create();
+    pmap_set_store(guest.vm.map, &memory_store_ops, trouble.store);
     start(&thread, &trouble);
     for (uint64_t i = 0; i < count && good; i++)
         good = compare_seed(&c, seed + i);
     atomic_store(&trouble.stop, true);
     pthread_join(thread, NULL);
-    print_message("%s: %lu programs, %lu revocations, %lu kicks\n", engine->name, c.programs,
-                  trouble.revocations, trouble.kicks);
+    print_message("%s: %lu programs, %lu revocations, %lu pages taken away, %lu kicks\n",
+                  engine->name, c.programs, trouble.revocations, trouble.evictions, trouble.kicks);
     native_close();
     guest_destroy(&guest);
+    assert_int_equal(trouble.store->misused, 0);
+    memory_store_destroy(trouble.store);
     assert_true(good);
 }
 

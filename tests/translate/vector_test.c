@@ -414,7 +414,7 @@ static void load(struct testvm *vm, const struct program *p, const struct inputs
     memset(image->ymm_high, 0, 256);
     image->xstate_bv |= XSTATE_SSE;
     if (features_has(&vm->features, FEATURE_AVX) &&
-        memcmp(in->vectors + 256, image->ymm_high, 256)) {
+        memcmp(in->vectors + 256, image->ymm_high, 256) != 0) {
         memcpy(image->ymm_high, in->vectors + 256, 256);
         image->xstate_bv |= XSTATE_AVX;
     }

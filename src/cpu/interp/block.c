@@ -199,6 +199,8 @@ static const uint8_t *fetch_page(struct vcpu *vcpu, uint64_t linear, uint64_t *g
         return target.host;
     case MMU_FAULT:
         vcpu_raise_page_fault(vcpu, &fault);
+    case MMU_LOST:
+        vcpu_lose(vcpu);
     case MMU_MMIO:
     default:
         /* What no RAM answers reads as all ones, and FF FF is not an instruction. */
@@ -300,6 +302,8 @@ const struct block *block_decode_more(struct vcpu *vcpu, uint64_t gpa)
     struct block *before = interp->scratch[0];
     bool writable;
     const uint8_t *page = pmap_page_read(vcpu->mmu.map, gpa >> PAGE_SHIFT, &writable);
+    if (page == NULL)
+        return NULL;
     interp->scratch[0] = interp->scratch[1];
     interp->scratch[1] = before;
     return block_decode(vcpu, gpa, page + (gpa & PAGE_MASK), PAGE_SIZE - (gpa & PAGE_MASK));

@@ -49,6 +49,11 @@ static enum vcpu_exit interp_loop(struct vcpu *vcpu)
 
 static enum vcpu_exit interp_after_fault(struct vcpu *vcpu)
 {
+    if (unlikely(vcpu->is_lost)) {
+        vcpu->is_lost = false;
+        vcpu_update_mode(vcpu); /* as before a delivery */
+        return VCPU_EXIT_LOST;
+    }
     return vcpu_deliver_fault(vcpu) ? interp_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
 }
 

@@ -8,7 +8,8 @@
  * REP MOVS and REP STOS work in runs that end at a page's end, by memmove and memset on the pages'
  * host addresses, where the TLB has both. What the TLB does not have (a miss, a device, a watched
  * page, a page with code) goes element by element through the ordinary accesses, which brings the
- * page in for the next run.
+ * page in for the next run. A whole page that is away is overwritten without being brought back
+ * (mmu_overwrite).
  */
 
 #include <string.h>
@@ -120,6 +121,57 @@ static uint64_t minimum(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* Whether a run of `count` elements is a whole page, and *page its address. */
+static bool is_whole_page(const struct vcpu *vcpu, const struct string_run *run, uint64_t count,
+                          unsigned size, uint64_t *page)
+{
+    *page = string_backward(vcpu) ? run->linear - (count - 1) * size : run->linear;
+    return count * size == PAGE_SIZE && (*page & PAGE_MASK) == 0 && access_is_canonical(*page);
+}
+
+/* A whole page is copied to one that is away: that one need not be brought back for it. */
+static bool movs_away(struct vcpu *vcpu, const struct insn *insn, const struct string_run *from,
+                      const struct string_run *to, uint64_t count)
+{
+    unsigned size = insn->operand_size;
+    uint64_t src_page, dst_page;
+    struct mmu_target src;
+    struct mmu_fault fault;
+    if (!is_whole_page(vcpu, to, count, size, &dst_page) ||
+        !is_whole_page(vcpu, from, count, size, &src_page) || vcpu->mmu.watched_count != 0 ||
+        !pmap_has_away(vcpu->mmu.map))
+        return false;
+    /* A fault, or a device, is for the first element's own access. */
+    if (mmu_resolve(&vcpu->mmu, src_page, MMU_READ, vcpu->privilege, &src, &fault) != MMU_OK)
+        return false;
+    uint8_t bytes[1 << PAGE_SHIFT];
+    memcpy(bytes, src.host, sizeof(bytes));
+    return mmu_overwrite(&vcpu->mmu, dst_page, vcpu->privilege, bytes);
+}
+
+/* Fills `count` elements from `start` up. */
+static void fill_elements(uint8_t *start, uint64_t value, uint64_t count, unsigned size)
+{
+    if (value == (uint8_t)value * (bits_truncate(~(uint64_t)0, size) / 0xff))
+        memset(start, (uint8_t)value, count * size);
+    else
+        for (uint64_t i = 0; i < count; i++)
+            access_put(start + i * size, size, value);
+}
+
+/* A page that is away is filled: likewise. */
+static bool stos_away(struct vcpu *vcpu, const struct insn *insn, const struct string_run *to,
+                      uint64_t count)
+{
+    unsigned size = insn->operand_size;
+    uint64_t page;
+    if (!is_whole_page(vcpu, to, count, size, &page) || !pmap_has_away(vcpu->mmu.map))
+        return false;
+    _Alignas(8) uint8_t bytes[1 << PAGE_SHIFT];
+    fill_elements(bytes, insn_gpr_get(vcpu, GPR_RAX, size), count, size);
+    return mmu_overwrite(&vcpu->mmu, page, vcpu->privilege, bytes);
+}
+
 /* Each returns how many elements it has done, 0 where it cannot. */
 static uint64_t movs_run(struct vcpu *vcpu, const struct insn *insn, uint64_t count)
 {
@@ -132,8 +184,13 @@ static uint64_t movs_run(struct vcpu *vcpu, const struct insn *insn, uint64_t co
     count = minimum(count, minimum(from.count, to.count));
     uint8_t *src = mmu_probe_read(&vcpu->mmu, vcpu->privilege, from.linear, size);
     uint8_t *dst = mmu_probe_write(&vcpu->mmu, vcpu->privilege, to.linear, size);
-    if (src == NULL || dst == NULL)
-        return 0;
+    if (src == NULL || dst == NULL) {
+        if (dst != NULL || !movs_away(vcpu, insn, &from, &to, count))
+            return 0;
+        string_advance(vcpu, insn, GPR_RSI, count);
+        string_advance(vcpu, insn, GPR_RDI, count);
+        return count;
+    }
 
     /* memmove does what the CPU does, except where elements written are read again later. */
     bool backward = string_backward(vcpu);
@@ -157,16 +214,11 @@ static uint64_t stos_run(struct vcpu *vcpu, const struct insn *insn, uint64_t co
         return 0;
     count = minimum(count, to.count);
     uint8_t *dst = mmu_probe_write(&vcpu->mmu, vcpu->privilege, to.linear, size);
-    if (dst == NULL)
+    if (dst != NULL)
+        fill_elements(run_start(dst, count, size, string_backward(vcpu)),
+                      insn_gpr_get(vcpu, GPR_RAX, size), count, size);
+    else if (!stos_away(vcpu, insn, &to, count))
         return 0;
-
-    uint8_t *start = run_start(dst, count, size, string_backward(vcpu));
-    uint64_t value = insn_gpr_get(vcpu, GPR_RAX, size);
-    if (value == (uint8_t)value * (bits_truncate(~(uint64_t)0, size) / 0xff))
-        memset(start, (uint8_t)value, count * size);
-    else
-        for (uint64_t i = 0; i < count; i++)
-            access_put(start + i * size, size, value);
     string_advance(vcpu, insn, GPR_RDI, count);
     return count;
 }

@@ -53,6 +53,15 @@ static uint64_t efer_for_paging(struct vcpu *vcpu, uint64_t cr0)
     return efer;
 }
 
+static void load_pdptes(struct vcpu *vcpu, uint64_t cr3)
+{
+    enum mmu_outcome outcome = mmu_load_pdptes(&vcpu->mmu, cr3);
+    if (outcome == MMU_LOST)
+        vcpu_lose(vcpu);
+    if (outcome == MMU_FAULT)
+        vcpu_raise(vcpu, VECTOR_GP);
+}
+
 void control_write_cr0(struct vcpu *vcpu, uint64_t value)
 {
     struct mmu *mmu = &vcpu->mmu;
@@ -62,9 +71,8 @@ void control_write_cr0(struct vcpu *vcpu, uint64_t value)
     value = (value & CR0_DEFINED) | CR0_ET;
     uint64_t efer = efer_for_paging(vcpu, value);
     uint64_t changed = mmu->cr0 ^ value;
-    if (uses_pae_paging(value, mmu->cr4, efer) && (changed & (CR0_PG | CR0_CD | CR0_NW)) != 0 &&
-        !mmu_load_pdptes(mmu, mmu->cr3))
-        vcpu_raise(vcpu, VECTOR_GP);
+    if (uses_pae_paging(value, mmu->cr4, efer) && (changed & (CR0_PG | CR0_CD | CR0_NW)) != 0)
+        load_pdptes(vcpu, mmu->cr3);
     mmu->cr0 = value;
     mmu->efer = efer;
     if ((changed & (CR0_PG | CR0_PE | CR0_WP)) != 0)
@@ -80,8 +88,8 @@ static void write_cr3(struct vcpu *vcpu, uint64_t value)
             value &= ~CR3_NO_FLUSH;
         if (value >> PHYSICAL_ADDRESS_BITS != 0)
             vcpu_raise(vcpu, VECTOR_GP);
-    } else if (uses_pae_paging(mmu->cr0, mmu->cr4, mmu->efer) && !mmu_load_pdptes(mmu, value)) {
-        vcpu_raise(vcpu, VECTOR_GP);
+    } else if (uses_pae_paging(mmu->cr0, mmu->cr4, mmu->efer)) {
+        load_pdptes(vcpu, value);
     }
     mmu->cr3 = value;
     mmu_flush(mmu, true);
@@ -120,9 +128,8 @@ static void write_cr4(struct vcpu *vcpu, uint64_t value)
         vcpu_raise(vcpu, VECTOR_GP);
     const uint64_t paging = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP;
     if (uses_pae_paging(mmu->cr0, value, mmu->efer) &&
-        (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP)) != 0 &&
-        !mmu_load_pdptes(mmu, mmu->cr3))
-        vcpu_raise(vcpu, VECTOR_GP);
+        (changed & (CR4_PAE | CR4_PSE | CR4_PGE | CR4_SMEP)) != 0)
+        load_pdptes(vcpu, mmu->cr3);
     mmu->cr4 = value;
     if ((changed & paging) != 0)
         mmu_flush(mmu, false);

@@ -56,6 +56,12 @@ _Noreturn void vcpu_raise_debug(struct vcpu *vcpu, uint64_t dr6, bool is_trap)
                                     .is_breakpoint = !is_trap && (dr6 & DR6_BD) == 0});
 }
 
+_Noreturn void vcpu_lose(struct vcpu *vcpu)
+{
+    vcpu->is_lost = true;
+    longjmp(*vcpu->fault_exit, 1);
+}
+
 /* Table 6-5. Interrupts and INT n are benign whatever their vector. */
 enum event_class { CLASS_BENIGN, CLASS_CONTRIBUTORY, CLASS_PAGE_FAULT, CLASS_DOUBLE_FAULT };
 
@@ -139,6 +145,8 @@ static bool try_deliver(struct vcpu *vcpu, const struct delivery *delivery)
 static bool deliver_event(struct vcpu *vcpu, struct delivery delivery, enum event_class class)
 {
     while (!try_deliver(vcpu, &delivery)) {
+        if (unlikely(vcpu->is_lost))
+            vcpu_lose(vcpu);
         if (class == CLASS_DOUBLE_FAULT)
             return false;
         struct vcpu_event event = vcpu->fault;

@@ -215,6 +215,11 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
 
 static enum vcpu_exit loop_after_fault(struct vcpu *vcpu)
 {
+    if (unlikely(vcpu->is_lost)) {
+        vcpu->is_lost = false;
+        vcpu_update_mode(vcpu); /* as before a delivery */
+        return VCPU_EXIT_LOST;
+    }
     return vcpu_deliver_fault(vcpu) ? translate_loop(vcpu) : VCPU_EXIT_SHUTDOWN;
 }
 

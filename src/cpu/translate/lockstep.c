@@ -25,6 +25,7 @@
 #define STORE_SIZE_MAX 32u
 
 struct store {
+    uint64_t linear;
     uint8_t *host;
     unsigned size;
     uint8_t before[STORE_SIZE_MAX], after[STORE_SIZE_MAX]; /* the block, not the instruction */
@@ -89,8 +90,20 @@ static bool log_store(struct vcpu *vcpu, const struct insn *insn, struct store_l
     if (host == NULL)
         return false;
     struct store *store = &log->stores[log->count++];
-    *store = (struct store){.host = host, .size = size};
+    *store = (struct store){.linear = linear, .host = host, .size = size};
     memcpy(store->before, host, size);
+    return true;
+}
+
+/* Whether all that was stored is still where it was. The block may have parked, and then pages may
+ * have been taken away. */
+static bool stores_are_at_hand(struct vcpu *vcpu, const struct store_log *log)
+{
+    for (unsigned i = 0; i < log->count; i++) {
+        const struct store *store = &log->stores[i];
+        if (mmu_probe_write(&vcpu->mmu, vcpu->privilege, store->linear, store->size) != store->host)
+            return false;
+    }
     return true;
 }
 
@@ -108,7 +121,7 @@ static bool run_logged(struct vcpu *vcpu, const struct block *block, struct stor
         if (vcpu->leave_block)
             return false;
     }
-    if (!comparable)
+    if (!comparable || !stores_are_at_hand(vcpu, log))
         return false;
     for (unsigned i = 0; i < log->count; i++)
         memcpy(log->stores[i].after, log->stores[i].host, log->stores[i].size);
@@ -172,8 +185,10 @@ static void report(const struct block *block, uint64_t rip, const struct registe
                     want->xstate.mxcsr, got->xstate.mxcsr);
 }
 
-static bool stores_are_equal(const struct store_log *log)
+static bool stores_are_equal(struct vcpu *vcpu, const struct store_log *log)
 {
+    if (!stores_are_at_hand(vcpu, log))
+        return true; /* nobody knows */
     for (unsigned i = 0; i < log->count; i++) {
         if (memcmp(log->stores[i].host, log->stores[i].after, log->stores[i].size) != 0)
             return false;
@@ -198,7 +213,7 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
     uint64_t mask = ~undefined_flags(block);
     bool equal = memcmp(want.gpr, got.gpr, sizeof(want.gpr)) == 0 && want.rip == got.rip &&
                  (want.rflags & mask) == (got.rflags & mask) &&
-                 vectors_are_equal(&want.xstate, &got.xstate) && stores_are_equal(&log);
+                 vectors_are_equal(&want.xstate, &got.xstate) && stores_are_equal(vcpu, &log);
     translate->stats.lockstep_blocks++;
     if (!equal && translate->stats.lockstep_differences++ < REPORTS_MAX)
         report(block, start.rip, &want, &got);

@@ -1,4 +1,4 @@
-#include "vm/terminal.h"
+#include "util/terminal.h"
 
 #include <stdio.h>
 #include <unistd.h>
@@ -9,12 +9,13 @@ static bool is_in_foreground(void)
     return tcgetpgrp(STDIN_FILENO) == getpgrp();
 }
 
-void terminal_open(struct terminal *terminal, void (*quit)(void *context), void *context)
+void terminal_open(struct terminal *terminal, const char *what, void (*quit)(void *context),
+                   void *context)
 {
     *terminal = (struct terminal){.quit = quit, .quit_context = context};
     if (tcgetattr(STDIN_FILENO, &terminal->saved) != 0 || !is_in_foreground())
         return;
-    fprintf(stderr, "aerostat: Ctrl-] q ends the VM\n");
+    fprintf(stderr, "aerostat: Ctrl-] q %s\n", what);
 
     struct termios raw = terminal->saved;
     cfmakeraw(&raw);

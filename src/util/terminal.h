@@ -1,7 +1,7 @@
-#ifndef AEROSTAT_VM_TERMINAL_H
-#define AEROSTAT_VM_TERMINAL_H
+#ifndef AEROSTAT_UTIL_TERMINAL_H
+#define AEROSTAT_UTIL_TERMINAL_H
 
-/* The user's terminal as the VM's serial line: raw mode, and an escape key to get out. */
+/* The user's terminal as a VM's serial line: raw mode, and an escape key to get out. */
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -19,8 +19,9 @@ struct terminal {
 };
 
 /* Makes standard input raw where it is a terminal of whose foreground group we are, and says on
- * standard error what the escape key is; otherwise does nothing. */
-void terminal_open(struct terminal *terminal, void (*quit)(void *context), void *context);
+ * standard error what the escape key does ("ends the VM"); otherwise does nothing. */
+void terminal_open(struct terminal *terminal, const char *what, void (*quit)(void *context),
+                   void *context);
 /* Puts it back, unless we are in the background by now. Idempotent. */
 void terminal_close(struct terminal *terminal);
 

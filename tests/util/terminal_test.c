@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#include "vm/terminal.h"
+#include "util/terminal.h"
 
 static void count_quit(void *context)
 {
@@ -74,7 +74,7 @@ static void run_job(int tell, int wait)
     char byte;
     while (tcgetpgrp(STDIN_FILENO) != getpgrp())
         sched_yield();
-    terminal_open(&terminal, count_quit, NULL);
+    terminal_open(&terminal, "ends it", count_quit, NULL);
     if (!terminal.is_raw || write(tell, "r", 1) != 1 || read(wait, &byte, 1) != 1)
         _exit(1);
     terminal_close(&terminal);

@@ -284,6 +284,9 @@ struct vcpu {
     _Alignas(64) uint8_t xstate[XSTATE_SIZE];
 
     struct vcpu_vectors vectors;
+    /* Linear base of the page in which generated code runs, where that is made for any such
+     * (cpu/translate/relative.c). */
+    uint64_t code_page;
 
     struct mmu mmu;
 

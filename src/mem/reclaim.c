@@ -334,13 +334,13 @@ enum status reclaim_create(struct reclaim **out, struct pmap *map, struct pager 
 
 void reclaim_stop(struct reclaim *reclaim)
 {
+    if (!reclaim->has_thread) /* stopped before: the map may be gone */
+        return;
     pmap_set_limits(reclaim->map, UINT64_MAX, UINT64_MAX);
     pthread_mutex_lock(&reclaim->lock);
     atomic_store(&reclaim->stopping, true);
     pthread_cond_broadcast(&reclaim->progress);
     pthread_mutex_unlock(&reclaim->lock);
-    if (!reclaim->has_thread)
-        return;
     sem_post(&reclaim->wake);
     pthread_join(reclaim->thread, NULL);
     reclaim->has_thread = false;

@@ -188,6 +188,8 @@ static void check(const struct fuzz_input *input, const struct fuzz_end *end)
     struct translate *translate = translate_of(translated.vcpu);
     if (input->options & FUZZ_WITHOUT_RORX)
         translate->has_rorx = false;
+    if (input->options & FUZZ_RELATIVE)
+        translate->relative_pages = UINT64_MAX;
     enum vcpu_exit exit = translated.engine->run(translated.vcpu);
     const char *what = state_difference(interpreted.vcpu, translated.vcpu, end, exit);
     if (what != NULL)

@@ -27,6 +27,7 @@ enum fuzz_option {
     FUZZ_HANDLES = 16,   /* exceptions lead into the program, not to a HLT */
     FUZZ_ALIGNMENT = 32, /* CR0.AM */
     FUZZ_COLD = 64,      /* nothing is in the TLB */
+    FUZZ_RELATIVE = 128, /* all code is translated relatively */
 };
 
 struct fuzz_input {

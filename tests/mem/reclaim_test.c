@@ -359,12 +359,28 @@ static void test_threads(void **state)
         "plain: " #test, test, NULL, NULL, (void *)SWAP_QUEUE_NONE                                 \
     }
 
+/* As a machine ends: stopped, the map freed, and only then freed itself. ASan sees what it touches.
+ */
+static void test_outlives_the_map_once_stopped(void **state)
+{
+    struct world world;
+    (void)state;
+    world_create(&world, 1024, 0, 1024, SWAP_QUEUE_NONE);
+    reclaim_stop(world.reclaim);
+    pmap_destroy(world.map);
+    reclaim_stop(world.reclaim);
+    reclaim_destroy(world.reclaim);
+    pager_destroy(world.pager);
+    swap_destroy(world.swap);
+}
+
 int main(void)
 {
     log_set_level(LOG_ERROR); /* a full swap file is no news here */
     const struct CMUnitTest tests[] = {
-        BOTH_WAYS(test_target_is_reached), BOTH_WAYS(test_no_room), BOTH_WAYS(test_writes_fail),
-        BOTH_WAYS(test_reads_fail),        BOTH_WAYS(test_threads),
+        BOTH_WAYS(test_target_is_reached), BOTH_WAYS(test_no_room),
+        BOTH_WAYS(test_writes_fail),       BOTH_WAYS(test_reads_fail),
+        BOTH_WAYS(test_threads),           cmocka_unit_test(test_outlives_the_map_once_stopped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

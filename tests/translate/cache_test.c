@@ -95,7 +95,10 @@ static void check_link(const struct translate *translate, const struct translati
     const struct translation *to = ref_get(translate, link->to);
     assert_false(to->is_dead);
     assert_true(is_entry(translate, to, target));
-    assert_int_equal(to->rip, (t->rip & ~PAGE_MASK) | link->target);
+    assert_int_equal(to->rip & PAGE_MASK, link->target);
+    assert_int_equal(to->ppn, t->ppn);
+    assert_int_equal(to->is_relative, t->is_relative);
+    assert_true(t->is_relative || (to->rip ^ t->rip) >> PAGE_SHIFT == 0);
     const struct link *incoming = ref_get(translate, to->incoming);
     while (incoming != NULL && incoming != link)
         incoming = ref_get(translate, incoming->next);
@@ -118,6 +121,16 @@ static void check_jump_cache(struct translate *translate, unsigned privilege)
     }
 }
 
+/* Where the page may be relative, all of its translations are, or all are for one address. */
+static void check_kind(const struct translate *translate, const struct translation *t)
+{
+    const struct translation *other = translate_page_first(translate, t->ppn);
+    while (other->ppn != t->ppn)
+        other = ref_get(translate, other->page_next);
+    assert_int_equal(t->is_relative, other->is_relative);
+    assert_true(t->is_relative || (t->rip ^ other->rip) >> PAGE_SHIFT == 0);
+}
+
 /* Returns how many there are. */
 static unsigned check_cache(struct translate *translate)
 {
@@ -135,6 +148,7 @@ static unsigned check_cache(struct translate *translate)
         }
         if (t->is_dead)
             continue;
+        check_kind(translate, t);
         assert_non_null(translate_look_up(translate, translation_gpa(t), t->rip, t->privilege));
         for (unsigned i = 0; i < t->link_count; i++)
             check_link(translate, t, &translation_links(translate, t)[i]);
@@ -245,6 +259,33 @@ static void test_dropped_among_others(void **state)
         assert_int_equal(testvm_run(&tiny.vm, page), VCPU_EXIT_HALTED);
         assert_int_equal(vcpu->gpr[GPR_RAX], (CODE + BLOCKS * 8 - page) / 8);
         check_cache(translate);
+    }
+    assert_true(translate->stats.evictions > BLOCKS);
+    tiny_destroy(&tiny);
+}
+
+/* The same blocks at several addresses: their RIPs are in the jump cache when they are evicted. */
+static void test_evicted_at_other_addresses(void **state)
+{
+    struct tiny tiny;
+    tiny_create(&tiny);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    struct translate *translate = translate_of(vcpu);
+    put_blocks(&tiny.vm);
+    for (uint64_t alias = 1; alias < 4; alias++) {
+        uint64_t entry = 0x87; /* 2 MiB from 0 on */
+        testvm_put(&tiny.vm, 0x3000 + 8 * (4 * alias), &entry, 8);
+    }
+    mmu_flush(&vcpu->mmu, false);
+    for (unsigned round = 0; round < 60; round++) {
+        uint64_t alias = round * 7 / 3 % 4 * 0x800000, from = round * 1237 % BLOCKS & ~63u;
+        vcpu->gpr[GPR_RAX] = 0;
+        assert_int_equal(testvm_run(&tiny.vm, alias + CODE + from * 8), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RAX], BLOCKS - from);
+        assert_int_equal(vcpu->rip, alias + CODE + (BLOCKS - 1) * 8 + 4);
+        check_cache(translate);
+        if (round % 16 == 15)
+            testvm_put(&tiny.vm, CODE + from * 8, "\x48\xff\xc0\xeb\x03", 5);
     }
     assert_true(translate->stats.evictions > BLOCKS);
     tiny_destroy(&tiny);
@@ -394,6 +435,7 @@ int main(void)
         cmocka_unit_test(test_oldest_gives_way),
         cmocka_unit_test(test_links_to_evicted),
         cmocka_unit_test(test_dropped_among_others),
+        cmocka_unit_test(test_evicted_at_other_addresses),
         cmocka_unit_test(test_slow_path_of_changed_code),
         cmocka_unit_test(test_fault_in_the_middle),
         cmocka_unit_test(test_pool),

@@ -2,6 +2,8 @@
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -260,6 +262,89 @@ static void test_progress(void **state)
     balloon_driver_destroy(&balloon);
 }
 
+/* Several threads look and order while the driver reads registers: nobody waits for ever. */
+#define LOOKS 3000u
+
+static void *look_often(void *context)
+{
+    struct balloon_info info;
+
+    for (unsigned i = 0; i < LOOKS; i++) {
+        balloon_get(context, &info);
+        balloon_set_target(context, i);
+    }
+    return NULL;
+}
+
+static void *read_often(void *context)
+{
+    for (unsigned i = 0; i < LOOKS; i++)
+        virtio_mmio_read(context, VIRTIO_MMIO_CONFIG, 4);
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    struct balloon_driver balloon;
+    pthread_t lookers[3], readers[2];
+
+    begin(&balloon);
+    for (unsigned i = 0; i < ARRAY_LENGTH(lookers); i++)
+        pthread_create(&lookers[i], NULL, look_often, balloon.driver.device);
+    for (unsigned i = 0; i < ARRAY_LENGTH(readers); i++)
+        pthread_create(&readers[i], NULL, read_often, balloon.driver.mmio);
+    for (unsigned i = 0; i < 100; i++) {
+        balloon_request_run(&balloon, INFLATE, balloon.first_ppn, 50);
+        balloon_request_run(&balloon, DEFLATE, balloon.first_ppn, 50);
+    }
+    for (unsigned i = 0; i < ARRAY_LENGTH(readers); i++)
+        pthread_join(readers[i], NULL);
+    for (unsigned i = 0; i < ARRAY_LENGTH(lookers); i++)
+        pthread_join(lookers[i], NULL);
+    assert_int_equal(balloon_look(&balloon).target_pages, LOOKS - 1);
+    assert_int_equal(balloon_look(&balloon).taken_pages, 5000);
+    balloon_driver_destroy(&balloon);
+}
+
+struct looker {
+    struct virtio_device *device;
+    _Atomic unsigned started;
+};
+
+static void *look_once(void *context)
+{
+    struct looker *looker = context;
+    struct balloon_info info;
+
+    looker->started++;
+    balloon_get(looker->device, &info);
+    return NULL;
+}
+
+/* Several threads give way to the same register access: all go on after it. */
+static void test_waiters(void **state)
+{
+    struct balloon_driver balloon;
+    pthread_t threads[4];
+
+    begin(&balloon);
+    for (unsigned round = 0; round < 20; round++) {
+        struct looker looker = {.device = balloon.driver.device};
+        looker.device->accesses++; /* a vCPU is about to take the lock */
+        for (unsigned i = 0; i < ARRAY_LENGTH(threads); i++)
+            pthread_create(&threads[i], NULL, look_once, &looker);
+        while (looker.started < ARRAY_LENGTH(threads))
+            sched_yield();
+        for (unsigned i = 0; i < 100; i++) /* most of them wait by then, in most rounds */
+            sched_yield();
+        pthread_mutex_lock(&looker.device->lock);
+        virtio_device_access_end(looker.device);
+        for (unsigned i = 0; i < ARRAY_LENGTH(threads); i++)
+            pthread_join(threads[i], NULL);
+    }
+    balloon_driver_destroy(&balloon);
+}
+
 /* ---- hostile drivers ---- */
 
 static void test_bad_page_numbers(void **state)
@@ -483,6 +568,8 @@ int main(void)
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_target),
         cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_waiters),
         cmocka_unit_test(test_bad_page_numbers),
         cmocka_unit_test(test_bad_requests),
         cmocka_unit_test(test_config_writes),

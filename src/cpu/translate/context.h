@@ -153,8 +153,9 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The same up to a last byte, which may be given by T0. */
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write);
-/* T0 = host address of the memory operand, or it is the slow path. The same. */
-void context_probe_operand(struct context *c, struct slow_path *slow, unsigned size, bool write);
+/* The memory operand, given by T0, or it is the slow path. The same. */
+struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
+                                     bool write);
 /* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
  * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,

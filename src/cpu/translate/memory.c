@@ -98,7 +98,7 @@ void context_call_handler(struct context *c, bool exits)
     struct emit *e = &c->e;
     context_flags_save(c);
     emit_constant(e, T0, (uint64_t)(uintptr_t)copy);
-    emit_constant(e, T1, c->rip);
+    emit_rip(e, c->translation, T1, c->rip);
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
     emit_call_to(e, exits ? c->translate->call_handler_exit : c->translate->call_handler);
     if (!exits)
@@ -116,11 +116,12 @@ void context_address_to(struct context *c, unsigned to)
     const struct insn *insn = c->insn;
     struct emit *e = &c->e;
     unsigned wide = insn->address_size == 8 ? EMIT_W : 0;
-    if (insn->base == INSN_REG_RIP ||
-        (insn->base == INSN_REG_NONE && insn->index == INSN_REG_NONE)) {
+    if (insn->base == INSN_REG_RIP) {
+        emit_rip(e, c->translation, to, c->next_rip + (uint64_t)insn->displacement);
+        if (!wide)
+            emit_op(e, 0, 0x8b, to, rm_reg(to));
+    } else if (insn->base == INSN_REG_NONE && insn->index == INSN_REG_NONE) {
         uint64_t address = (uint64_t)insn->displacement;
-        if (insn->base == INSN_REG_RIP)
-            address += c->next_rip;
         emit_constant(e, to, wide ? address : (uint32_t)address);
     } else {
         struct emit_rm rm = rm_at(HOST_NONE, (int32_t)insn->displacement);
@@ -171,6 +172,14 @@ static unsigned find_table(const struct context *c, bool write, struct emit_rm *
     return write ? TLB_WRITE_ENTRIES : TLB_ENTRIES;
 }
 
+/* T1 = where the entry of T0 is in a table. */
+static void emit_tlb_entry(struct context *c, unsigned entries)
+{
+    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift");
+    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
+    emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (entries - 1) * 32);
+}
+
 /*
  *      rorx r10, r9, 7                 or MOV and SHR; entries are 32 bytes
  *      and  r10d, 0x1ffe0              4096 entries; 2048 for a write
@@ -183,13 +192,11 @@ static unsigned find_table(const struct context *c, bool write, struct emit_rm *
 struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
 {
     struct emit *e = &c->e;
-    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
     struct emit_rm tag, addend;
     unsigned entries = find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
-    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), (entries - 1) * 32);
+    emit_tlb_entry(c, entries);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
@@ -208,7 +215,8 @@ void context_probe(struct context *c, struct slow_path *slow, unsigned size, boo
     context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
 }
 
-/* The memory operand is at an address that is known now. */
+/* The memory operand is at an address that is known now. In relative code that is its address
+ * where the code is made, if it depends on RIP. */
 static bool find_constant(const struct context *c, uint64_t *address)
 {
     const struct insn *insn = c->insn;
@@ -217,8 +225,11 @@ static bool find_constant(const struct context *c, uint64_t *address)
         *address += c->next_rip;
     else if (insn->base != INSN_REG_NONE || insn->index != INSN_REG_NONE)
         return false;
-    if (insn->address_size != 8)
+    if (insn->address_size != 8) {
         *address = (uint32_t)*address;
+        if (insn->base == INSN_REG_RIP && c->translation->is_relative)
+            return false;
+    }
     return insn->seg < SEG_FS;
 }
 
@@ -250,15 +261,42 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
     emit_op(e, EMIT_W, 0x03, T0, addend);
 }
 
-void context_probe_operand(struct context *c, struct slow_path *slow, unsigned size, bool write)
+/* The same for one that is a constant away from code_page: where in its page it is, is known.
+ *
+ *      mov  r9, gs:[code_page]
+ *      lea  r9, [r9 + pages]
+ *      the probe of its first byte, with R9 for its tag
+ */
+static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, uint64_t address,
+                                     bool write)
+{
+    struct emit *e = &c->e;
+    struct emit_rm tag, addend;
+    unsigned entries = find_table(c, write, &tag, &addend);
+    tag.reg = addend.reg = T1;
+    c->in_host = false;
+    c->held = RUN_NONE;
+    emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
+    emit_tlb_entry(c, entries);
+    emit_op(e, EMIT_W, 0x3b, T0, tag);
+    context_slow_jump(c, slow, CONDITION_NE);
+    emit_op(e, EMIT_W, 0x03, T0, addend);
+    return rm_at(T0, (int32_t)(address & PAGE_MASK));
+}
+
+struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
+                                     bool write)
 {
     uint64_t address;
     if (find_constant(c, &address) && (address & PAGE_MASK) <= PAGE_SIZE - size) {
+        if (c->insn->base == INSN_REG_RIP && c->translation->is_relative)
+            return probe_relative(c, slow, address, write);
         probe_constant(c, slow, address, write);
-        return;
+    } else {
+        context_address(c);
+        context_probe(c, slow, size, write);
     }
-    context_address(c);
-    context_probe(c, slow, size, write);
+    return rm_at(T0, 0);
 }
 
 /* ------------------------------------------------------------------------- operands */
@@ -309,7 +347,7 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
     if (c->operand.is_memory)
         return c->operand;
     if (number == RUN_NONE) {
-        context_probe_operand(c, slow, size, write);
+        rm = context_probe_operand(c, slow, size, write);
     } else {
         rm.displacement = c->runs.at[c->index];
         if (run_begun(c) != RUN_NONE) {
@@ -318,8 +356,10 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
             first.displacement -= rm.displacement;
             const struct run *run = &c->runs.runs[number];
             c->insn = &first;
-            context_probe_operand(c, slow, run->span, run->writes);
+            struct emit_rm start = context_probe_operand(c, slow, run->span, run->writes);
             c->insn = insn;
+            if (start.displacement != 0)
+                emit_lea(&c->e, T0, start);
             hold_run(c, slow, number);
         } else {
             take_run(c, number);

@@ -591,7 +591,7 @@ static void test_copy(void **state)
             break;
         default:
             mmu_park(mmu);
-            mmu_domain_revoke(machine->domain, &(uint64_t){PAGE_B >> PAGE_SHIFT}, 1);
+            machine_revoke(machine, PAGE_B >> PAGE_SHIFT);
             mmu_unpark(mmu);
             break;
         }

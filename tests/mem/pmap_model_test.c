@@ -315,7 +315,7 @@ static void step_page(struct model *model, uint64_t ppn)
     case 2: {
         uint8_t *bytes = pmap_page_write(model->map, ppn);
         assert_int_equal(bytes != NULL, page != NULL);
-        if (page == NULL)
+        if (page == NULL || bytes == NULL)
             break;
         model_make_private(model, ppn, true);
         bytes[ppn] = model->bytes[ppn * PAGE_SIZE + ppn] = (uint8_t)choose(model, 256);

@@ -188,9 +188,9 @@ struct mmu_fault {
 /* All MMUs of one VM. Installs the page map's revoke hook. At most 64 members. */
 enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err);
 void mmu_domain_destroy(struct mmu_domain *domain);
-/* When it returns no TLB of the domain maps one of these pages and no engine holds code decoded
- * from them. One round of safepoints for all. Never called by a running vCPU: park first. */
-void mmu_domain_revoke(struct mmu_domain *domain, const uint64_t *ppns, unsigned count);
+/* When it returns no TLB of the domain maps what is to be forgotten, and no engine holds code
+ * decoded from it. One round of safepoints for all. Never called by a running vCPU: park first. */
+void mmu_domain_revoke(struct mmu_domain *domain, const struct pmap_revocation *what);
 
 /* Joins the domain, parked, with paging off and an empty TLB. *mmu is all zeros, or was destroyed
  * without having been used. code_drop may be NULL. */
@@ -206,7 +206,8 @@ void mmu_service(struct mmu *mmu); /* safepoint: serves posted requests, clears 
 /*
  * From the vCPU's thread, running: when it returns, all other vCPUs of the domain are parked, and
  * stay so until mmu_resume_others. Parks meanwhile, so host addresses from before are stale; those
- * that a probe gives now are good up to the end. The caller does little, and nothing that may park.
+ * that a probe gives now are good up to the end, since no revocation can end before. The caller
+ * does little, and nothing that may park.
  */
 void mmu_stop_others(struct mmu *mmu);
 void mmu_resume_others(struct mmu *mmu);

@@ -597,7 +597,7 @@ static void test_copy(void **state)
             break;
         default:
             mmu_park(mmu);
-            mmu_domain_revoke(machine->domain, &(uint64_t){PAGE_B >> PAGE_SHIFT}, 1);
+            machine_revoke(machine, PAGE_B >> PAGE_SHIFT);
             mmu_unpark(mmu);
             break;
         }
@@ -662,7 +662,7 @@ static void test_spare_entries(void **state)
                 reach(mmu, linear[1], access, MMU_USER);
                 misses = mmu->stats.tlb_misses;
                 mmu_park(mmu);
-                mmu_domain_revoke(machine->domain, &(uint64_t){gpa[0] >> PAGE_SHIFT}, 1);
+                machine_revoke(machine, gpa[0] >> PAGE_SHIFT);
                 mmu_unpark(mmu);
                 break;
             default:

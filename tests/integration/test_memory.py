@@ -89,7 +89,7 @@ class Memory(harness.TestCase):
 
     def test_guest_swaps(self):
         """A guest that is short of memory by its own doing."""
-        self.check(memory=96 * MIB)
+        self.check(memory=96 * MIB, rounds=max(2, ROUNDS // 4))
         self.assertGreater(self.guest_counter("pswpin"), 1000)
         self.assertGreater(self.guest_counter("pswpout"), 1000)
 
@@ -103,7 +103,7 @@ class Memory(harness.TestCase):
     def test_resident(self):
         """Paging alone: no driver in the guest knows."""
         stats = self.check("--resident", "64M", "--swap-dir", self.folder,
-                           before="rmmod virtio_balloon")
+                           rounds=ROUNDS // 2, before="rmmod virtio_balloon")
         self.check_paging(stats, 1000)
 
     def check_balloon(self, stats, mib):
@@ -128,7 +128,7 @@ class Memory(harness.TestCase):
 
     def test_chaos(self):
         """Pages taken and brought back at random as fast as it goes, on the way the balloon too."""
-        stats = self.check("--chaos", str(SEED), "--swap-dir", self.folder)
+        stats = self.check("--chaos", str(SEED), "--swap-dir", self.folder, rounds=ROUNDS // 2)
         for counter in ("faults_swap_in", "faults_compressed", "faults_zero"):
             self.assertGreater(stats[counter], 1000, f"{counter} in {stats}")
         for counter in ("chaos_taken", "chaos_brought", "chaos_sampled", "chaos_checks"):

@@ -13,8 +13,8 @@ _Noreturn void vcpu_raise_page_fault(struct vcpu *vcpu,
 /* #DB as a fault or trap: merges `dr6` bits into DR6 (SDM vol. 3 17.2.3). */
 _Noreturn void vcpu_raise_debug(struct vcpu *vcpu, uint64_t dr6, bool is_trap);
 
-/* Leaves the run loop with VCPU_EXIT_LOST, RIP as above: the instruction needs bytes of guest memory
- * that cannot be had (MMU_LOST). */
+/* Leaves the run loop with VCPU_EXIT_LOST, RIP as above: the instruction needs bytes of guest
+ * memory that cannot be had (MMU_LOST). */
 _Noreturn void vcpu_lose(struct vcpu *vcpu);
 
 /*

@@ -10,15 +10,16 @@
 #include "mem/pmap_private.h"
 
 /* Pages of one revocation. Balloons come in 256 pages at a time, free pages by the MiB. */
-#define DISCARD_BATCH 256u
+#define DISCARD_BATCH REVOKE_MAX
 
 /* Pages that go in one revocation, and those whose memory is to be given back. */
 struct discard {
     struct pmap *map;
     enum page_state to; /* PAGE_ZERO or PAGE_BALLOONED */
     uint64_t ticket, changed;
-    unsigned leaving_count, punching_count;
-    uint64_t leaving[DISCARD_BATCH], punching[DISCARD_BATCH];
+    unsigned punching_count;
+    uint64_t punching[DISCARD_BATCH];
+    struct revoke_list leaving;
 };
 
 /* An away page: its payload is dropped, unread. */
@@ -61,8 +62,8 @@ static void discard_page(struct discard *discard, uint64_t ppn)
         discard_away(discard, ppn, value);
     else if (entry_state(value) == PAGE_ZERO && discard->to == PAGE_BALLOONED)
         discard->changed += rename_zero(map, ppn, PAGE_ZERO, PAGE_BALLOONED);
-    else if (page_try_leave(map, ppn, discard->ticket, true))
-        discard->leaving[discard->leaving_count++] = ppn;
+    else
+        page_try_leave(map, ppn, discard->ticket, true, &discard->leaving);
 }
 
 static void discard_finish(struct discard *discard)
@@ -70,21 +71,26 @@ static void discard_finish(struct discard *discard)
     struct pmap *map = discard->map;
     pages_punch(map, discard->punching, discard->punching_count);
     discard->punching_count = 0;
-    pages_revoke(map, discard->leaving, discard->leaving_count);
-    for (unsigned i = 0; i < discard->leaving_count; i++) {
-        uint64_t ppn = discard->leaving[i];
+    revoke_list_finish(map, &discard->leaving);
+    for (unsigned i = 0; i < discard->leaving.count; i++) {
+        uint64_t ppn = discard->leaving.ppns[i];
         if (page_try_end(map, ppn, discard->ticket, discard->to, 0, ENTRY_PUNCHING)) {
             discard->punching[discard->punching_count++] = ppn;
             discard->changed++;
         }
     }
     pages_punch(map, discard->punching, discard->punching_count);
-    discard->leaving_count = discard->punching_count = 0;
+    discard->punching_count = discard->leaving.count = discard->leaving.code_count = 0;
 }
 
 static uint64_t pages_discard(struct pmap *map, uint64_t first, uint64_t count, enum page_state to)
 {
-    struct discard discard = {.map = map, .to = to, .ticket = ticket_take(map)};
+    struct discard discard;
+    discard.map = map;
+    discard.to = to;
+    discard.ticket = ticket_take(map);
+    discard.changed = 0;
+    discard.punching_count = discard.leaving.count = discard.leaving.code_count = 0;
     unsigned in_batch = 0;
     for (unsigned i = 0; i < map->range_count; i++) {
         uint64_t from, end;

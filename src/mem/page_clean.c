@@ -32,7 +32,7 @@ unsigned page_clean_begin(struct pmap *map, uint64_t *ppns, unsigned count)
         if (try_mark(map, ppns[i]))
             ppns[marked++] = ppns[i];
     }
-    pages_revoke(map, ppns, marked);
+    pages_revoke(map, &(struct pmap_revocation){.ppns = ppns, .count = marked});
     return marked;
 }
 

@@ -59,5 +59,6 @@ void page_drop_code(struct pmap *map, uint64_t ppn)
     if (likely(!(atomic_load(entry) & ENTRY_CODE)))
         return;
     if (atomic_fetch_and(entry, ~(uint64_t)(ENTRY_CODE | ENTRY_GUARDED)) & ENTRY_CODE)
-        pages_revoke(map, &ppn, 1);
+        pages_revoke(map, &(struct pmap_revocation){
+                              .ppns = &ppn, .count = 1, .code_ppns = &ppn, .code_count = 1});
 }

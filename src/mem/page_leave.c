@@ -38,7 +38,8 @@ uint64_t ticket_take(struct pmap *map)
     return atomic_fetch_add(&map->next_ticket, 1) + 1;
 }
 
-bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_over)
+bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_over,
+                    struct revoke_list *list)
 {
     page_entry *entry = &map->entries[ppn];
     uint64_t value = atomic_load(entry);
@@ -51,8 +52,10 @@ bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_o
         /* The revocation that follows drops the code decoded from it. */
         uint64_t wanted = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT |
                           (value & (ENTRY_ACTIVE | ENTRY_SAMPLED | ENTRY_CLEAN));
-        if (entry_change(map, entry, &value, wanted))
+        if (entry_change(map, entry, &value, wanted)) {
+            revoke_list_add(list, ppn, value);
             return true;
+        }
     }
 }
 
@@ -67,16 +70,18 @@ static bool pass_over(struct pmap *map, uint64_t ppn)
 void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags)
 {
     unsigned count = batch->count < PAGE_BATCH_MAX ? batch->count : PAGE_BATCH_MAX;
+    struct revoke_list list;
+    list.count = list.code_count = 0;
     batch->ticket = ticket_take(map);
     batch->count = 0;
     for (unsigned i = 0; i < count; i++) {
         uint64_t ppn = batch->ppn[i];
         if (pmap_entry(map, ppn) == NULL || (!(flags & PAGE_LEAVE_ACTIVE) && pass_over(map, ppn)))
             continue;
-        if (page_try_leave(map, ppn, batch->ticket, false))
+        if (page_try_leave(map, ppn, batch->ticket, false, &list))
             batch->ppn[batch->count++] = ppn;
     }
-    pages_revoke(map, batch->ppn, batch->count);
+    revoke_list_finish(map, &list);
 }
 
 bool page_leave_copy(const struct pmap *map, uint64_t ppn, uint8_t *to)

@@ -5,15 +5,23 @@
 void page_sample_begin(struct pmap *map, struct page_batch *batch)
 {
     unsigned count = batch->count < PAGE_BATCH_MAX ? batch->count : PAGE_BATCH_MAX;
+    struct revoke_list list;
+    list.count = list.code_count = 0;
     batch->count = 0;
     for (unsigned i = 0; i < count; i++) {
-        page_entry *entry = pmap_entry(map, batch->ppn[i]);
-        if (entry != NULL && !(atomic_fetch_or(entry, ENTRY_SAMPLED) & ENTRY_SAMPLED))
-            batch->ppn[batch->count++] = batch->ppn[i];
+        uint64_t ppn = batch->ppn[i];
+        page_entry *entry = pmap_entry(map, ppn);
+        uint64_t before = entry != NULL ? atomic_fetch_or(entry, ENTRY_SAMPLED) : ENTRY_SAMPLED;
+        if (before & ENTRY_SAMPLED)
+            continue;
+        /* Its code goes as well, or running it would be no touch. The mark may stay: it only says
+         * that there may be code. */
+        revoke_list_add(&list, ppn, before);
+        batch->ppn[batch->count++] = ppn;
     }
     /* Whoever touches them from now on has to look them up. Pages of the same batch that are looked
      * up before they are revoked are touched all the same. */
-    pages_revoke(map, batch->ppn, batch->count);
+    revoke_list_finish(map, &list);
 }
 
 unsigned page_sample_end(struct pmap *map, const struct page_batch *batch)

@@ -18,12 +18,21 @@ static const uint8_t zero_page[1 << PAGE_SHIFT] __attribute__((aligned(1 << PAGE
 
 /* ------------------------------------------------------------------------- waiting */
 
-void pages_revoke(struct pmap *map, const uint64_t *ppns, unsigned count)
+void pages_revoke(struct pmap *map, const struct pmap_revocation *what)
 {
-    if (count == 0 || map->revoke == NULL)
+    if ((what->count == 0 && what->code_count == 0) || map->revoke == NULL)
         return;
     count_event(&map->revocations, 1);
-    map->revoke(map->revoke_context, ppns, count);
+    map->revoke(map->revoke_context, what);
+}
+
+void revoke_list_finish(struct pmap *map, const struct revoke_list *list)
+{
+    struct pmap_revocation what = {.ppns = list->ppns,
+                                   .code_ppns = list->code_ppns,
+                                   .count = list->count,
+                                   .code_count = list->code_count};
+    pages_revoke(map, &what);
 }
 
 void page_wait(struct pmap *map, page_entry *entry, uint64_t flags)
@@ -189,7 +198,8 @@ static void zero_step(struct pmap *map, uint64_t ppn, uint64_t value)
         return;
     count_event(&map->faults_zero, 1);
     if (settling) {
-        pages_revoke(map, &ppn, 1);
+        /* Code decoded from it stays: the bytes are the same. */
+        pages_revoke(map, &(struct pmap_revocation){.ppns = &ppn, .count = 1});
         page_wake(map, &ppn, 1, ENTRY_SETTLING);
     }
 }

@@ -21,9 +21,9 @@
  * the hook below) and a device that has pinned the range. Everybody else uses the copy functions.
  *
  * The revoke hook: before the map changes where pages are that some TLB may hold, and whenever
- * somebody other than a vCPU writes a page that code was decoded from, it calls the hook with those
- * PPNs. When that returns, no vCPU holds a translation of them, or code decoded from them. It may
- * block until every running vCPU reached a safepoint, so it is called without locks of the map
+ * somebody other than a vCPU writes a page that code was decoded from, it calls the hook. When that
+ * returns, no vCPU holds what is to be forgotten: translations of pages, code decoded from them. It
+ * may block until every running vCPU reached a safepoint, so it is called without locks of the map
  * held, and callers of the functions below hold none that a vCPU could wait for.
  *
  * Threads: all functions may be called from any thread, except create, destroy and the setters. A
@@ -56,8 +56,15 @@ struct ram_range {
     uint64_t size;
 };
 
-/* ppns: `count` > 0 pages, in no order. */
-typedef void pmap_revoke_fn(void *context, const uint64_t *ppns, unsigned count);
+/* What is to be forgotten: translations of some pages, what was decoded from some. Either list may
+ * be empty, not both; they are in no order, and need not agree. */
+struct pmap_revocation {
+    const uint64_t *ppns;
+    const uint64_t *code_ppns;
+    unsigned count, code_count;
+};
+
+typedef void pmap_revoke_fn(void *context, const struct pmap_revocation *what);
 
 /* A page's bytes are lost: err says why, in one line. Called once in a map's life, by whichever
  * thread found out; it must not wait for a vCPU. */

@@ -31,7 +31,7 @@
  *     or (where the host would not take it) memory that is all zero.
  *   - Each of SETTLING, PUNCHING and COMING is set by one thread's compare-and-swap, which owns the
  *     page's bytes until it clears the flag; only then are waiters woken.
- *   - A private page's bytes are only written through a TLB, a pin, or SETTLING. So when LEAVING
+ *   - A private page's bytes are only written through a TLB or under a pin. So when LEAVING
  *     has been set (no pins) and the TLBs have been revoked, they do not change before somebody
  *     looks the page up; and that cancels.
  *   - Handles, slots and blocks are dropped by whoever changes the entry that names them, or by the
@@ -43,10 +43,10 @@
  * why no lock is held while a page is compressed or written to disk.
  *
  * No deadlock. Running vCPUs never wait for a page: their look-ups return NULL, and they park. A
- * revocation waits for running vCPUs only. SETTLING lasts for one revocation. PUNCHING lasts for
- * one system call and COMING for one read from a store, and neither is held over a revocation, a
- * wait for another page, or a lock of another part; pins are taken before they are needed and are
- * waited for by nobody. The wait lock guards nothing: it makes waking up reliable.
+ * revocation waits for running vCPUs only. SETTLING lasts for one revocation. PUNCHING lasts for a
+ * system call or some, and COMING for one read from a store; neither is held over a revocation or a
+ * wait for another page, and the stores' locks are leaves. Nobody waits for a pin. The wait lock
+ * guards nothing: it makes waking up reliable.
  *
  * A page's life: zero (entry 0). A vCPU reads it: ZERO|LENT. It writes it: parked,
  * PRIVATE|SETTLING, revoke, PRIVATE. The disk reads into it: a pin, and none again. It lies idle;
@@ -237,8 +237,24 @@ bool pmap_covers(const struct pmap *map, uint64_t gpa, uint64_t length);
 
 /* Below, PPNs are RAM, and the callers no running vCPUs. */
 
-/* Calls the revoke hook, if count is not 0. */
-void pages_revoke(struct pmap *map, const uint64_t *ppns, unsigned count);
+/* Pages to be revoked together. Those that code was decoded from are noted as they are found. */
+#define REVOKE_MAX 256u
+struct revoke_list {
+    unsigned count, code_count;
+    uint64_t ppns[REVOKE_MAX], code_ppns[REVOKE_MAX];
+};
+
+/* `value`: the page's entry, with its marks. */
+static inline void revoke_list_add(struct revoke_list *list, uint64_t ppn, uint64_t value)
+{
+    list->ppns[list->count++] = ppn;
+    if (value & ENTRY_CODE)
+        list->code_ppns[list->code_count++] = ppn;
+}
+
+/* Calls the revoke hook, if there is anything to revoke. */
+void pages_revoke(struct pmap *map, const struct pmap_revocation *what);
+void revoke_list_finish(struct pmap *map, const struct revoke_list *list);
 
 /* Waits until none of the flags is set. */
 void page_wait(struct pmap *map, page_entry *entry, uint64_t flags);
@@ -269,8 +285,10 @@ enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_
 /* The store no longer needs to keep what `value` named, unless that is a mover's. */
 void payload_drop(struct pmap *map, uint64_t value);
 
-/* Sets LEAVING with the ticket. False: not private, pinned, settling, or another's. */
-bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_over);
+/* Sets LEAVING with the ticket, and adds the page to the list. False: not private, pinned,
+ * settling, or another's. */
+bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_over,
+                    struct revoke_list *list);
 /* Ends LEAVING with the ticket in state `to`, with `flags` (HOLLOW or PUNCHING). False: cancelled.
  */
 bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_state to,

@@ -1,9 +1,9 @@
 /*
  * Parking, safepoints and revocation: how one vCPU's TLB is changed because of what others do.
  *
- * A request says "drop your translations of these pages", "drop your permission to write them" or
- * "drop what you decoded from them". Whoever makes one holds domain->lock from the first post to
- * the last acknowledgement, so that there is one at a time, and it can lie on the requester's
+ * A request says "drop your translations of these pages", "drop your permission to write this one"
+ * and "drop what you decoded from those". Whoever makes one holds domain->lock from the first post
+ * to the last acknowledgement, so that there is one at a time, and it can lie on the requester's
  * stack. For each member it takes mmu->lock and either carries the request out itself (the member
  * is parked) or posts it and raises the attention bit; after it has visited all, it waits until
  * each has served what it posted.
@@ -24,8 +24,8 @@
  *
  * Stopping is the same with every member at once: `stopped` keeps a parked MMU from running again,
  * and a running one parks at its next safepoint. The one who has stopped the others holds
- * domain->lock, so nobody edits its TLB, and it does nothing that waits: all of memory is its own,
- * but for devices.
+ * domain->lock, so nobody edits its TLB, and no page that it maps can leave, since that takes a
+ * revocation. It does nothing that waits: all of memory is its own, but for devices.
  *
  * Lock order: domain->lock, then mmu->lock. The page map's locks are never held here.
  */
@@ -38,15 +38,11 @@
 
 #define MEMBERS_MAX 64u
 
-enum request_kind {
-    REQUEST_MAPPING = 1, /* drop translations */
-    REQUEST_WRITES = 2,  /* drop permission to write */
-    REQUEST_CODE = 4,    /* drop decoded code */
-};
-
 struct mmu_request {
-    unsigned what; /* enum request_kind */
-    struct tlb_pages pages;
+    struct tlb_pages mappings; /* drop translations of these */
+    const uint64_t *code_ppns; /* drop what was decoded from these */
+    unsigned code_count;
+    const uint64_t *guarded_ppn; /* drop permission to write this one, if not NULL */
 };
 
 struct mmu_domain {
@@ -56,9 +52,9 @@ struct mmu_domain {
     unsigned count;
 };
 
-static void revoke_hook(void *context, const uint64_t *ppns, unsigned count)
+static void revoke_hook(void *context, const struct pmap_revocation *what)
 {
-    mmu_domain_revoke(context, ppns, count);
+    mmu_domain_revoke(context, what);
 }
 
 enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err)
@@ -114,15 +110,12 @@ void domain_leave(struct mmu_domain *domain, struct mmu *mmu)
 /* Carries a request out. On the MMU's own thread, or while it is parked; under mmu->lock. */
 static void request_apply(struct mmu *mmu, const struct mmu_request *request)
 {
-    const struct tlb_pages *pages = &request->pages;
-    if (request->what & REQUEST_MAPPING)
-        tlb_drop_mappings(mmu, pages);
-    for (unsigned i = 0; i < pages->count; i++) {
-        if (request->what & REQUEST_WRITES)
-            tlb_drop_writes(mmu, pages->ppns[i]);
-        if (request->what & REQUEST_CODE && mmu->code_drop != NULL)
-            mmu->code_drop(mmu->code_context, pages->ppns[i]);
-    }
+    if (request->mappings.count != 0)
+        tlb_drop_mappings(mmu, &request->mappings);
+    if (request->guarded_ppn != NULL)
+        tlb_drop_writes(mmu, *request->guarded_ppn);
+    for (unsigned i = 0; i < request->code_count && mmu->code_drop != NULL; i++)
+        mmu->code_drop(mmu->code_context, request->code_ppns[i]);
 }
 
 /* Under mmu->lock. */
@@ -133,18 +126,15 @@ static void raise_attention(struct mmu *mmu)
 }
 
 /* Under domain->lock. When it returns, every member has done it. */
-static void request_all(struct mmu_domain *domain, unsigned what, const uint64_t *ppns,
-                        unsigned count)
+static void request_all(struct mmu_domain *domain, const struct mmu_request *request)
 {
-    struct mmu_request request = {.what = what};
-    tlb_pages_init(&request.pages, ppns, count);
     for (unsigned i = 0; i < domain->count; i++) {
         struct mmu *mmu = domain->members[i];
         pthread_mutex_lock(&mmu->lock);
         if (mmu->parked) {
-            request_apply(mmu, &request);
+            request_apply(mmu, request);
         } else {
-            mmu->posted = &request;
+            mmu->posted = request;
             raise_attention(mmu);
         }
         pthread_mutex_unlock(&mmu->lock);
@@ -158,10 +148,12 @@ static void request_all(struct mmu_domain *domain, unsigned what, const uint64_t
     }
 }
 
-void mmu_domain_revoke(struct mmu_domain *domain, const uint64_t *ppns, unsigned count)
+void mmu_domain_revoke(struct mmu_domain *domain, const struct pmap_revocation *what)
 {
+    struct mmu_request request = {.code_ppns = what->code_ppns, .code_count = what->code_count};
+    tlb_pages_init(&request.mappings, what->ppns, what->count);
     pthread_mutex_lock(&domain->lock);
-    request_all(domain, REQUEST_MAPPING | REQUEST_CODE, ppns, count);
+    request_all(domain, &request);
     pthread_mutex_unlock(&domain->lock);
 }
 
@@ -170,7 +162,7 @@ void domain_mark_code(struct mmu_domain *domain, uint64_t ppn)
     /* The lock keeps a second vCPU from decoding between our mark and the end of our sweep. */
     pthread_mutex_lock(&domain->lock);
     if (pmap_code_mark(domain->map, ppn)) {
-        request_all(domain, REQUEST_WRITES, &ppn, 1);
+        request_all(domain, &(struct mmu_request){.guarded_ppn = &ppn});
         pmap_code_guard(domain->map, ppn);
     }
     pthread_mutex_unlock(&domain->lock);
@@ -180,7 +172,7 @@ void domain_drop_code(struct mmu_domain *domain, uint64_t ppn)
 {
     pthread_mutex_lock(&domain->lock);
     pmap_code_clear(domain->map, ppn);
-    request_all(domain, REQUEST_CODE, &ppn, 1);
+    request_all(domain, &(struct mmu_request){.code_ppns = &ppn, .code_count = 1});
     pthread_mutex_unlock(&domain->lock);
 }
 

@@ -78,6 +78,7 @@ static enum status create_memory(struct machine *machine, struct error *err)
     enum status status = pmap_create(&machine->map, ranges, size > low ? 2 : 1, err);
     if (status == STATUS_OK) {
         pmap_set_trouble_hook(machine->map, on_lost_page, machine);
+        pmap_set_peeking(machine->map, !machine->host->options->double_paging);
         status = bus_create(&machine->mmio, NULL, err);
     }
     if (status == STATUS_OK)

@@ -48,6 +48,7 @@ const char options_help[] =
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
     "  --chaos SEED       for testing: take random pages away and bring them back all the time\n"
+    "  --double-paging    for measuring: bring a page back before the guest writes it to a disk\n"
     "  --no-reboot        a guest reset ends the VM instead of restarting it\n"
     "  --stats FILE       write counters as JSON when the VM ends\n"
     "  --help             this text\n"
@@ -78,6 +79,7 @@ enum option_id {
     OPTION_CONSOLE,
     OPTION_DEBUG_EXIT,
     OPTION_CHAOS,
+    OPTION_DOUBLE_PAGING,
     OPTION_NO_REBOOT,
     OPTION_STATS,
     OPTION_HELP,
@@ -103,6 +105,7 @@ static const struct option long_options[] = {
     {"console", required_argument, NULL, OPTION_CONSOLE},
     {"debug-exit", no_argument, NULL, OPTION_DEBUG_EXIT},
     {"chaos", required_argument, NULL, OPTION_CHAOS},
+    {"double-paging", no_argument, NULL, OPTION_DOUBLE_PAGING},
     {"no-reboot", no_argument, NULL, OPTION_NO_REBOOT},
     {"stats", required_argument, NULL, OPTION_STATS},
     {"help", no_argument, NULL, OPTION_HELP},
@@ -292,6 +295,9 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         options->chaos = true;
         if (number_parse(value, 0, UINT64_MAX, &options->chaos_seed) != STATUS_OK)
             return error_set(err, STATUS_INVALID, "--chaos %s: give a number as the seed", value);
+        return STATUS_OK;
+    case OPTION_DOUBLE_PAGING:
+        options->double_paging = true;
         return STATUS_OK;
     case OPTION_NO_REBOOT:
         options->no_reboot = true;

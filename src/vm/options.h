@@ -49,6 +49,7 @@ struct vm_options {
     bool debug_exit, no_reboot, detach;
     bool chaos; /* with chaos_seed */
     uint64_t chaos_seed;
+    bool double_paging; /* is not avoided */
     bool help; /* --help was asked for: nothing else counts */
 };
 

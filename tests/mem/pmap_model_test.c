@@ -42,6 +42,7 @@ struct model {
     struct pin pins[PINS_MAX];
     unsigned pin_count;
     struct pmap_stats stats; /* the counts of events */
+    uint64_t revoked_code;   /* pages whose code had to go */
     struct pmap *map;
     struct memory_store *store;
     uint64_t *seed;
@@ -138,6 +139,7 @@ static void model_make_private(struct model *model, uint64_t ppn, bool reads)
 static void model_drop_code(struct model *model, uint64_t ppn)
 {
     model->stats.revocations += model->pages[ppn].code;
+    model->revoked_code += model->pages[ppn].code;
     model->pages[ppn].code = false;
 }
 
@@ -149,6 +151,7 @@ static bool model_discard(struct model *model, uint64_t ppn, enum page_state to,
         model_take_payload(page);
     } else if (page->state == PAGE_PRIVATE && page->pins == 0) {
         *revoked = true;
+        model->revoked_code += page->code;
         page->leaving = page->code = false;
     } else if (page->state != PAGE_ZERO || to != PAGE_BALLOONED) {
         return false;
@@ -158,12 +161,22 @@ static bool model_discard(struct model *model, uint64_t ppn, enum page_state to,
     return true;
 }
 
-static void on_revoke(void *context, const uint64_t *ppns, unsigned count)
+/* Counted in pages and in pages whose code goes: the model says how many. */
+struct revoked {
+    uint64_t calls, pages, code;
+};
+
+static void on_revoke(void *context, const struct pmap_revocation *what)
 {
-    ++*(uint64_t *)context;
-    assert_true(count > 0);
-    for (unsigned i = 0; i < count; i++)
-        assert_true(ppns[i] < SPAN_PAGES);
+    struct revoked *revoked = context;
+    assert_true(what->count > 0);
+    for (unsigned i = 0; i < what->count; i++)
+        assert_true(what->ppns[i] < SPAN_PAGES);
+    for (unsigned i = 0; i < what->code_count; i++)
+        assert_true(what->code_ppns[i] < SPAN_PAGES);
+    revoked->calls++;
+    revoked->pages += what->count;
+    revoked->code += what->code_count;
 }
 
 /* ------------------------------------------------------------------------- copies and pins */
@@ -305,7 +318,7 @@ static void step_page(struct model *model, uint64_t ppn)
     case 2: {
         uint8_t *bytes = pmap_page_write(model->map, ppn);
         assert_int_equal(bytes != NULL, page != NULL);
-        if (page == NULL)
+        if (page == NULL || bytes == NULL)
             break;
         model_make_private(model, ppn, true);
         bytes[ppn] = model->bytes[ppn * PAGE_SIZE + ppn] = (uint8_t)choose(model, 256);
@@ -445,6 +458,7 @@ static void step_leave(struct model *model)
         if (page->state != PAGE_PRIVATE || page->pins != 0 || page->leaving)
             continue;
         page->leaving = true;
+        model->revoked_code += page->code;
         page->code = false;
         assert_true(found < batch.count && batch.ppn[found] == asked.ppn[i]);
         found++;
@@ -518,6 +532,7 @@ static void step_sample(struct model *model)
         if (page == NULL || !page->ram || page->sampled)
             continue;
         page->sampled = true;
+        model->revoked_code += page->code;
         assert_true(found < batch.count && batch.ppn[found] == asked.ppn[i]);
         found++;
     }
@@ -605,13 +620,13 @@ static void step(struct model *model)
 static void run(uint64_t seed)
 {
     struct error err = {0};
-    uint64_t revocations = 0;
+    struct revoked revoked = {0};
     struct model *model = calloc(1, sizeof(*model));
     assert_non_null(model);
     model->seed = &seed;
     model->store = memory_store_create();
     assert_int_equal(pmap_create(&model->map, layout, ARRAY_LENGTH(layout), &err), STATUS_OK);
-    pmap_set_revoke_hook(model->map, on_revoke, &revocations);
+    pmap_set_revoke_hook(model->map, on_revoke, &revoked);
     pmap_set_store(model->map, &memory_store_ops, model->store);
     uint64_t n = 0;
     for (size_t i = 0; i < ARRAY_LENGTH(layout); i++) {
@@ -628,7 +643,8 @@ static void run(uint64_t seed)
     while (model->pin_count != 0)
         step_unpin(model);
     compare(model);
-    assert_int_equal(model->stats.revocations, revocations);
+    assert_int_equal(model->stats.revocations, revoked.calls);
+    assert_int_equal(model->revoked_code, revoked.code);
     pmap_destroy(model->map);
     memory_store_destroy(model->store);
     free(model);

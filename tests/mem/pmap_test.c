@@ -22,16 +22,18 @@ struct revocations {
     struct pmap *map;
     unsigned count;
     uint64_t ppn;
+    bool code;         /* its code was to go */
     bool writable;     /* what a look-up said during the revocation */
     uint8_t bytes[16]; /* the page's first bytes at that time */
 };
 
-static void on_revoke(void *context, const uint64_t *ppns, unsigned count)
+static void on_revoke(void *context, const struct pmap_revocation *what)
 {
     struct revocations *seen = context;
-    assert_int_equal(count, 1);
+    assert_int_equal(what->count, 1);
     seen->count++;
-    seen->ppn = ppns[0];
+    seen->ppn = what->ppns[0];
+    seen->code = what->code_count == 1 && what->code_ppns[0] == seen->ppn;
     const uint8_t *page = pmap_page_read(seen->map, seen->ppn, &seen->writable);
     memcpy(seen->bytes, page, sizeof(seen->bytes));
 }
@@ -167,6 +169,7 @@ static void test_zero_to_private(void **state)
     assert_ptr_not_equal(page, zero);
     assert_int_equal(seen.count, 1);
     assert_int_equal(seen.ppn, 4);
+    assert_false(seen.code);
     assert_false(seen.writable);
     assert_ptr_equal(pmap_page_read(map, 4, &writable), page);
     assert_true(writable);
@@ -388,6 +391,7 @@ static void test_code_revocations(void **state)
     assert_int_equal(pmap_write(map, 2 * PAGE_SIZE, "abc", 3), STATUS_OK);
     assert_int_equal(seen.count, 1);
     assert_int_equal(seen.ppn, 2);
+    assert_true(seen.code);
     assert_memory_equal(seen.bytes, "abc", 3);
     assert_true(seen.writable); /* the mark was gone before */
     assert_int_equal(pmap_write(map, 2 * PAGE_SIZE, "abc", 3), STATUS_OK);

@@ -33,11 +33,11 @@ struct worker {
 };
 
 /* Slow, so that losers of the race really wait. */
-static void slow_hook(void *context, const uint64_t *ppns, unsigned count)
+static void slow_hook(void *context, const struct pmap_revocation *what)
 {
     struct race *race = context;
-    uint64_t ppn = ppns[0];
-    if (count != 1)
+    uint64_t ppn = what->ppns[0];
+    if (what->count != 1)
         atomic_fetch_add(&race->failures, 1);
     atomic_fetch_add(&race->hooks[ppn], 1);
     for (unsigned i = 0; i < 50; i++) {
@@ -145,10 +145,10 @@ static void *churn(void *argument)
     return NULL;
 }
 
-static void count_hook(void *context, const uint64_t *ppns, unsigned count)
+static void count_hook(void *context, const struct pmap_revocation *what)
 {
     struct race *race = context;
-    atomic_fetch_add(&race->hooks[ppns[0]], count);
+    atomic_fetch_add(&race->hooks[what->ppns[0]], what->count);
 }
 
 static void test_churn(void **state)

@@ -59,6 +59,12 @@ void machine_long_mode(struct mmu *mmu, uint64_t root)
     mmu_flush(mmu, false);
 }
 
+void machine_revoke(struct machine *machine, uint64_t ppn)
+{
+    struct pmap_revocation what = {.ppns = &ppn, .code_ppns = &ppn, .count = 1, .code_count = 1};
+    mmu_domain_revoke(machine->domain, &what);
+}
+
 void *machine_at(struct machine *machine, uint64_t gpa)
 {
     uint8_t *page = pmap_page_write(machine->map, gpa >> PAGE_SHIFT);

@@ -55,6 +55,9 @@ void machine_destroy(struct machine *machine); /* parks them; checks the page ma
 /* 4-level paging with NXE, WP and PGE, tables at `root`. */
 void machine_long_mode(struct mmu *mmu, uint64_t root);
 
+/* Translations of ppn and code decoded from it are dropped everywhere. The caller is parked. */
+void machine_revoke(struct machine *machine, uint64_t ppn);
+
 /* Guest memory for a test's own use: the host address of a guest-physical one, made private. */
 void *machine_at(struct machine *machine, uint64_t gpa);
 uint64_t machine_get(struct machine *machine, uint64_t gpa);

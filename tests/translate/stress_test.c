@@ -82,8 +82,10 @@ static void *make_trouble(void *argument)
         switch (random_below(&random, 3)) {
         case 0: {
             uint64_t ppns[] = {random_ppn(&random), random_ppn(&random)};
-            mmu_domain_revoke(trouble->guest->vm.domain, ppns,
-                              1 + (unsigned)random_below(&random, 2));
+            unsigned n = 1 + (unsigned)random_below(&random, 2);
+            struct pmap_revocation what = {
+                .ppns = ppns, .code_ppns = ppns, .count = n, .code_count = n};
+            mmu_domain_revoke(trouble->guest->vm.domain, &what);
             trouble->revocations++;
             break;
         }

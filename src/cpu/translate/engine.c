@@ -273,7 +273,7 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
 
     vcpu->vectors = (struct vcpu_vectors){
         .sse_absent = 1, .avx_absent = 1, .host_mxcsr = __builtin_ia32_stmxcsr()};
-    gs_base_write((uint64_t)(uintptr_t)vcpu);
+    gs_base_write((uint64_t)(uintptr_t)vcpu + VCPU_GS_BASE);
     mmu_unpark(&vcpu->mmu);
     vcpu->fault_exit = &fault_exit;
     if (setjmp(fault_exit) == 0)

@@ -85,6 +85,8 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
+    if (slow->hint.jump != 0)
+        hint_emit_wrong(c, slow, number);
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     flags_emit_slow(c, &slow->recipe);
@@ -158,31 +160,29 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
     emit_u8(e, count);
 }
 
-/* Tag and addend of the TLB's first entry, and how many there are. */
-static unsigned find_table(const struct context *c, bool write, struct emit_rm *tag,
-                           struct emit_rm *addend)
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
+
+/* Tag and addend of the TLB's entry in its first slot. */
+void context_find_table(const struct context *c, bool write, struct emit_rm *tag,
+                        struct emit_rm *addend)
 {
-    size_t table = write ? offsetof(struct vcpu, mmu.tlb_write) +
-                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb_write[0])
-                         : offsetof(struct vcpu, mmu.tlb) +
-                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]);
-    *tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
-                                  : offsetof(struct tlb_entry, read_tag)));
-    *addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
-    return write ? TLB_WRITE_ENTRIES : TLB_ENTRIES;
+    size_t entry =
+        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
+        offsetof(struct tlb_slot, of) + (write ? MMU_WRITE : MMU_READ) * sizeof(struct tlb_entry);
+    *tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
+    *addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
 }
 
-/* T1 = where the entry of T0 is in a table. */
-static void emit_tlb_entry(struct context *c, unsigned entries)
+void context_find_slot(struct context *c)
 {
-    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift");
-    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
-    emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (entries - 1) * 32);
+    context_shifted(c, T1, T0, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
 }
 
 /*
- *      rorx r10, r9, 7                 or MOV and SHR; entries are 32 bytes
- *      and  r10d, 0x1ffe0              4096 entries; 2048 for a write
+ *      rorx r10, r9, 7                 or MOV and SHR; a slot is 32 bytes
+ *      and  r10d, 0x1ffe0              4096 slots
  *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
  *      and  r11, -4096
  *      cmp  r11, gs:[r10 + tag]
@@ -193,10 +193,10 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    unsigned entries = find_table(c, write, &tag, &addend);
+    context_find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
-    emit_tlb_entry(c, entries);
+    context_find_slot(c);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
@@ -212,7 +212,8 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
 {
-    context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
+    if (!hint_probe(c, slow, size, write))
+        context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
 }
 
 /* The memory operand is at an address that is known now. In relative code that is its address
@@ -244,10 +245,10 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    unsigned entries = find_table(c, write, &tag, &addend);
-    uint64_t page = address & ~PAGE_MASK, entry = address >> PAGE_SHIFT & (entries - 1);
-    tag.displacement += (int32_t)(entry * sizeof(struct tlb_entry));
-    addend.displacement += (int32_t)(entry * sizeof(struct tlb_entry));
+    context_find_table(c, write, &tag, &addend);
+    uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
+    tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
+    addend.displacement += (int32_t)(slot << ENTRY_SHIFT);
     c->in_host = false;
     c->held = RUN_NONE;
     if ((int64_t)page == (int32_t)page) {
@@ -272,12 +273,12 @@ static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, 
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    unsigned entries = find_table(c, write, &tag, &addend);
+    context_find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
     c->held = RUN_NONE;
     emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
-    emit_tlb_entry(c, entries);
+    context_find_slot(c);
     emit_op(e, EMIT_W, 0x3b, T0, tag);
     context_slow_jump(c, slow, CONDITION_NE);
     emit_op(e, EMIT_W, 0x03, T0, addend);

@@ -33,13 +33,14 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/speed/run --boots $(BUILD)/bench.json
 	@bench/debian/run
 
-soak: all ## A complete Debian at work; random programs, then random bytes as kernels, for SOAK_SECONDS
+soak: all fuzz ## Fuzzing; a complete Debian at work; random programs, garbage, memory under chaos, SOAK_SECONDS each
 	@scripts/setup test debian
 	@STRESS_SECONDS=$(STRESS_SECONDS) tests/integration/soak_debian.py
 	@ninja --quiet -C $(BUILD) tests/translate/native_test tests/translate/stress_test
 	@$(BUILD)/tests/translate/native_test --forever $$(($(SOAK_SECONDS) / 6))
 	@$(BUILD)/tests/translate/stress_test --seed $$(date +%s) --count 100000
 	@tests/integration/soak.py --seconds $(SOAK_SECONDS)
+	@tests/integration/soak_memory.py --seconds $(SOAK_SECONDS)
 
 fuzz: ## Every libFuzzer target for FUZZ_SECONDS
 	@scripts/setup build fuzz

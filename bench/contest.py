@@ -105,7 +105,7 @@ class Guest:
         assert '"' not in commands
         self.contestant = contestant
         self._command = contestant.command(kernel, initrd, f'{harness.FAST_BOOT} run="{commands}"')
-        self._said = []
+        self.said = []
 
     def __enter__(self):
         started = time.monotonic()
@@ -139,13 +139,13 @@ class Guest:
         try:
             for line in self.process.stdout:
                 text = line.decode(errors="replace").rstrip("\r\n")
-                self._said.append(text)
+                self.said.append(text)
                 if match := re.search(pattern, text):
                     return time.monotonic(), match
         finally:
             watchdog.cancel()
         what = f"{seconds} s passed" if late.is_set() else "the guest ended"
-        words = "\n".join(self._said[-20:])
+        words = "\n".join(self.said[-20:])
         raise RuntimeError(f"{self.contestant.name}: {what} without {pattern!r}; its last words:\n"
                            f"{words}")
 

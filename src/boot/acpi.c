@@ -1,7 +1,7 @@
 /*
  * The tables, in the order in which they lie from ACPI_TABLES_BASE:
  *
- *   RSDP -> XSDT -> FADT -> DSDT (virtio-mmio windows, serial port, clock, soft off)
+ *   RSDP -> XSDT -> FADT -> DSDT (virtio-mmio windows, serial port, clock, power button, off)
  *                -> MADT (local APICs, I/O APIC)
  *
  * and at its very end the reset vector. They are built in a host buffer with their final guest
@@ -230,6 +230,32 @@ static void put_isa_device(struct aml *aml, const char *name, const char *id, ui
     aml_end(aml, &device);
 }
 
+/* Without fixed hardware the button is a device, and a generic event device (ACPI 6.5
+ * section 5.6.9) says when it was pressed: its method is run at an interrupt, and notifies the
+ * button. */
+static void put_power_button(struct aml *aml, uint32_t gsi)
+{
+    enum { BUTTON_PRESSED = 0x80 };
+    struct aml_block device, method;
+    struct aml_resources resources;
+
+    aml_device_begin(aml, &device, "PWRB");
+    aml_name_eisa_id(aml, "_HID", "PNP0C0C");
+    aml_name_integer(aml, "_UID", 0);
+    aml_end(aml, &device);
+
+    aml_device_begin(aml, &device, "GED0");
+    aml_name_string(aml, "_HID", "ACPI0013");
+    aml_name_integer(aml, "_UID", 0);
+    aml_resources_begin(aml, &resources);
+    aml_resource_interrupt_edge(&resources, gsi);
+    aml_resources_end(aml, &resources);
+    aml_method_begin(aml, &method, "_EVT", 1);
+    aml_notify(aml, "PWRB", BUTTON_PRESSED);
+    aml_end(aml, &method);
+    aml_end(aml, &device);
+}
+
 static void *put_dsdt(struct tables *tables, const struct acpi_config *config)
 {
     struct table_header *header = tables_append(tables, sizeof(*header));
@@ -242,6 +268,7 @@ static void *put_dsdt(struct tables *tables, const struct acpi_config *config)
     aml_scope_begin(&aml, &scope, "\\_SB_");
     put_isa_device(&aml, "COM1", "PNP0501", PLATFORM_PORT_SERIAL, 8, PLATFORM_GSI_SERIAL);
     put_isa_device(&aml, "RTC0", "PNP0B00", PLATFORM_PORT_RTC, 2, PLATFORM_GSI_RTC);
+    put_power_button(&aml, config->power_gsi);
     for (unsigned i = 0; i < config->virtio_count; i++)
         put_virtio(&aml, &config->virtio[i], i);
     aml_end(&aml, &scope);

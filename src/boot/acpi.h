@@ -24,7 +24,8 @@ struct acpi_config {
     uint16_t sleep_port; /* sleep control register; sleep status at sleep_port + 1 */
     uint16_t reset_port;
     uint8_t reset_value;
-    uint8_t s5_type; /* SLP_TYP of soft off */
+    uint8_t s5_type;    /* SLP_TYP of soft off */
+    uint32_t power_gsi; /* an edge: somebody has pressed the power button */
     const struct acpi_virtio *virtio;
     unsigned virtio_count;
 };

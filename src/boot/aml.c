@@ -16,7 +16,9 @@ enum opcode {
     OP_SCOPE = 0x10,
     OP_BUFFER = 0x11,
     OP_PACKAGE = 0x12,
+    OP_METHOD = 0x14,
     OP_EXTENDED = 0x5b,
+    OP_NOTIFY = 0x86,
     OP_DEVICE = 0x82, /* after OP_EXTENDED */
 };
 
@@ -115,6 +117,24 @@ void aml_device_begin(struct aml *aml, struct aml_block *block, const char *name
     put_name(aml, name);
 }
 
+#define METHOD_SERIALIZED 0x08u
+
+void aml_method_begin(struct aml *aml, struct aml_block *block, const char *name,
+                      unsigned arguments)
+{
+    put_byte(aml, OP_METHOD);
+    begin(aml, block);
+    put_name(aml, name);
+    put_byte(aml, (uint8_t)(arguments | METHOD_SERIALIZED));
+}
+
+void aml_notify(struct aml *aml, const char *device, uint64_t event)
+{
+    put_byte(aml, OP_NOTIFY);
+    put_name(aml, device);
+    put_integer(aml, event);
+}
+
 static void name_begin(struct aml *aml, const char *name)
 {
     put_byte(aml, OP_NAME);
@@ -207,11 +227,24 @@ void aml_resource_isa_irq(struct aml_resources *resources, unsigned irq)
     put_resource(resources, bytes, sizeof(bytes));
 }
 
-void aml_resource_interrupt(struct aml_resources *resources, uint32_t gsi)
+#define INTERRUPT_CONSUMER 0x01u /* active high, exclusive */
+#define INTERRUPT_EDGE     0x02u
+
+static void put_interrupt(struct aml_resources *resources, uint32_t gsi, uint8_t flags)
 {
-    uint8_t bytes[9] = {0x89, 6, 0, 1 /* consumer, level, active high, exclusive */, 1};
+    uint8_t bytes[9] = {0x89, 6, 0, flags, 1};
     memcpy(bytes + 5, &gsi, 4);
     put_resource(resources, bytes, sizeof(bytes));
+}
+
+void aml_resource_interrupt(struct aml_resources *resources, uint32_t gsi)
+{
+    put_interrupt(resources, gsi, INTERRUPT_CONSUMER);
+}
+
+void aml_resource_interrupt_edge(struct aml_resources *resources, uint32_t gsi)
+{
+    put_interrupt(resources, gsi, INTERRUPT_CONSUMER | INTERRUPT_EDGE);
 }
 
 void aml_resources_end(struct aml *aml, struct aml_resources *resources)

@@ -9,5 +9,13 @@ struct command {
 };
 
 int run_command(int argc, char **argv);
+int ps_command(int argc, char **argv);
+int stats_command(int argc, char **argv);
+int balloon_command(int argc, char **argv);
+int resident_command(int argc, char **argv);
+int pause_command(int argc, char **argv);
+int resume_command(int argc, char **argv);
+int stop_command(int argc, char **argv);
+int console_command(int argc, char **argv);
 
 #endif

@@ -8,7 +8,15 @@
 #include "vm/exit_status.h"
 
 static const struct command commands[] = {
-    {"run", "boot a virtual machine and stay with it until it ends", run_command},
+    {"run", "boot a virtual machine", run_command},
+    {"ps", "list the virtual machines that run", ps_command},
+    {"stats", "show what one counts", stats_command},
+    {"balloon", "have its guest give up memory, or take it back", balloon_command},
+    {"resident", "limit the host memory that it takes", resident_command},
+    {"pause", "stop its CPUs and clocks", pause_command},
+    {"resume", "let it go on", resume_command},
+    {"stop", "shut it down", stop_command},
+    {"console", "attach to the serial port of one in the background", console_command},
 };
 
 static void print_usage(FILE *stream)

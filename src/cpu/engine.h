@@ -22,7 +22,7 @@ struct engine_ops {
     void (*detach)(struct vcpu *vcpu);
     /* Runs the vCPU, unparked, until there is a reason to leave; returns parked. */
     enum vcpu_exit (*run)(struct vcpu *vcpu);
-    /* NULL: nothing to count. The vCPU is not running. */
+    /* NULL: nothing to count. Any thread, also while the vCPU runs: numbers that it had. */
     void (*get_stats)(const struct vcpu *vcpu, struct engine_stats *stats);
 };
 

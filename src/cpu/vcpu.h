@@ -238,6 +238,9 @@ struct vcpu_vectors {
     uint32_t host_mxcsr;
 };
 
+#define VCPU_HINTS      1024u
+#define VCPU_HINT_KINDS 8u /* by privilege and access: of one table of the TLB each */
+
 struct thunk_set;
 struct interp; /* the interpreter's caches, one a vCPU */
 
@@ -276,6 +279,7 @@ struct vcpu {
     uint64_t dr[8]; /* 4 and 5 unused */
     uint64_t xcr0;
     int64_t tsc_offset; /* guest TSC = host TSC + this */
+    uint64_t tsc_lost;  /* ticks for which the VM stood still: already subtracted from the above */
     struct vcpu_msrs msr;
 
     /* x87, SSE and AVX state in the standard XSAVE layout (header's XSTATE_BV always says what is
@@ -283,6 +287,15 @@ struct vcpu {
     _Alignas(64) uint8_t xstate[XSTATE_SIZE];
 
     struct vcpu_vectors vectors;
+    /* Linear base of the page in which generated code runs, where that is made for any such
+     * (cpu/translate/relative.c). */
+    uint64_t code_page;
+
+    /* The translator's: TLB slots that accesses have used last (cpu/translate/hint.c). */
+    struct vcpu_hint {
+        uint32_t slot;   /* its distance from the first one */
+        uint32_t budget; /* of wrong guesses, until that is looked at */
+    } hints[VCPU_HINT_KINDS][VCPU_HINTS];
 
     struct mmu mmu;
 

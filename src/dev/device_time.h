@@ -2,8 +2,8 @@
 #define AEROSTAT_DEV_DEVICE_TIME_H
 
 /*
- * Where a device gets time and timers from: the host's clocks and an io_loop in a VM, a clock that
- * the test moves by hand in tests. Devices copy the structure.
+ * Where a device gets time and timers from: the machine's clock in a VM (guest_clock.h), a clock
+ * that the test moves by hand in tests. Devices copy the structure.
  */
 
 #include <stdint.h>
@@ -17,7 +17,7 @@ struct device_time {
     void *context;
     uint64_t (*now)(void *context);  /* monotonic, ns */
     uint64_t (*wall)(void *context); /* UTC, ns since the epoch */
-    uint64_t (*tsc)(void *context);  /* the host's TSC, running at tsc_khz */
+    uint64_t (*tsc)(void *context);  /* a counter running at tsc_khz */
     uint64_t tsc_khz;                /* not 0 */
 
     /* As io_timer_* (util/io_loop.h), with deadlines on `now`. Arming and disarming are allowed
@@ -32,8 +32,5 @@ struct device_time {
 /* A guest can ask for timers of a nanosecond. A device does not interrupt more often than this:
  * what falls due in between is merged, as on a slow machine. */
 #define DEVICE_TIMER_MIN_NS 50000u
-
-/* Real time; timers run on `loop`, which outlives the devices. Measures the TSC if nobody has. */
-struct device_time device_time_host(struct io_loop *loop);
 
 #endif

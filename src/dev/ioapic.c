@@ -86,6 +86,16 @@ static void line_set(void *context, unsigned pin, bool level)
     pthread_mutex_unlock(&ioapic->lock);
 }
 
+bool ioapic_pin_is_open(struct ioapic *ioapic, unsigned pin)
+{
+    if (pin >= PLATFORM_IOAPIC_PINS)
+        return false;
+    pthread_mutex_lock(&ioapic->lock);
+    bool open = (ioapic->entries[pin] & ENTRY_MASKED) == 0;
+    pthread_mutex_unlock(&ioapic->lock);
+    return open;
+}
+
 static void end_of_interrupt(struct ioapic *ioapic, uint8_t vector)
 {
     for (unsigned pin = 0; pin < PLATFORM_IOAPIC_PINS; pin++) {

@@ -28,6 +28,9 @@ enum status ioapic_attach(struct ioapic *ioapic, struct bus *mmio, struct error 
 /* The line of a pin (GSI); one of a pin that does not exist goes nowhere. */
 struct irq_line ioapic_line(struct ioapic *ioapic, unsigned pin);
 
+/* Whether an edge on the pin would reach a vCPU now. Any thread. */
+bool ioapic_pin_is_open(struct ioapic *ioapic, unsigned pin);
+
 /* End of a level-triggered interrupt; for apic_bus_set_eoi_hook. context is the ioapic. */
 void ioapic_eoi(void *context, uint8_t vector);
 

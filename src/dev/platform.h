@@ -30,5 +30,6 @@
 #define PLATFORM_GSI_SERIAL      4u
 #define PLATFORM_GSI_PIT         2u
 #define PLATFORM_GSI_RTC         8u
+#define PLATFORM_GSI_POWER       21u /* behind the last virtio device's; edge */
 
 #endif

@@ -65,6 +65,7 @@ enum status pmap_write(struct pmap *map, uint64_t gpa, const void *buffer, uint6
         enum status status = page_pin(map, ppn, bytes, from);
         if (status != STATUS_OK)
             return status;
+        page_spoil(map, ppn);
         memcpy(map->ram.base + gpa, from, piece);
         page_drop_code(map, ppn);
         page_unpin(map, ppn);

@@ -27,31 +27,42 @@ static void trouble(struct pmap *map, const struct error *err)
         map->trouble(map->trouble_context, err);
 }
 
-/* With COMING won: reads the page. */
-static enum status fetch(struct pmap *map, uint64_t ppn, uint64_t value)
+/* With COMING won: reads the page, which the map's owner hears of if it fails. */
+static enum status fetch(struct pmap *map, uint64_t ppn, uint64_t value, uint8_t *page)
 {
     struct error err = {0};
     uint64_t from = clock_monotonic_ns();
-    enum status status =
-        map->store->get(map->store_context, entry_state(value), entry_payload(value), ppn,
-                        pmap_private_page(map, ppn), &err);
+    enum status status = map->store->get(map->store_context, entry_state(value),
+                                         entry_payload(value), ppn, page, &err);
     count_event(&map->stall_ns, clock_monotonic_ns() - from);
-    if (status == STATUS_OK) {
+    if (status == STATUS_OK)
+        return STATUS_OK;
+    trouble(map, &err);
+    return STATUS_IO;
+}
+
+/* The same, to where the page is when it is private. */
+static enum status fetch_home(struct pmap *map, uint64_t ppn, uint64_t value)
+{
+    uint8_t *page = pmap_private_page(map, ppn);
+    if (fetch(map, ppn, value, page) == STATUS_OK) {
         count_event(&map->faults_away[entry_state(value)], 1);
         return STATUS_OK;
     }
     /* What has been read of it is not the page's: layer 0 keeps nothing of it. */
     if (!layer_punch(&map->ram, ppn, 1))
-        memset(pmap_private_page(map, ppn), 0, PAGE_SIZE);
+        memset(page, 0, PAGE_SIZE);
     page_wake(map, &ppn, 1, ENTRY_COMING);
-    trouble(map, &err);
     return STATUS_IO;
 }
 
-/* `value` no more, private from now on. */
-static bool arrive(struct pmap *map, page_entry *entry, uint64_t *value)
+/* `value` no more, private from now on. A page from a disk is still equal to its block. */
+static bool arrive(struct pmap *map, page_entry *entry, uint64_t *value, enum page_bytes bytes)
 {
-    if (!entry_touch(map, entry, value, PAGE_PRIVATE | ENTRY_ACTIVE | entry_touched(*value)))
+    uint64_t wanted = PAGE_PRIVATE | ENTRY_ACTIVE | entry_touched(*value);
+    if (bytes == BYTES_KEPT)
+        wanted |= *value & ENTRY_CLEAN;
+    if (!entry_touch(map, entry, value, wanted))
         return false;
     payload_drop(map, *value);
     return true;
@@ -66,7 +77,7 @@ enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_
         return STATUS_OK;
     }
     if (value & ENTRY_HOLLOW || bytes == BYTES_USELESS) {
-        if (arrive(map, entry, &value))
+        if (arrive(map, entry, &value, bytes))
             count_event(value & ENTRY_HOLLOW ? &map->second_chances : &map->overwritten, 1);
         return STATUS_OK;
     }
@@ -76,13 +87,40 @@ enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_
     if (bytes == BYTES_REPLACED) {
         memcpy(pmap_private_page(map, ppn), whole, PAGE_SIZE);
         count_event(&map->overwritten, 1);
-    } else if (fetch(map, ppn, value) != STATUS_OK) {
+    } else if (fetch_home(map, ppn, value) != STATUS_OK) {
         return STATUS_IO;
     }
     /* Marks and samples alone can have changed. */
     value = atomic_load(entry);
-    while (!arrive(map, entry, &value))
+    while (!arrive(map, entry, &value, bytes))
         ;
     page_wake(map, &ppn, 0, 0);
     return STATUS_OK;
+}
+
+enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page)
+{
+    page_entry *entry = pmap_entry(map, ppn);
+    uint64_t value = entry != NULL ? atomic_load(entry) : 0;
+    if (atomic_load_explicit(&map->is_peeking_off, memory_order_relaxed))
+        return STATUS_NOT_FOUND;
+    /* What is hollow comes back for nothing. */
+    while (entry_is_away(value) && !(value & ENTRY_HOLLOW)) {
+        if (value & (ENTRY_COMING | ENTRY_PUNCHING)) {
+            page_wait(map, entry, ENTRY_COMING | ENTRY_PUNCHING);
+            value = atomic_load(entry);
+        } else if (entry_change(map, entry, &value, value | ENTRY_COMING)) {
+            enum status status = fetch(map, ppn, value, page);
+            page_wake(map, &ppn, 1, ENTRY_COMING);
+            if (status == STATUS_OK)
+                count_event(&map->double_paging_avoided, 1);
+            return status;
+        }
+    }
+    return STATUS_NOT_FOUND;
+}
+
+void pmap_set_peeking(struct pmap *map, bool on)
+{
+    atomic_store(&map->is_peeking_off, !on);
 }

@@ -15,6 +15,23 @@ void pmap_set_store(struct pmap *map, const struct page_store_ops *ops, void *co
     map->store_context = context;
 }
 
+void pmap_set_pressure(struct pmap *map, const struct page_pressure_ops *ops, void *context)
+{
+    map->pressure = ops;
+    map->pressure_context = context;
+}
+
+void pmap_set_limits(struct pmap *map, uint64_t tell_above, uint64_t wait_above)
+{
+    atomic_store(&map->tell_above, tell_above);
+    atomic_store(&map->wait_above, wait_above);
+}
+
+uint64_t pmap_private_pages(const struct pmap *map)
+{
+    return atomic_load(&map->pages[PAGE_PRIVATE]);
+}
+
 uint64_t ticket_take(struct pmap *map)
 {
     /* Not 0; and 2^48 are enough for ever. */
@@ -34,7 +51,7 @@ bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_o
             return false;
         /* The revocation that follows drops the code decoded from it. */
         uint64_t wanted = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT |
-                          (value & (ENTRY_ACTIVE | ENTRY_SAMPLED));
+                          (value & (ENTRY_ACTIVE | ENTRY_SAMPLED | ENTRY_CLEAN));
         if (entry_change(map, entry, &value, wanted)) {
             revoke_list_add(list, ppn, value);
             return true;
@@ -79,17 +96,20 @@ bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_sta
     const uint64_t leaving = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT;
     uint64_t value = atomic_load(entry);
     for (;;) {
-        uint64_t kept = value & (ENTRY_ACTIVE | ENTRY_SAMPLED);
-        if ((value & ~kept) == leaving) {
-            uint64_t wanted = (uint64_t)to | flags | payload << ENTRY_PAYLOAD_SHIFT | kept;
+        uint64_t clean = value & ENTRY_CLEAN, marks = value & ENTRY_KEPT;
+        bool may_end = !(marks & (ENTRY_CODE | ENTRY_GUARDED)) && (clean || to != PAGE_DISK);
+        if ((value & ~(marks | clean)) != leaving)
+            return false;
+        if (may_end) {
+            uint64_t wanted = (uint64_t)to | flags | payload << ENTRY_PAYLOAD_SHIFT | marks;
+            if (to == PAGE_DISK)
+                wanted |= clean;
             if (entry_change(map, entry, &value, wanted))
                 return true;
-        } else if ((value & ~ENTRY_KEPT) == leaving) {
-            /* Somebody has marked it, and is going to decode from it: wanted, as it were. */
-            if (entry_change(map, entry, &value, PAGE_PRIVATE | (value & ENTRY_KEPT)))
-                return false;
         } else {
-            return false;
+            /* Somebody is going to decode from it, or its block has changed: wanted, as it were. */
+            if (entry_change(map, entry, &value, PAGE_PRIVATE | marks | clean))
+                return false;
         }
     }
 }
@@ -108,8 +128,9 @@ void page_leave_cancel(struct pmap *map, const struct page_batch *batch, unsigne
     page_entry *entry = &map->entries[batch->ppn[i]];
     const uint64_t leaving = PAGE_PRIVATE | ENTRY_LEAVING | batch->ticket << ENTRY_PAYLOAD_SHIFT;
     uint64_t value = atomic_load(entry);
-    while ((value & ~ENTRY_KEPT) == leaving &&
-           !entry_change(map, entry, &value, PAGE_PRIVATE | (value & ENTRY_KEPT)))
+    const uint64_t marks = ENTRY_KEPT | ENTRY_CLEAN;
+    while ((value & ~marks) == leaving &&
+           !entry_change(map, entry, &value, PAGE_PRIVATE | (value & marks)))
         ;
 }
 

@@ -35,6 +35,22 @@ struct page_store_ops {
  * the stores are destroyed after it. */
 void pmap_set_store(struct pmap *map, const struct page_store_ops *ops, void *context);
 
+/*
+ * How many pages are private is watched, for whoever takes pages away. over: there are more than
+ * `tell_above`; called at every page that is too many, also by running vCPUs, so it never blocks
+ * and costs next to nothing. wait: there are more than `wait_above`, and the caller, no running
+ * vCPU, would like one more: it waits for some to go, as long as that makes sense. No lock of the
+ * map is held. Ops are set before any page leaves; the limits, at any time, by one thread. At first
+ * both are UINT64_MAX.
+ */
+struct page_pressure_ops {
+    void (*over)(void *context);
+    void (*wait)(void *context);
+};
+void pmap_set_pressure(struct pmap *map, const struct page_pressure_ops *ops, void *context);
+void pmap_set_limits(struct pmap *map, uint64_t tell_above, uint64_t wait_above);
+uint64_t pmap_private_pages(const struct pmap *map);
+
 #define PAGE_BATCH_MAX    64u
 #define PAGE_PAYLOAD_BITS 48 /* payloads are below 2^48 */
 

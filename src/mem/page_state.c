@@ -88,14 +88,14 @@ static inline bool is_plain_private(uint64_t value)
 /* A private page as it is after a touch: nobody takes it away any more. */
 static inline uint64_t private_touched(uint64_t value)
 {
-    if (value & ENTRY_LEAVING)
-        return PAGE_PRIVATE | entry_touched(value); /* the payload is a ticket */
+    if (value & ENTRY_LEAVING) /* the payload is a ticket */
+        return PAGE_PRIVATE | entry_touched(value) | (value & ENTRY_CLEAN);
     return (value & ~ENTRY_KEPT) | entry_touched(value);
 }
 
 static inline bool is_writable(uint64_t value)
 {
-    return !(value & (ENTRY_SETTLING | ENTRY_CODE));
+    return !(value & (ENTRY_SETTLING | ENTRY_CODE | ENTRY_CLEAN));
 }
 
 static const uint8_t *look_up_slow(struct pmap *map, uint64_t ppn, page_entry *entry,
@@ -148,6 +148,8 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable)
             break;
         if (value & ENTRY_PUNCHING)
             return NULL;
+        if (unlikely(pmap_is_tight(map)))
+            break; /* not writable: the caller parks, and waits in pmap_page_write */
         /* If it is hollow, its bytes are zero. */
         if (entry_touch(map, entry, &value, PAGE_PRIVATE | entry_touched(value))) {
             count_event(&map->faults_zero, 1);
@@ -165,6 +167,8 @@ enum status pmap_page_bring(struct pmap *map, uint64_t ppn)
     page_entry *entry = pmap_entry(map, ppn);
     if (entry == NULL)
         return STATUS_INVALID;
+    if (entry_is_away(atomic_load(entry)))
+        pmap_wait_for_room(map);
     for (;;) {
         uint64_t value = atomic_load(entry);
         enum status status = STATUS_OK;
@@ -205,6 +209,8 @@ static enum status make_private(struct pmap *map, uint64_t ppn, uint64_t pins,
                                 enum page_bytes bytes, const void *whole)
 {
     page_entry *entry = &map->entries[ppn];
+    if (entry_state(atomic_load(entry)) != PAGE_PRIVATE)
+        pmap_wait_for_room(map);
     for (;;) {
         uint64_t value = atomic_load(entry);
         if (entry_is_away(value)) {
@@ -230,6 +236,7 @@ uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn)
 {
     if (pmap_entry(map, ppn) == NULL || make_private(map, ppn, 0, BYTES_KEPT, NULL) != STATUS_OK)
         return NULL;
+    page_spoil(map, ppn);
     return pmap_private_page(map, ppn);
 }
 

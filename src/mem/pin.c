@@ -28,13 +28,17 @@ enum status pmap_pin(struct pmap *map, uint64_t gpa, uint64_t length, enum pmap_
     for (uint64_t ppn = first; ppn < end; ppn++) {
         bool is_whole = ppn << PAGE_SHIFT >= gpa && ((ppn + 1) << PAGE_SHIFT) - gpa <= length;
         enum page_bytes bytes = use == PIN_OVERWRITE && is_whole ? BYTES_USELESS : BYTES_KEPT;
+        if (use == PIN_READ && is_whole && pmap_is_away(map, ppn))
+            count_event(&map->double_paging_seen, 1);
         enum status status = page_pin(map, ppn, bytes, NULL);
         if (status != STATUS_OK) {
             unpin_pages(map, first, ppn);
             return status;
         }
-        if (use != PIN_READ)
+        if (use != PIN_READ) {
+            page_spoil(map, ppn);
             page_drop_code(map, ppn);
+        }
     }
     iov[*count] = (struct iovec){.iov_base = map->ram.base + gpa, .iov_len = length};
     ++*count;

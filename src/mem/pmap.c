@@ -41,6 +41,7 @@ enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsig
         return error_set(err, STATUS_NO_MEMORY, "no memory for a page map");
     pthread_mutex_init(&made->wait_lock, NULL);
     pthread_cond_init(&made->waited, NULL);
+    pmap_set_limits(made, UINT64_MAX, UINT64_MAX);
 
     made->range_count = count;
     made->ranges = malloc(count * sizeof(*ranges));
@@ -130,6 +131,8 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .faults_compressed = counted(&map->faults_away[PAGE_COMPRESSED]),
         .faults_swap_in = counted(&map->faults_away[PAGE_SWAPPED]),
         .faults_disk = counted(&map->faults_away[PAGE_DISK]),
+        .double_paging_seen = counted(&map->double_paging_seen),
+        .double_paging_avoided = counted(&map->double_paging_avoided),
         .second_chances = counted(&map->second_chances),
         .overwritten = counted(&map->overwritten),
         .balloon_popped = counted(&map->balloon_popped),

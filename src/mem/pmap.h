@@ -84,12 +84,14 @@ struct pmap_stats {
     uint64_t faults_compressed; /* pages read back from where they were, by state */
     uint64_t faults_swap_in;
     uint64_t faults_disk;
-    uint64_t second_chances;   /* pages wanted again before their memory was gone */
-    uint64_t overwritten;      /* pages away that were not read, being overwritten whole */
-    uint64_t balloon_popped;   /* ballooned pages that the guest touched */
-    uint64_t sample_touches;   /* sampled pages that were touched (page_leave.h) */
-    uint64_t reclaim_stall_ns; /* that parked vCPUs and devices waited for pages, summed */
-    uint64_t revocations;      /* calls of the revoke hook */
+    uint64_t double_paging_seen;    /* whole pages brought back for a device to read them, ... */
+    uint64_t double_paging_avoided; /* ... and those that it read without (pmap_peek) */
+    uint64_t second_chances;        /* pages wanted again before their memory was gone */
+    uint64_t overwritten;           /* pages away that were not read, being overwritten whole */
+    uint64_t balloon_popped;        /* ballooned pages that the guest touched */
+    uint64_t sample_touches;        /* sampled pages that were touched (page_leave.h) */
+    uint64_t reclaim_stall_ns;      /* that parked vCPUs and devices waited for pages, summed */
+    uint64_t revocations;           /* calls of the revoke hook */
 };
 
 /* Ranges are ascending and disjoint, and end at or below 2^46. Memory nobody writes costs nothing.
@@ -131,6 +133,11 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable);
  * has been called.
  */
 enum status pmap_page_bring(struct pmap *map, uint64_t ppn);
+
+/* The bytes of a page that is away, for a device that reads all of it: it stays away. NOT_FOUND: it
+ * is not away, or this has been switched off for the map, to see what it saves. IO: lost. */
+enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page);
+void pmap_set_peeking(struct pmap *map, bool on);
 
 /*
  * Makes the page private if it is not (revoking others), for the parked vCPU that is going to write

@@ -26,6 +26,8 @@ static const char *entry_fault(uint64_t value)
         return "hollow and private";
     if (value & ENTRY_MOVING && !entry_is_away(value))
         return "moving, and not away";
+    if (value & ENTRY_CLEAN && state != PAGE_PRIVATE && state != PAGE_DISK)
+        return "clean, and neither private nor a disk's";
     if (value & ENTRY_GUARDED && !(value & ENTRY_CODE))
         return "guarded without code";
     if (is_zero && entry_payload(value) != 0)

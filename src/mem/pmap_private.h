@@ -24,6 +24,7 @@
  *   MOVING    away           the payload is a mover's to drop            -
  *   CODE, GUARDED  all       code may have been decoded (page_code.c)    -
  *   ACTIVE, SAMPLED  all     for reclaim and the sample (page_sample.c)  -
+ *   CLEAN     private, disk  equal to a disk's block (page_clean.c)       -
  *
  * Invariants
  *   - A page that is not private, and has no HOLLOW, PUNCHING or COMING, has no memory in layer 0,
@@ -61,12 +62,14 @@
  *   page_balloon.c  ballooned and released pages
  *   page_code.c     code marks
  *   page_sample.c   sampling and activity
+ *   page_clean.c    marks of pages that are equal to a block of a disk
  */
 
 #include <pthread.h>
 #include <stdatomic.h>
 
 #include "mem/layer.h"
+#include "mem/page_clean.h"
 #include "mem/page_leave.h"
 #include "mem/pmap.h"
 
@@ -84,8 +87,9 @@ enum page_entry {
     ENTRY_GUARDED = 1 << 12, /* ... and no TLB lets it be written without a slow path */
     ENTRY_ACTIVE = 1 << 13,
     ENTRY_SAMPLED = 1 << 14,
+    ENTRY_CLEAN = 1 << 15, /* equal to its block; no TLB lets it be written without a slow path */
 };
-#define ENTRY_FLAGS ((uint64_t)0x7ff0)
+#define ENTRY_FLAGS ((uint64_t)0xfff0)
 /* What a page keeps whatever its state becomes. */
 #define ENTRY_KEPT          ((uint64_t)(ENTRY_CODE | ENTRY_GUARDED | ENTRY_ACTIVE | ENTRY_SAMPLED))
 #define ENTRY_PAYLOAD_SHIFT 16
@@ -111,15 +115,21 @@ struct pmap {
     const struct page_store_ops *store;
     void *store_context;
 
+    const struct page_pressure_ops *pressure;
+    void *pressure_context;
+    _Atomic uint64_t tell_above, wait_above; /* private pages */
+
     /* Only for waiting until SETTLING, PUNCHING or COMING are cleared. */
     pthread_mutex_t wait_lock;
     pthread_cond_t waited;
 
     _Atomic uint64_t next_ticket;
+    _Atomic bool is_peeking_off;
 
     _Atomic uint64_t pages[PAGE_STATES]; /* in each state; that of PAGE_ZERO is not kept */
     _Atomic uint64_t pinned_pages, faults_zero, faults_away[PAGE_STATES], second_chances,
-        overwritten, balloon_popped, sample_touches, stall_ns, revocations;
+        overwritten, balloon_popped, double_paging_seen, double_paging_avoided, sample_touches,
+        stall_ns, revocations;
 };
 
 static inline enum page_state entry_state(uint64_t value)
@@ -181,9 +191,25 @@ static inline bool entry_change(struct pmap *map, page_entry *entry, uint64_t *v
     enum page_state from = entry_state(*value), to = entry_state(wanted);
     if (from != to) {
         count_event(&map->pages[from], (uint64_t)-1);
-        count_event(&map->pages[to], 1);
+        uint64_t before = atomic_fetch_add(&map->pages[to], 1);
+        if (to == PAGE_PRIVATE && unlikely(before >= atomic_load(&map->tell_above)))
+            map->pressure->over(map->pressure_context);
     }
     return true;
+}
+
+/* So many pages are private that one more had better wait. */
+static inline bool pmap_is_tight(const struct pmap *map)
+{
+    return atomic_load_explicit(&map->pages[PAGE_PRIVATE], memory_order_relaxed) >
+           atomic_load_explicit(&map->wait_above, memory_order_relaxed);
+}
+
+/* Before a page becomes private, by whoever may wait. */
+static inline void pmap_wait_for_room(struct pmap *map)
+{
+    if (unlikely(pmap_is_tight(map)))
+        map->pressure->wait(map->pressure_context);
 }
 
 /* The flags of ENTRY_KEPT as they are after a touch: to be stored by entry_touch. */
@@ -270,6 +296,9 @@ bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_sta
 uint64_t ticket_take(struct pmap *map);
 /* Gives back the memory of pages that the caller has set PUNCHING; clears that. */
 void pages_punch(struct pmap *map, const uint64_t *ppns, unsigned count);
+
+/* Somebody is about to write the page: it is equal to no block any more. */
+void page_spoil(struct pmap *map, uint64_t ppn);
 
 /* Somebody who is no vCPU has written the page, or is about to: its decoded code goes. */
 void page_drop_code(struct pmap *map, uint64_t ppn);

@@ -7,13 +7,16 @@
  * Linear address --TLB--> host address. A miss walks the guest's page tables as the CPU would (SDM
  * vol. 3 ch. 4), each PPN on the way going through the page map, and fills the TLB.
  *
- * A TLB entry has one tag for reads and one for writes, so that a probe is one compare; a tag that
- * must take the slow path is TLB_NO_TAG, which no address equals. `info` says why: see TLB_*.
- * There is one table per privilege, because user/supervisor and SMAP decide what a page allows; and
- * a second one that writes are looked up in, because of what is done most with two blocks of
- * memory: copying one to the other. They are often a large power of two apart, and would take each
- * other's place at every step. Entries are alike in both, so a writable page may be read by its
- * entry for writes.
+ * There is one table per privilege, because user/supervisor and SMAP decide what a page allows. A
+ * slot has two entries: one for reads, and one for writes, of a page that may be written in place.
+ * They may be of different pages, because of what is done most with two blocks of memory: copying
+ * one to the other. They are often a large power of two apart, and would take each other's place at
+ * every step. An entry is what a probe reads, and no more: a tag, so that a hit is one compare
+ * (TLB_NO_TAG equals no address), and what makes a host address. The rest is in a table beside it.
+ *
+ * An entry that gives way to one of another page moves to a spare table, to a slot by a hash of its
+ * page, and comes back when it is missed: pages of one slot, which any guest with randomized
+ * addresses has some of, change places then, and are not walked to each time.
  *
  * Revocation. Host addresses in a TLB go stale when the page map moves a page. A running vCPU owns
  * its TLB alone; a *parked* one has lent it to everybody, under mmu->lock. mmu_domain_revoke edits
@@ -35,10 +38,10 @@
 #include "util/bits.h"
 #include "util/status.h"
 
-#define TLB_ENTRIES       4096u /* per privilege */
-#define TLB_WRITE_ENTRIES 2048u /* per privilege */
-#define ITLB_ENTRIES      1024u /* per privilege */
-#define TLB_NO_TAG        ((uint64_t)1)
+#define TLB_ENTRIES  4096u /* per privilege */
+#define ITLB_ENTRIES 1024u /* per privilege */
+/* No page address, nor one with some of the lowest three bits set. */
+#define TLB_NO_TAG ((uint64_t)0x800)
 
 /* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
  * of page-table entries begin. */
@@ -57,7 +60,7 @@ enum mmu_privilege {
     MMU_USER_CHECKED = MMU_PRIVILEGES,
 };
 
-/* Reason bits in tlb_entry.info: why a probe of this page goes the slow way. */
+/* Bits of an entry's info; the first say why a write to the page goes the slow way. */
 enum tlb_reason {
     TLB_CLEAN = 1 << 0,  /* guest's dirty bit not yet set: a write must set it */
     TLB_ZERO = 1 << 1,   /* maps the common zero page: a write must make it private */
@@ -69,10 +72,16 @@ enum tlb_reason {
 };
 
 struct tlb_entry {
-    uint64_t read_tag;  /* linear page address, or TLB_NO_TAG; 0 before the first use */
-    uint64_t write_tag; /* the same */
-    uintptr_t addend;   /* host address minus linear address */
-    uint64_t info;      /* ppn << 12 | reasons */
+    uint64_t tag;     /* linear page address, or TLB_NO_TAG; 0 before the first use */
+    uintptr_t addend; /* host address minus linear address */
+};
+
+/* By what is looked up: MMU_READ or MMU_WRITE. */
+struct tlb_slot {
+    struct tlb_entry of[2];
+};
+struct tlb_info {
+    uint64_t of[2]; /* of the entries: ppn << 12 | enum tlb_reason */
 };
 
 struct itlb_entry {
@@ -116,8 +125,10 @@ typedef void mmu_code_flush_fn(void *context, enum mmu_flush_scope scope, uint64
 
 struct mmu {
     /* Large, and touched as far as they are used alone: see tlb_init. */
-    struct tlb_entry tlb[MMU_PRIVILEGES + 1][TLB_ENTRIES];
-    struct tlb_entry tlb_write[MMU_PRIVILEGES + 1][TLB_WRITE_ENTRIES];
+    _Alignas(64) struct tlb_slot tlb[MMU_PRIVILEGES + 1][TLB_ENTRIES];
+    struct tlb_slot tlb_spare[MMU_PRIVILEGES][TLB_ENTRIES];
+    struct tlb_info tlb_info[MMU_PRIVILEGES][TLB_ENTRIES];
+    struct tlb_info tlb_spare_info[MMU_PRIVILEGES][TLB_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
 
     /* Paging registers. The CPU writes them, then calls the flush that the change asks for. */
@@ -151,7 +162,7 @@ struct mmu {
     /* The filled slots of each table: flushes touch nothing else. */
     struct tlb_use {
         struct tlb_set of[2]; /* pages that are not global, and global ones */
-    } tlb_use[MMU_PRIVILEGES], tlb_write_use[MMU_PRIVILEGES], itlb_use[2];
+    } tlb_use[MMU_PRIVILEGES][2], tlb_spare_use[MMU_PRIVILEGES][2], itlb_use[2];
     /* Where pieces of large pages may be, so that flushing a small page seldom looks for them. */
     struct tlb_filter large_regions, huge_regions; /* of 4 MiB and 1 GiB */
 };
@@ -246,26 +257,26 @@ enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
 void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count);
 
 /* Host address for an access of `size` bytes that hits the TLB within one page, else NULL. */
+static inline uint8_t *mmu_probe(const struct mmu *mmu, enum mmu_access access,
+                                 enum mmu_privilege privilege, uint64_t linear, unsigned size)
+{
+    const struct tlb_entry *entry =
+        &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)].of[access];
+    if (likely(entry->tag == (linear & ~PAGE_MASK) && (linear & PAGE_MASK) <= PAGE_SIZE - size))
+        return (uint8_t *)(uintptr_t)(entry->addend + linear);
+    return NULL;
+}
+
 static inline uint8_t *mmu_probe_read(struct mmu *mmu, enum mmu_privilege privilege,
                                       uint64_t linear, unsigned size)
 {
-    const struct tlb_entry *entry =
-        &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-    if (likely(entry->read_tag == (linear & ~PAGE_MASK) &&
-               (linear & PAGE_MASK) <= PAGE_SIZE - size))
-        return (uint8_t *)(uintptr_t)(entry->addend + linear);
-    return NULL;
+    return mmu_probe(mmu, MMU_READ, privilege, linear, size);
 }
 
 static inline uint8_t *mmu_probe_write(struct mmu *mmu, enum mmu_privilege privilege,
                                        uint64_t linear, unsigned size)
 {
-    const struct tlb_entry *entry =
-        &mmu->tlb_write[privilege][(linear >> PAGE_SHIFT) & (TLB_WRITE_ENTRIES - 1)];
-    if (likely(entry->write_tag == (linear & ~PAGE_MASK) &&
-               (linear & PAGE_MASK) <= PAGE_SIZE - size))
-        return (uint8_t *)(uintptr_t)(entry->addend + linear);
-    return NULL;
+    return mmu_probe(mmu, MMU_WRITE, privilege, linear, size);
 }
 
 #endif

@@ -13,7 +13,7 @@
 #include "mmu/tlb.h"
 #include "mmu/walk.h"
 
-static bool tlb_look_up(const struct mmu *mmu, uint64_t linear, enum mmu_access access,
+static bool tlb_look_up(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                         enum mmu_privilege privilege, struct mmu_target *target)
 {
     uint64_t page = linear & ~PAGE_MASK, offset = linear & PAGE_MASK;
@@ -26,14 +26,12 @@ static bool tlb_look_up(const struct mmu *mmu, uint64_t linear, enum mmu_access 
         target->gpa = (entry->info & ~PAGE_MASK) | offset;
         return true;
     }
-    bool write = access == MMU_WRITE;
-    const struct tlb_entry *entry =
-        write ? &mmu->tlb_write[privilege][(linear >> PAGE_SHIFT) & (TLB_WRITE_ENTRIES - 1)]
-              : &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)];
-    if ((write ? entry->write_tag : entry->read_tag) != page)
+    unsigned slot = (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+    const struct tlb_entry *entry = &mmu->tlb[privilege][slot].of[access];
+    if (entry->tag != page && !tlb_recall(mmu, privilege, linear, access))
         return false;
     target->host = (uint8_t *)(uintptr_t)(entry->addend + linear);
-    target->gpa = (entry->info & ~PAGE_MASK) | offset;
+    target->gpa = (mmu->tlb_info[privilege][slot].of[access] & ~PAGE_MASK) | offset;
     return true;
 }
 
@@ -92,7 +90,7 @@ static void fill(struct mmu *mmu, uint64_t page, enum mmu_access access,
         if (pmap_state(mmu->map, entry.ppn) == PAGE_ZERO)
             entry.info |= TLB_ZERO;
     }
-    tlb_fill_data(mmu, privilege, page, access == MMU_WRITE, &entry);
+    tlb_fill_data(mmu, privilege, page, access, &entry);
 }
 
 enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,

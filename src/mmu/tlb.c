@@ -17,10 +17,58 @@
 #define LARGE_REGION_SHIFT 22 /* 2 MiB pages are taken for 4 MiB ones */
 #define HUGE_REGION_SHIFT  30
 
-static inline void data_clear(struct tlb_entry *entry)
+/* The entries of one kind of access in one table, with what is beside them. */
+struct data_table {
+    struct tlb_slot *slots;
+    struct tlb_info *info;
+    struct tlb_use *use;
+    enum mmu_access access;
+};
+#define DATA_TABLES (4 * MMU_PRIVILEGES)
+
+static inline struct data_table main_table(struct mmu *mmu, enum mmu_privilege privilege,
+                                           enum mmu_access access)
 {
-    entry->read_tag = TLB_NO_TAG;
-    entry->write_tag = TLB_NO_TAG;
+    return (struct data_table){mmu->tlb[privilege], mmu->tlb_info[privilege],
+                               &mmu->tlb_use[privilege][access], access};
+}
+
+static inline struct data_table spare_table(struct mmu *mmu, enum mmu_privilege privilege,
+                                            enum mmu_access access)
+{
+    return (struct data_table){mmu->tlb_spare[privilege], mmu->tlb_spare_info[privilege],
+                               &mmu->tlb_spare_use[privilege][access], access};
+}
+
+/* Main tables have even numbers. */
+static inline struct data_table data_table(struct mmu *mmu, unsigned number)
+{
+    enum mmu_privilege privilege = number / 4;
+    enum mmu_access access = number / 2 % 2;
+    return number % 2 == 0 ? main_table(mmu, privilege, access)
+                           : spare_table(mmu, privilege, access);
+}
+
+static inline struct tlb_entry *entry_at(const struct data_table *table, unsigned slot)
+{
+    return &table->slots[slot].of[table->access];
+}
+
+static inline uint64_t *info_at(const struct data_table *table, unsigned slot)
+{
+    return &table->info[slot].of[table->access];
+}
+
+static inline unsigned main_slot(uint64_t linear)
+{
+    return (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
+}
+
+/* Pages of one slot in the main table are of different ones here, and page 0 is in the first. */
+static inline unsigned spare_slot(uint64_t linear)
+{
+    uint64_t page = linear >> PAGE_SHIFT;
+    return (unsigned)(page ^ page / TLB_ENTRIES * 0x9e5 ^ page >> 24) & (TLB_ENTRIES - 1);
 }
 
 void tlb_init(struct mmu *mmu)
@@ -28,31 +76,16 @@ void tlb_init(struct mmu *mmu)
     /* An entry of zeros is an empty one: page 0 is looked for in the first slot alone, and in the
      * last one by what begins in the last page and ends in the first. So the memory of entries that
      * are never used is never touched. */
-    for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
-        data_clear(&mmu->tlb[privilege][0]);
-        data_clear(&mmu->tlb[privilege][TLB_ENTRIES - 1]);
-        data_clear(&mmu->tlb_write[privilege][0]);
-        data_clear(&mmu->tlb_write[privilege][TLB_WRITE_ENTRIES - 1]);
+    for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
+        for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
+            mmu->tlb[privilege][0].of[access].tag = TLB_NO_TAG;
+            mmu->tlb[privilege][TLB_ENTRIES - 1].of[access].tag = TLB_NO_TAG;
+        }
+        for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++)
+            mmu->tlb_spare[privilege][spare_slot(0)].of[access].tag = TLB_NO_TAG;
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
         mmu->itlb[table][0].tag = TLB_NO_TAG;
-}
-
-/* One table of data entries with its filled slots. */
-struct data_table {
-    struct tlb_entry *entries;
-    struct tlb_use *use;
-    unsigned mask;
-};
-#define DATA_TABLES (2 * MMU_PRIVILEGES)
-
-static inline struct data_table data_table(struct mmu *mmu, unsigned number)
-{
-    unsigned privilege = number / 2;
-    if (number % 2 == 0)
-        return (struct data_table){mmu->tlb[privilege], &mmu->tlb_use[privilege], TLB_ENTRIES - 1};
-    return (struct data_table){mmu->tlb_write[privilege], &mmu->tlb_write_use[privilege],
-                               TLB_WRITE_ENTRIES - 1};
 }
 
 static inline unsigned code_slot(uint64_t linear)
@@ -83,28 +116,73 @@ static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
         tlb_filter_add(&mmu->huge_regions, linear, HUGE_REGION_SHIFT);
 }
 
-void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear, bool write,
-                   const struct tlb_page *page)
+static inline void use_clear(struct tlb_use *use, unsigned slot)
 {
-    uint64_t tag = linear & ~PAGE_MASK;
-    struct tlb_entry entry = {
-        .read_tag = tag,
-        .write_tag = page->writable ? tag : TLB_NO_TAG,
-        .addend = (uintptr_t)page->host - tag,
-        .info = page->ppn << INFO_PPN_SHIFT | page->info,
-    };
-    for (unsigned writes = 0; writes < 2; writes++) {
-        struct data_table table = data_table(mmu, privilege * 2 + writes);
-        unsigned slot = (unsigned)(linear >> PAGE_SHIFT) & table.mask;
-        struct tlb_entry *place = &table.entries[slot];
-        if (writes && !page->writable)
+    tlb_set_remove(&use->of[false], slot);
+    tlb_set_remove(&use->of[true], slot);
+}
+
+static inline void data_set(const struct data_table *table, unsigned slot, struct tlb_entry entry,
+                            uint64_t info)
+{
+    *entry_at(table, slot) = entry;
+    *info_at(table, slot) = info;
+    use_set(table->use, slot, (unsigned)info);
+}
+
+static inline void data_drop(const struct data_table *table, unsigned slot)
+{
+    entry_at(table, slot)->tag = TLB_NO_TAG;
+    use_clear(table->use, slot);
+}
+
+/* In the main table. What was there becomes a spare entry, if it is of another page. */
+static void data_put(struct mmu *mmu, enum mmu_privilege privilege, enum mmu_access access,
+                     struct tlb_entry entry, uint64_t info)
+{
+    struct data_table table = main_table(mmu, privilege, access);
+    unsigned slot = main_slot(entry.tag);
+    struct tlb_entry old = *entry_at(&table, slot);
+    if (is_filled(table.use, slot) && old.tag != entry.tag) {
+        struct data_table spare = spare_table(mmu, privilege, access);
+        data_set(&spare, spare_slot(old.tag), old, *info_at(&table, slot));
+    }
+    data_set(&table, slot, entry, info);
+}
+
+void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                   enum mmu_access access, const struct tlb_page *page)
+{
+    uint64_t tag = linear & ~PAGE_MASK, info = page->ppn << INFO_PPN_SHIFT | page->info;
+    struct tlb_entry entry = {.tag = tag, .addend = (uintptr_t)page->host - tag};
+    for (enum mmu_access kind = MMU_READ; kind <= MMU_WRITE; kind++) {
+        struct data_table table = main_table(mmu, privilege, kind);
+        unsigned slot = main_slot(linear);
+        if (kind == MMU_WRITE && !page->writable)
             continue;
-        if (writes != write && is_filled(table.use, slot) && place->read_tag != tag)
+        if (kind != access && is_filled(table.use, slot) && entry_at(&table, slot)->tag != tag)
             continue;
-        *place = entry;
-        use_set(table.use, slot, page->info);
+        data_put(mmu, privilege, kind, entry, info);
+        /* An older one of the same page never comes back. */
+        struct data_table spare = spare_table(mmu, privilege, kind);
+        if (entry_at(&spare, spare_slot(tag))->tag == tag)
+            data_drop(&spare, spare_slot(tag));
     }
     note_large(mmu, linear, page->info);
+}
+
+bool tlb_recall(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                enum mmu_access access)
+{
+    struct data_table spare = spare_table(mmu, privilege, access);
+    unsigned slot = spare_slot(linear);
+    struct tlb_entry entry = *entry_at(&spare, slot);
+    if (entry.tag != (linear & ~PAGE_MASK))
+        return false;
+    uint64_t info = *info_at(&spare, slot);
+    data_drop(&spare, slot);
+    data_put(mmu, privilege, access, entry, info);
+    return true;
 }
 
 void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
@@ -130,7 +208,7 @@ static void flush_set(struct mmu *mmu, bool global)
         struct data_table table = data_table(mmu, number);
         struct tlb_set *set = &table.use->of[global];
         for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);)
-            data_clear(&table.entries[slot]);
+            entry_at(&table, slot)->tag = TLB_NO_TAG;
         tlb_set_clear(set);
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
@@ -163,10 +241,10 @@ static inline void drop_where(struct mmu *mmu,
         for (unsigned global = 0; global < 2; global++) {
             struct tlb_set *set = &table.use->of[global];
             for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
-                struct tlb_entry *entry = &table.entries[slot];
-                if (!drop(entry->read_tag, entry->info, argument))
+                struct tlb_entry *entry = entry_at(&table, slot);
+                if (!drop(entry->tag, *info_at(&table, slot), argument))
                     continue;
-                data_clear(entry);
+                entry->tag = TLB_NO_TAG;
                 tlb_set_remove(set, slot);
             }
         }
@@ -194,23 +272,15 @@ static inline bool piece_of_same_page(uint64_t tag, uint64_t info, const void *a
     return info & TLB_LARGE && (tag ^ linear) >> LARGE_REGION_SHIFT == 0;
 }
 
-static inline void use_clear(struct tlb_use *use, unsigned slot)
-{
-    tlb_set_remove(&use->of[false], slot);
-    tlb_set_remove(&use->of[true], slot);
-}
-
 void tlb_flush_page(struct mmu *mmu, uint64_t linear)
 {
     uint64_t tag = linear & ~PAGE_MASK;
     unsigned slot;
     for (unsigned number = 0; number < DATA_TABLES; number++) {
         struct data_table table = data_table(mmu, number);
-        slot = (unsigned)(linear >> PAGE_SHIFT) & table.mask;
-        if (table.entries[slot].read_tag == tag) {
-            data_clear(&table.entries[slot]);
-            use_clear(table.use, slot);
-        }
+        slot = number % 2 == 0 ? main_slot(linear) : spare_slot(linear);
+        if (entry_at(&table, slot)->tag == tag)
+            data_drop(&table, slot);
     }
     bool large = tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
                  tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT);
@@ -261,14 +331,15 @@ void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
     for (unsigned number = 0; number < DATA_TABLES; number++) {
         struct data_table table = data_table(mmu, number);
         for (unsigned global = 0; global < 2; global++) {
-            const struct tlb_set *set = &table.use->of[global];
+            struct tlb_set *set = &table.use->of[global];
             struct tlb_cursor cursor = tlb_set_begin(set);
             for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
-                struct tlb_entry *entry = &table.entries[slot];
-                if (entry->info >> INFO_PPN_SHIFT == ppn) {
-                    entry->write_tag = TLB_NO_TAG;
-                    entry->info |= TLB_CODE;
-                }
+                uint64_t *info = info_at(&table, slot);
+                if (*info >> INFO_PPN_SHIFT != ppn)
+                    continue;
+                *info |= TLB_CODE;
+                if (table.access == MMU_WRITE)
+                    data_drop(&table, slot);
             }
         }
     }

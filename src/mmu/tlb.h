@@ -16,9 +16,12 @@ struct tlb_page {
     bool writable;       /* a write may go straight to host */
 };
 
-/* `write`: for a write. The other table gets the entry as well, where it has room. */
-void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear, bool write,
-                   const struct tlb_page *page);
+/* `access`: MMU_READ or MMU_WRITE. The other one's entry is filled as well, where it is free. */
+void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                   enum mmu_access access, const struct tlb_page *page);
+/* After a miss: true, if the entry was a spare one. It is where a probe looks for it now. */
+bool tlb_recall(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
+                enum mmu_access access);
 void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
                    const struct tlb_page *page);
 

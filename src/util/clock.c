@@ -35,6 +35,14 @@ uint64_t clock_process_cpu_ns(void)
     return clock_read_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
+uint64_t clock_thread_cpu_ns(clockid_t clock)
+{
+    struct timespec now;
+    if (clock_gettime(clock, &now) != 0)
+        return 0;
+    return (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec;
+}
+
 uint64_t clock_tsc(void)
 {
     return __rdtsc();

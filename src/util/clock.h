@@ -4,6 +4,7 @@
 /* Host time. Nothing else in the tree calls clock_gettime. */
 
 #include <stdint.h>
+#include <time.h>
 
 #define NS_PER_SECOND 1000000000ull
 
@@ -15,6 +16,10 @@ uint64_t clock_realtime_ns(void);
 
 /* CPU time that the whole process has used, in nanoseconds. */
 uint64_t clock_process_cpu_ns(void);
+
+/* CPU time that a thread has used, by the clock that pthread_getcpuclockid names; 0 when the thread
+ * is gone. */
+uint64_t clock_thread_cpu_ns(clockid_t clock);
 
 /* The host's time-stamp counter. */
 uint64_t clock_tsc(void);

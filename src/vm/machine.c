@@ -1,91 +1,25 @@
+/* A machine's life from its first instruction to its end; machine_build.c makes and frees it. */
+
 #include "vm/machine.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-
-#include "boot/acpi.h"
-#include "boot/boot.h"
 #include "cpu/engine.h"
-#include "cpu/vcpu.h"
-#include "dev/acpi_pm.h"
-#include "dev/apic_bus.h"
-#include "dev/debug_exit.h"
-#include "dev/ioapic.h"
-#include "dev/isa_irq.h"
-#include "dev/keyboard.h"
-#include "dev/lapic.h"
-#include "dev/pic.h"
-#include "dev/pit.h"
 #include "dev/platform.h"
-#include "dev/rtc.h"
-#include "dev/serial.h"
-#include "mem/bus.h"
-#include "mem/pmap.h"
-#include "mmu/mmu.h"
 #include "util/bits.h"
 #include "util/clock.h"
-#include "util/io_loop.h"
-#include "util/log.h"
-#include "vm/boot_state.h"
+#include "vm/machine_private.h"
 #include "vm/stats.h"
-#include "vm/virtio_set.h"
 
-#define REPORT_SIZE      4096u
 #define SERIAL_FLUSH_NS  (2 * NS_PER_SECOND)
 #define VCPU_STACK_BYTES (256 * KIB)
 
-/* One virtual processor: its vCPU, what belongs to it alone, and its thread. */
-struct machine_cpu {
-    struct machine *machine;
-    struct bus *bus; /* its local APIC, then the machine's */
-    struct lapic *lapic;
-    struct vcpu *vcpu;
-    pthread_t thread;
-    bool has_thread, is_attached;
-};
-
-struct machine {
-    const struct machine_host *host;
-    const struct engine_ops *engine;
-
-    struct pmap *map;
-    struct bus *mmio, *ports;
-    struct mmu_domain *domain;
-    struct io_loop *loop; /* timers, serial port, virtio devices that do not block */
-
-    struct apic_bus *apic_bus;
-    struct ioapic *ioapic;
-    struct pic *pic;
-    struct pit *pit;
-    struct rtc *rtc;
-    struct serial *serial;
-    struct isa_irq isa_pit, isa_rtc, isa_serial;
-    struct acpi_pm acpi_pm;
-    struct keyboard keyboard;
-    struct debug_exit debug_exit;
-    struct virtio_set *virtio;
-
-    struct machine_cpu cpus[OPTIONS_MAX_CPUS];
-    unsigned cpu_count;
-
-    pthread_mutex_t lock; /* leaf; guards the fields below */
-    pthread_cond_t ended;
-    enum machine_end end;
-    uint32_t end_value;
-    char report[REPORT_SIZE];
-
-    _Atomic bool stopping; /* vCPU threads are to return */
-};
-
-/* The first end counts. */
-static void machine_finish(struct machine *machine, enum machine_end end, uint32_t value)
+void machine_finish(struct machine *machine, enum machine_end end, uint32_t value)
 {
     pthread_mutex_lock(&machine->lock);
     if (machine->end == MACHINE_RUNNING) {
         machine->end = end;
         machine->end_value = value;
         pthread_cond_signal(&machine->ended);
+        pthread_cond_broadcast(&machine->pause_changed);
     }
     pthread_mutex_unlock(&machine->lock);
 }
@@ -95,263 +29,32 @@ void machine_stop(struct machine *machine, uint32_t value)
     machine_finish(machine, MACHINE_STOPPED, value);
 }
 
-/* A page cannot be had any more: the guest must not go on without it. */
-static void on_lost_page(void *context, const struct error *err)
+bool machine_press_power(struct machine *machine)
 {
-    log_error("guest memory is lost: %s", err->text);
-    machine_finish(context, MACHINE_FAILED, 0);
+    if (!ioapic_pin_is_open(machine->ioapic, PLATFORM_GSI_POWER))
+        return false;
+    struct irq_line line = ioapic_line(machine->ioapic, PLATFORM_GSI_POWER);
+    irq_set(&line, true);
+    irq_set(&line, false);
+    return true;
 }
 
-static void on_power_off(void *context)
+void machine_set_balloon(struct machine *machine, uint64_t size)
 {
-    machine_finish(context, MACHINE_POWER_OFF, 0);
+    balloon_set_target(virtio_set_balloon(machine->virtio), size >> PAGE_SHIFT);
 }
 
-static void on_reset(void *context)
+void machine_set_resident(struct machine *machine, uint64_t size)
 {
-    machine_finish(context, MACHINE_RESET, 0);
+    bool is_all = size >= machine->host->options->memory;
+    paging_set_resident(machine->paging, is_all ? UINT64_MAX : size);
 }
 
-static void on_debug_exit(void *context, uint32_t value)
+uint64_t machine_resident(const struct machine *machine)
 {
-    machine_finish(context, MACHINE_DEBUG_EXIT, value);
-}
-
-static void on_lapic_kick(void *context, enum lapic_kick what, uint8_t vector)
-{
-    struct machine_cpu *cpu = context;
-    switch (what) {
-    case LAPIC_KICK_IRQ:
-        vcpu_kick(cpu->vcpu, ATTENTION_IRQ);
-        break;
-    case LAPIC_KICK_NMI:
-        vcpu_kick(cpu->vcpu, ATTENTION_NMI);
-        break;
-    case LAPIC_KICK_INIT:
-        vcpu_kick(cpu->vcpu, ATTENTION_INIT);
-        break;
-    case LAPIC_KICK_SIPI:
-        atomic_store(&cpu->vcpu->sipi_vector, vector);
-        vcpu_kick(cpu->vcpu, ATTENTION_SIPI);
-        break;
-    }
-}
-
-static int64_t on_tsc_offset(void *context)
-{
-    const struct machine_cpu *cpu = context;
-    return cpu->vcpu->tsc_offset;
-}
-
-static const struct vcpu_apic_ops apic_ops = {
-    .pending = lapic_pending,
-    .acknowledge = lapic_acknowledge,
-    .read_tpr = lapic_read_tpr,
-    .write_tpr = lapic_write_tpr,
-    .read_msr = lapic_read_msr,
-    .write_msr = lapic_write_msr,
-    .tsc_changed = lapic_tsc_changed,
-};
-
-static enum status create_memory(struct machine *machine, struct error *err)
-{
-    uint64_t size = machine->host->options->memory;
-    uint64_t low = size < PLATFORM_LOW_RAM_END ? size : PLATFORM_LOW_RAM_END;
-    struct ram_range ranges[] = {{0, low}, {4 * GIB, size - low}};
-    enum status status = pmap_create(&machine->map, ranges, size > low ? 2 : 1, err);
-    if (status == STATUS_OK) {
-        pmap_set_trouble_hook(machine->map, on_lost_page, machine);
-        status = bus_create(&machine->mmio, NULL, err);
-    }
-    if (status == STATUS_OK)
-        status = bus_create(&machine->ports, NULL, err);
-    if (status == STATUS_OK)
-        status = mmu_domain_create(&machine->domain, machine->map, err);
-    return status;
-}
-
-static enum status create_cpu(struct machine *machine, unsigned index,
-                              const struct device_time *time, struct error *err)
-{
-    const struct features *features = &machine->host->features;
-    struct machine_cpu *cpu = &machine->cpus[index];
-    cpu->machine = machine;
-    machine->cpu_count = index + 1;
-
-    enum status status = bus_create(&cpu->bus, machine->mmio, err);
-    if (status != STATUS_OK)
-        return status;
-    struct lapic_config lapic = {
-        .bus = machine->apic_bus,
-        .id = index,
-        .boot_processor = index == 0,
-        .x2apic = features_has(features, FEATURE_X2APIC),
-        .tsc_deadline = features_has(features, FEATURE_TSC_DEADLINE),
-        .time = *time,
-        .hooks = {.context = cpu, .kick = on_lapic_kick, .tsc_offset = on_tsc_offset},
-    };
-    status = lapic_create(&cpu->lapic, &lapic, err);
-    if (status == STATUS_OK)
-        status = lapic_attach(cpu->lapic, cpu->bus, err);
-    if (status != STATUS_OK)
-        return status;
-
-    struct vcpu_config vcpu = {
-        .index = index,
-        .cpu_count = machine->host->options->cpus,
-        .features = features,
-        .domain = machine->domain,
-        .mmio = cpu->bus,
-        .ports = machine->ports,
-        .thunks = machine->host->thunks,
-        .apic = &apic_ops,
-        .apic_context = cpu->lapic,
-    };
-    status = vcpu_create(&cpu->vcpu, &vcpu, err);
-    if (status != STATUS_OK)
-        return status;
-    cpu->vcpu->wait_for_sipi = index != 0;
-    cpu->vcpu->code_pool = machine->host->code_pool;
-    status = machine->engine->attach(cpu->vcpu, err);
-    cpu->is_attached = status == STATUS_OK;
-    return status;
-}
-
-static enum status create_interrupt_controllers(struct machine *machine, struct error *err)
-{
-    enum status status = apic_bus_create(&machine->apic_bus, machine->host->options->cpus, err);
-    if (status == STATUS_OK)
-        status = ioapic_create(&machine->ioapic, machine->apic_bus, err);
-    if (status == STATUS_OK)
-        status = ioapic_attach(machine->ioapic, machine->mmio, err);
-    if (status != STATUS_OK)
-        return status;
-    apic_bus_set_eoi_hook(machine->apic_bus, ioapic_eoi, machine->ioapic);
-
-    struct irq_line lint0 = {.set = apic_bus_set_lint0, .context = machine->apic_bus};
-    status = pic_create(&machine->pic, lint0, err);
-    if (status == STATUS_OK)
-        status = pic_attach(machine->pic, machine->ports, err);
-    if (status == STATUS_OK)
-        apic_bus_set_pic(machine->apic_bus, pic_pending, pic_acknowledge, machine->pic);
-    return status;
-}
-
-static struct irq_line isa_line(struct machine *machine, struct isa_irq *irq, unsigned isa,
-                                unsigned gsi)
-{
-    irq->pic = pic_line(machine->pic, isa);
-    irq->ioapic = ioapic_line(machine->ioapic, gsi);
-    return isa_irq_line(irq);
-}
-
-static enum status create_isa_devices(struct machine *machine, const struct device_time *time,
-                                      struct error *err)
-{
-    const struct machine_host *host = machine->host;
-    struct serial_config serial = {
-        .loop = machine->loop,
-        .irq = isa_line(machine, &machine->isa_serial, PLATFORM_GSI_SERIAL, PLATFORM_GSI_SERIAL),
-        .output_fd = host->console_out,
-        .input_fd = host->console_in,
-        .filter = terminal_filter,
-        .filter_context = host->terminal,
-    };
-    enum status status = serial_create(&machine->serial, &serial, err);
-    if (status == STATUS_OK)
-        status = serial_attach(machine->serial, machine->ports, err);
-    if (status == STATUS_OK)
-        status = pit_create(&machine->pit, time,
-                            isa_line(machine, &machine->isa_pit, 0, PLATFORM_GSI_PIT), err);
-    if (status == STATUS_OK)
-        status = pit_attach(machine->pit, machine->ports, err);
-    if (status == STATUS_OK)
-        status = rtc_create(&machine->rtc, time,
-                            isa_line(machine, &machine->isa_rtc, 8, PLATFORM_GSI_RTC), err);
-    if (status == STATUS_OK)
-        status = rtc_attach(machine->rtc, machine->ports, err);
-    return status;
-}
-
-static enum status attach_exits(struct machine *machine, struct error *err)
-{
-    machine->acpi_pm =
-        (struct acpi_pm){.power_off = on_power_off, .reset = on_reset, .context = machine};
-    enum status status = acpi_pm_attach(&machine->acpi_pm, machine->ports, err);
-    machine->keyboard.reset = on_reset;
-    machine->keyboard.context = machine;
-    if (status == STATUS_OK)
-        status = keyboard_attach(&machine->keyboard, machine->ports, err);
-    machine->debug_exit = (struct debug_exit){.exit = on_debug_exit, .context = machine};
-    if (status == STATUS_OK && machine->host->options->debug_exit)
-        status = debug_exit_attach(&machine->debug_exit, machine->ports, err);
-    return status;
-}
-
-static enum status load_kernel(struct machine *machine, struct error *err)
-{
-    const struct vm_options *options = machine->host->options;
-    struct acpi_virtio virtio[PLATFORM_VIRTIO_MAX];
-    struct acpi_config acpi = {
-        .cpu_count = machine->cpu_count,
-        .lapic_base = PLATFORM_LAPIC_BASE,
-        .ioapic_base = PLATFORM_IOAPIC_BASE,
-        .sleep_port = PLATFORM_PORT_SLEEP,
-        .reset_port = PLATFORM_PORT_RESET,
-        .reset_value = ACPI_PM_RESET_VALUE,
-        .s5_type = ACPI_PM_S5_TYPE,
-        .virtio = virtio,
-        .virtio_count = virtio_set_describe(machine->virtio, virtio),
-    };
-    struct boot_config boot = {
-        .kernel = options->kernel,
-        .initrd = options->initrd,
-        .append = options->append,
-    };
-    struct boot_entry entry;
-    enum status status = acpi_write_tables(machine->map, &acpi, &boot.rsdp, err);
-    if (status == STATUS_OK)
-        status = boot_load(machine->map, &boot, &entry, err);
-    if (status == STATUS_OK)
-        boot_state_apply(machine->cpus[0].vcpu, &entry);
-    return status;
-}
-
-enum status machine_create(struct machine **out, const struct machine_host *host, struct error *err)
-{
-    struct machine *machine = calloc(1, sizeof *machine);
-    if (machine == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "out of memory");
-    machine->host = host;
-    machine->engine = host->options->engine;
-    pthread_mutex_init(&machine->lock, NULL);
-    pthread_cond_init(&machine->ended, NULL);
-
-    enum status status = create_memory(machine, err);
-    if (status == STATUS_OK)
-        status = io_loop_create(&machine->loop, "aerostat-io", err);
-    if (status != STATUS_OK)
-        goto out;
-    struct device_time time = device_time_host(machine->loop);
-    status = create_interrupt_controllers(machine, err);
-    for (unsigned i = 0; status == STATUS_OK && i < host->options->cpus; i++)
-        status = create_cpu(machine, i, &time, err);
-    if (status == STATUS_OK)
-        status = create_isa_devices(machine, &time, err);
-    if (status == STATUS_OK)
-        status = attach_exits(machine, err);
-    if (status == STATUS_OK)
-        status = virtio_set_create(&machine->virtio, host->options, host->console_out, machine->map,
-                                   machine->mmio, machine->ioapic, machine->loop, err);
-    if (status == STATUS_OK)
-        status = load_kernel(machine, err);
-out:
-    if (status != STATUS_OK) {
-        machine_destroy(machine);
-        machine = NULL;
-    }
-    *out = machine;
-    return status;
+    struct paging_info info;
+    paging_get(machine->paging, &info);
+    return info.target;
 }
 
 static void report_shutdown(struct machine *machine, struct vcpu *vcpu)
@@ -367,7 +70,14 @@ static void *cpu_thread(void *context)
 {
     struct machine_cpu *cpu = context;
     struct machine *machine = cpu->machine;
+    clockid_t clock;
+    if (pthread_getcpuclockid(pthread_self(), &clock) == 0)
+        atomic_store(&cpu->clock, clock);
     while (!atomic_load(&machine->stopping)) {
+        if (atomic_load(&machine->pausing)) {
+            machine_cpu_stands_still(machine);
+            continue;
+        }
         switch (machine->engine->run(cpu->vcpu)) {
         case VCPU_EXIT_REQUESTED:
             break;
@@ -376,11 +86,13 @@ static void *cpu_thread(void *context)
             break;
         case VCPU_EXIT_SHUTDOWN:
             report_shutdown(machine, cpu->vcpu);
-            return NULL;
-        case VCPU_EXIT_LOST: /* on_lost_page has been called */
-            return NULL;
+            goto out;
+        case VCPU_EXIT_LOST: /* the trouble hook has been called */
+            goto out;
         }
     }
+out:
+    machine_cpu_ends(machine);
     return NULL;
 }
 
@@ -392,7 +104,9 @@ static enum status start_cpus(struct machine *machine, struct error *err)
     pthread_attr_setstacksize(&attributes, VCPU_STACK_BYTES);
     for (unsigned i = 0; i < machine->cpu_count; i++) {
         struct machine_cpu *cpu = &machine->cpus[i];
+        machine_cpu_begins(machine);
         if (pthread_create(&cpu->thread, &attributes, cpu_thread, cpu) != 0) {
+            machine_cpu_ends(machine);
             status = error_set(err, STATUS_NO_MEMORY, "cannot start a thread for vCPU %u", i);
             break;
         }
@@ -404,7 +118,10 @@ static enum status start_cpus(struct machine *machine, struct error *err)
 
 static void stop_cpus(struct machine *machine)
 {
-    atomic_store(&machine->stopping, true);
+    pthread_mutex_lock(&machine->lock);
+    machine->stopping = true;
+    pthread_cond_broadcast(&machine->pause_changed);
+    pthread_mutex_unlock(&machine->lock);
     for (unsigned i = 0; i < machine->cpu_count; i++) {
         struct machine_cpu *cpu = &machine->cpus[i];
         if (!cpu->has_thread)
@@ -436,47 +153,21 @@ enum status machine_run(struct machine *machine, enum machine_end *end, uint32_t
     return status;
 }
 
-void machine_destroy(struct machine *machine)
-{
-    if (machine == NULL)
-        return;
-    if (machine->loop != NULL)
-        io_loop_stop(machine->loop);
-    virtio_set_destroy(machine->virtio);
-    rtc_destroy(machine->rtc);
-    pit_destroy(machine->pit);
-    serial_destroy(machine->serial);
-    pic_destroy(machine->pic);
-    ioapic_destroy(machine->ioapic);
-    for (unsigned i = 0; i < machine->cpu_count; i++) {
-        struct machine_cpu *cpu = &machine->cpus[i];
-        if (cpu->is_attached)
-            machine->engine->detach(cpu->vcpu);
-        if (cpu->vcpu != NULL)
-            vcpu_destroy(cpu->vcpu);
-        lapic_destroy(cpu->lapic);
-        if (cpu->bus != NULL)
-            bus_destroy(cpu->bus);
-    }
-    if (machine->apic_bus != NULL)
-        apic_bus_destroy(machine->apic_bus);
-    io_loop_destroy(machine->loop);
-    if (machine->domain != NULL)
-        mmu_domain_destroy(machine->domain);
-    if (machine->ports != NULL)
-        bus_destroy(machine->ports);
-    if (machine->mmio != NULL)
-        bus_destroy(machine->mmio);
-    if (machine->map != NULL)
-        pmap_destroy(machine->map);
-    pthread_cond_destroy(&machine->ended);
-    pthread_mutex_destroy(&machine->lock);
-    free(machine);
-}
-
 const char *machine_report(const struct machine *machine)
 {
     return machine->report;
+}
+
+uint64_t machine_balloon_target(const struct machine *machine)
+{
+    struct balloon_info info;
+    balloon_get(virtio_set_balloon(machine->virtio), &info);
+    return info.target_pages * PAGE_SIZE;
+}
+
+bool machine_watch_guest(struct machine *machine, uint64_t wait_ns)
+{
+    return balloon_watch(virtio_set_balloon(machine->virtio), wait_ns);
 }
 
 json_t *machine_stats(const struct machine *machine)
@@ -485,7 +176,14 @@ json_t *machine_stats(const struct machine *machine)
     for (unsigned i = 0; i < machine->cpu_count; i++)
         vcpus[i] = machine->cpus[i].vcpu;
     json_t *stats = stats_of_machine(machine->map, machine->engine, vcpus, machine->cpu_count);
-    if (stats != NULL)
-        json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));
+    if (stats == NULL)
+        return NULL;
+    struct balloon_info balloon;
+    balloon_get(virtio_set_balloon(machine->virtio), &balloon);
+    stats_add_balloon(stats, &balloon);
+    struct paging_info paging;
+    paging_get(machine->paging, &paging);
+    stats_add_paging(stats, &paging);
+    json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));
     return stats;
 }

@@ -15,9 +15,10 @@
 #include <jansson.h>
 
 #include "cpu/features.h"
+#include "mem/swap.h"
 #include "util/status.h"
+#include "util/terminal.h"
 #include "vm/options.h"
-#include "vm/terminal.h"
 
 enum machine_end {
     MACHINE_RUNNING,
@@ -38,6 +39,10 @@ struct machine_host {
     struct terminal *terminal;
     int console_out; /* descriptor of the serial port's output */
     int console_in;  /* and input, -1 for none */
+    /* Bytes that the balloon is to hold; what was asked for last, also of a machine before. */
+    uint64_t balloon_target;
+    uint64_t resident; /* bytes of host memory that the guest's may take; likewise */
+    struct swap *swap; /* or NULL; of one machine at a time */
 };
 
 struct machine;
@@ -50,11 +55,37 @@ enum status machine_run(struct machine *machine, enum machine_end *end, uint32_t
                         struct error *err);
 /* Any thread, also before machine_run: ends the machine with MACHINE_STOPPED. */
 void machine_stop(struct machine *machine, uint32_t value);
+
+/* Any thread: presses the power button. False: the guest does not listen for it. */
+bool machine_press_power(struct machine *machine);
+
+/* Any thread but vCPUs' and the loops': how much the balloon is to take, and how much of the
+ * guest's memory may be resident. Bytes, whole pages, not more than the memory.
+ * machine_watch_guest: balloon_watch (dev/virtio/balloon.h), before machine_stats, for fresh news
+ * of the guest. */
+void machine_set_balloon(struct machine *machine, uint64_t size);
+uint64_t machine_balloon_target(const struct machine *machine);
+bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);
+void machine_set_resident(struct machine *machine, uint64_t size);
+uint64_t machine_resident(const struct machine *machine);
+
+/* Pausing: no vCPU runs, and the guest's clocks stand still: its TSC, KVM's clock and all timers go
+ * on later from where they were. Devices finish what they were asked. A machine may be paused and
+ * resumed before it runs, and any number of times; the last call counts.
+ *
+ * machine_pause_begin: any thread, a vCPU's too; does not wait. machine_pause: not a vCPU's; waits
+ * until no vCPU runs any more; false: the machine has ended. */
+void machine_pause_begin(struct machine *machine);
+bool machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+bool machine_is_paused(struct machine *machine);
+
 void machine_destroy(struct machine *machine);
 
 /* After machine_run: the registers of the vCPU that shut down, as lines of text; "" for none. */
 const char *machine_report(const struct machine *machine);
-/* After machine_run: counters since this machine was made, as an object the caller owns. */
+/* Any thread: counters since this machine was made, as an object the caller owns; NULL when out of
+ * memory. Of a machine that runs they are of about this moment, each for itself. */
 json_t *machine_stats(const struct machine *machine);
 
 #endif

@@ -1,9 +1,10 @@
 /*
  * The aerostat-vm program: one process that is one virtual machine.
  *
- * It makes what outlives a machine, gives up what it will not need (sandbox.h), builds the machine
- * and runs it; after a guest reset it builds the machine anew. Signals are taken by a small event
- * loop, so that no handler runs anywhere.
+ * It takes its name, makes what outlives a machine, gives up what it will not need (sandbox.h),
+ * builds the machine and runs it; after a guest reset it builds the machine anew. Signals are taken
+ * by a small event loop, so that no handler runs anywhere; the control socket has another, so that
+ * a signal ends the VM whatever the control socket is waiting for.
  */
 
 #include <errno.h>
@@ -19,47 +20,40 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "control/folder.h"
 #include "cpu/thunk/thunk.h"
 #include "cpu/translate/code_pool.h"
 #include "util/clock.h"
 #include "util/io_loop.h"
 #include "util/log.h"
+#include "util/terminal.h"
+#include "vm/console_relay.h"
+#include "vm/control_answer.h"
+#include "vm/control_server.h"
+#include "vm/detach.h"
 #include "vm/exit_status.h"
 #include "vm/machine.h"
 #include "vm/sandbox.h"
 #include "vm/stats.h"
-#include "vm/terminal.h"
-
-/* stop_value of a machine that the user ended from the terminal; else it is a signal's number. */
-#define STOP_BY_USER 0u
+#include "vm/vm_slot.h"
 
 struct program {
     struct vm_options options;
     struct machine_host host;
     struct terminal terminal;
-    struct io_loop *loop; /* signals */
+    struct vm_slot slot;
+    struct detach detach;
+    struct io_loop *signal_loop;
     struct io_source *signals;
     int signal_fd, stats_fd, console_fd;
-    uint64_t started_ns;
-    unsigned resets;
 
-    pthread_mutex_t lock; /* guards the fields below */
-    struct machine *machine;
-    bool stop_wanted;
-    uint32_t stop_value;
+    char name[CONTROL_NAME_MOST + 1];
+    int listener;
+    struct io_loop *control_loop;
+    struct control_server *control;
+    struct console_relay *relay; /* in the background, without --console */
+    struct control_answerer answerer;
 };
-
-static void program_stop(struct program *program, uint32_t value)
-{
-    pthread_mutex_lock(&program->lock);
-    if (!program->stop_wanted) {
-        program->stop_wanted = true;
-        program->stop_value = value;
-    }
-    if (program->machine != NULL)
-        machine_stop(program->machine, program->stop_value);
-    pthread_mutex_unlock(&program->lock);
-}
 
 static void on_signal(void *context, uint32_t events)
 {
@@ -67,12 +61,13 @@ static void on_signal(void *context, uint32_t events)
     struct program *program = context;
     struct signalfd_siginfo info;
     if (read(program->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
-        program_stop(program, info.ssi_signo);
+        vm_slot_stop(&program->slot, info.ssi_signo);
 }
 
 static void on_quit(void *context)
 {
-    program_stop(context, STOP_BY_USER);
+    struct program *program = context;
+    vm_slot_stop(&program->slot, STOP_BY_USER);
 }
 
 static enum status watch_signals(struct program *program, struct error *err)
@@ -90,12 +85,58 @@ static enum status watch_signals(struct program *program, struct error *err)
     if (program->signal_fd < 0)
         return error_set(err, STATUS_IO, "cannot watch signals: %s", strerror(errno));
 
-    enum status status = io_loop_create(&program->loop, "aerostat-ctl", err);
+    enum status status = io_loop_create(&program->signal_loop, "aerostat-signal", err);
     if (status == STATUS_OK)
-        status = io_source_create(&program->signals, program->loop, program->signal_fd, EPOLLIN,
-                                  on_signal, program, err);
+        status = io_source_create(&program->signals, program->signal_loop, program->signal_fd,
+                                  EPOLLIN, on_signal, program, err);
     if (status == STATUS_OK)
-        status = io_loop_start(program->loop, err);
+        status = io_loop_start(program->signal_loop, err);
+    return status;
+}
+
+/* Takes the VM's name, and with it its control socket. In the background, messages go to the log
+ * from here on. */
+static enum status take_name(struct program *program, struct error *err)
+{
+    struct control_folder folder;
+    int log;
+    enum status status = control_folder_open(&folder, err);
+    if (status != STATUS_OK)
+        return status;
+    status = control_folder_claim(&folder, program->options.name, program->name, &program->listener,
+                                  err);
+    if (status == STATUS_OK && program->options.detach) {
+        status = control_folder_open_log(&folder, program->name, &log, err);
+        if (status == STATUS_OK)
+            status = detach_redirect(&program->detach, log, err);
+    }
+    control_folder_close(&folder);
+    program->options.name = program->name;
+    prctl(PR_SET_NAME, program->name);
+    return status;
+}
+
+/* Ready to serve; nothing is served before the loop is started. */
+static enum status make_control(struct program *program, struct error *err)
+{
+    struct machine_host *host = &program->host;
+    enum status status = io_loop_create(&program->control_loop, "aerostat-ctl", err);
+    if (status == STATUS_OK && program->options.detach && program->options.console == NULL) {
+        status =
+            console_relay_create(&program->relay, program->control_loop, &host->console_out, err);
+        host->console_in = host->console_out;
+    }
+    program->answerer.slot = &program->slot;
+    program->answerer.options = &program->options;
+    struct control_server_config config = {
+        .loop = program->control_loop,
+        .listener = program->listener,
+        .relay = program->relay,
+        .answer = control_answer,
+        .context = &program->answerer,
+    };
+    if (status == STATUS_OK)
+        status = control_server_create(&program->control, &config, err);
     return status;
 }
 
@@ -125,7 +166,7 @@ static enum status open_files(struct program *program, bool has_stdout, struct e
                              strerror(errno));
         host->console_out = program->console_fd;
         host->console_in = -1;
-    } else {
+    } else if (!options->detach) {
         if (!has_stdout)
             return error_set(err, STATUS_INVALID, "standard output is closed; give --console FILE");
         host->console_out = STDOUT_FILENO;
@@ -138,29 +179,6 @@ static enum status open_files(struct program *program, bool has_stdout, struct e
                              strerror(errno));
     }
     return STATUS_OK;
-}
-
-static enum status build_machine(struct program *program, struct error *err)
-{
-    struct machine *machine;
-    enum status status = machine_create(&machine, &program->host, err);
-    if (status != STATUS_OK)
-        return status;
-    pthread_mutex_lock(&program->lock);
-    program->machine = machine;
-    if (program->stop_wanted)
-        machine_stop(machine, program->stop_value);
-    pthread_mutex_unlock(&program->lock);
-    return STATUS_OK;
-}
-
-static void drop_machine(struct program *program)
-{
-    pthread_mutex_lock(&program->lock);
-    struct machine *machine = program->machine;
-    program->machine = NULL;
-    pthread_mutex_unlock(&program->lock);
-    machine_destroy(machine);
 }
 
 /* Failures before the first guest instruction come from options and files, unless the host is out
@@ -176,14 +194,14 @@ static int startup_exit_status(enum status status)
     }
 }
 
-static int end_exit_status(struct program *program, enum machine_end end, uint32_t value)
+static int end_exit_status(const struct machine *machine, enum machine_end end, uint32_t value)
 {
     switch (end) {
     case MACHINE_DEBUG_EXIT:
         return (int)((value << 1 | 1) & 0xff);
     case MACHINE_SHUTDOWN:
         fprintf(stderr, "aerostat: the guest shut down by a triple fault\n%s",
-                machine_report(program->machine));
+                machine_report(machine));
         return EXIT_STATUS_SHUTDOWN;
     case MACHINE_STOPPED:
         if (value == STOP_BY_USER)
@@ -200,22 +218,49 @@ static int end_exit_status(struct program *program, enum machine_end end, uint32
     return EXIT_STATUS_OK;
 }
 
+/* Says that the VM has started, and serves whoever asks. */
+static enum status open_to_users(struct program *program, struct error *err)
+{
+    enum status status = io_loop_start(program->control_loop, err);
+    if (status == STATUS_OK)
+        status = detach_started(&program->detach, program->name, err);
+    if (status == STATUS_OK && !program->options.detach)
+        terminal_open(&program->terminal, "ends the VM", on_quit, program);
+    return status;
+}
+
+static void write_stats(struct program *program, const struct machine *machine, int exit_status)
+{
+    struct error err = {0};
+    json_t *stats = machine_stats(machine);
+    if (stats != NULL) {
+        stats_add_run(stats, program->answerer.started_ns, vm_slot_resets(&program->slot));
+        json_object_set_new(stats, "exit_status", json_integer(exit_status));
+    }
+    if (stats_write(program->stats_fd, program->options.stats, stats, &err) != STATUS_OK)
+        log_error("%s", err.text);
+}
+
 /* Runs machines until one does not end by a reset. */
 static int run_machines(struct program *program)
 {
     struct error err = {0};
+    struct machine *machine;
     enum machine_end end = MACHINE_RUNNING;
     uint32_t value = 0;
     int exit_status;
-    for (;;) {
-        enum status status = build_machine(program, &err);
+    for (bool first = true;; first = false) {
+        enum status status = machine_create(&machine, &program->host, &err);
         if (status != STATUS_OK) {
             log_error("%s", err.text);
-            return program->resets == 0 ? startup_exit_status(status) : EXIT_STATUS_FAILURE;
+            vm_slot_close(&program->slot);
+            return first ? startup_exit_status(status) : EXIT_STATUS_FAILURE;
         }
-        if (program->resets == 0)
-            terminal_open(&program->terminal, on_quit, program);
-        status = machine_run(program->machine, &end, &value, &err);
+        vm_slot_put(&program->slot, machine);
+        if (first)
+            status = open_to_users(program, &err);
+        if (status == STATUS_OK)
+            status = machine_run(machine, &end, &value, &err);
         if (status != STATUS_OK) {
             terminal_close(&program->terminal);
             log_error("%s", err.text);
@@ -224,31 +269,38 @@ static int run_machines(struct program *program)
         }
         if (end != MACHINE_RESET || program->options.no_reboot) {
             terminal_close(&program->terminal);
-            exit_status = end_exit_status(program, end, value);
+            exit_status = end_exit_status(machine, end, value);
             break;
         }
-        drop_machine(program);
-        program->resets++;
+        vm_slot_take(&program->slot);
+        program->host.balloon_target = machine_balloon_target(machine);
+        program->host.resident = machine_resident(machine);
+        machine_destroy(machine);
         /* Its successors would give the first machine's warnings again at every reset: that is, as
          * often as the guest likes. */
         log_set_level(LOG_ERROR);
     }
-    if (program->stats_fd >= 0 &&
-        stats_write(program->stats_fd, program->options.stats, machine_stats(program->machine),
-                    program->started_ns, program->resets, exit_status, &err) != STATUS_OK)
-        log_error("%s", err.text);
-    drop_machine(program);
+    vm_slot_close(&program->slot);
+    if (program->stats_fd >= 0)
+        write_stats(program, machine, exit_status);
+    machine_destroy(vm_slot_take(&program->slot));
     return exit_status;
 }
 
 static int program_run(struct program *program, bool has_stdout)
 {
     struct error err = {0};
-    enum status status = open_files(program, has_stdout, &err);
+    enum status status = take_name(program, &err);
+    if (status == STATUS_OK)
+        status = open_files(program, has_stdout, &err);
+    if (status == STATUS_OK)
+        status = make_control(program, &err);
     if (status == STATUS_OK)
         status = features_detect(&program->host.features, &err);
     if (status == STATUS_OK)
         status = thunk_set_create(&program->host.thunks, &err);
+    if (status == STATUS_OK)
+        status = paging_open_swap(&program->host.swap, &program->options, &err);
     if (status == STATUS_OK && program->options.engine != &interp_engine)
         status = code_pool_create(&program->host.code_pool, program->options.code_cache,
                                   program->options.cpus, &err);
@@ -263,6 +315,8 @@ static int program_run(struct program *program, bool has_stdout)
         return EXIT_STATUS_FAILURE;
     }
     program->host.options = &program->options;
+    program->host.balloon_target = program->options.balloon;
+    program->host.resident = program->options.resident;
     program->host.terminal = &program->terminal;
     return run_machines(program);
 }
@@ -270,19 +324,28 @@ static int program_run(struct program *program, bool has_stdout)
 static void program_close(struct program *program)
 {
     terminal_close(&program->terminal);
-    if (program->loop != NULL)
-        io_loop_destroy(program->loop);
+    /* The name first, then those who wait for the end: when they see it, the name is free. */
+    if (program->control_loop != NULL)
+        io_loop_stop(program->control_loop);
+    if (program->listener >= 0)
+        close(program->listener);
+    control_server_destroy(program->control);
+    console_relay_destroy(program->relay);
+    io_loop_destroy(program->control_loop);
+    io_loop_destroy(program->signal_loop);
     if (program->host.thunks != NULL)
         thunk_set_destroy(program->host.thunks);
     code_pool_destroy(program->host.code_pool);
+    swap_destroy(program->host.swap);
     if (program->signal_fd >= 0)
         close(program->signal_fd);
     if (program->stats_fd >= 0)
         close(program->stats_fd);
     if (program->console_fd >= 0)
         close(program->console_fd);
+    detach_close(&program->detach);
     options_free(&program->options);
-    pthread_mutex_destroy(&program->lock);
+    vm_slot_destroy(&program->slot);
 }
 
 int main(int argc, char **argv)
@@ -291,7 +354,9 @@ int main(int argc, char **argv)
         .signal_fd = -1,
         .stats_fd = -1,
         .console_fd = -1,
-        .started_ns = clock_monotonic_ns(),
+        .listener = -1,
+        .detach = DETACH_NONE,
+        .answerer.started_ns = clock_monotonic_ns(),
     };
     bool has_stdout = standard_descriptors_hold();
     mallopt(M_ARENA_MAX, 1); /* few allocations while running: arenas a thread only cost memory */
@@ -305,9 +370,13 @@ int main(int argc, char **argv)
         fputs(options_help, stdout);
         return EXIT_STATUS_OK;
     }
-    prctl(PR_SET_NAME, program.options.name);
-    pthread_mutex_init(&program.lock, NULL);
-    int exit_status = program_run(&program, has_stdout);
+    int exit_status;
+    if (program.options.detach && !detach_fork(&program.detach, &exit_status)) {
+        options_free(&program.options);
+        return exit_status;
+    }
+    vm_slot_init(&program.slot);
+    exit_status = program_run(&program, has_stdout);
     program_close(&program);
     return exit_status;
 }

@@ -1,9 +1,11 @@
 #include "vm/options.h"
 
 #include <getopt.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/name.h"
 #include "cpu/translate/code_pool.h"
 #include "util/bits.h"
 #include "util/size.h"
@@ -11,7 +13,7 @@
 #define MEMORY_LEAST   (2 * MIB)
 #define MEMORY_MOST    (256 * GIB)
 #define MEMORY_DEFAULT (256 * MIB)
-#define NAME_MOST      64u
+#define SWAP_MOST      (4096 * GIB)
 
 const char options_help[] =
     "usage: aerostat run --kernel FILE [OPTION]...\n"
@@ -22,19 +24,31 @@ const char options_help[] =
     "  --initrd FILE      initial RAM disk; the module of a multiboot kernel\n"
     "  --append STR       kernel command line\n"
     "  --memory SIZE      guest memory: 2M to 256G, default 256M\n"
+    "  --resident SIZE    most host memory that the guest's memory may take, from 1M: what is\n"
+    "                     over it is compressed or swapped; default: all of it\n"
+    "  --balloon SIZE     guest memory that the guest's balloon driver is to give up; default 0\n"
+    "  --swap-dir DIR     folder of the swap file, which has no name and goes when the VM ends;\n"
+    "                     default $TMPDIR or /var/tmp\n"
+    "  --swap-size SIZE   most that the swap file may hold, 0 for no swap file; default: as much\n"
+    "                     as --memory\n"
     "  --cpus N           virtual CPUs: 1 to 16, default 1\n"
     "  --disk FILE[,ro]   raw disk image as the next /dev/vdX; ro: read-only. Up to 8\n"
     "  --net none         no network (default)\n"
     "  --net user[,hostfwd=tcp:HOST-GUEST]...\n"
     "                     user-mode network; forwards port HOST of this machine to port GUEST\n"
     "                     of the VM: hostfwd=tcp:127.0.0.1:2222-:22 or hostfwd=tcp:2222-22\n"
-    "  --name NAME        name of the VM: letters, digits, '-', '_' and '.'; default \"vm\"\n"
+    "  --name NAME        name of the VM, for aerostat ps and the like: up to 64 letters, digits,\n"
+    "                     '-', '_' and '.', the first a letter or digit; default vm1, vm2, ...\n"
+    "  --detach           run in the background: prints the name once the VM has started;\n"
+    "                     aerostat console NAME is its serial port\n"
     "  --engine ENGINE    translate (default) or interp (slower, simpler: for comparison)\n"
     "  --code-cache SIZE  bound of the translator's code and tables, shared by all CPUs: 2M to\n"
     "                     512M, at least 256K a CPU, default 32M\n"
     "  --mmu MMU          nested (default)\n"
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
+    "  --chaos SEED       for testing: take random pages away and bring them back all the time\n"
+    "  --double-paging    for measuring: bring a page back before the guest writes it to a disk\n"
     "  --no-reboot        a guest reset ends the VM instead of restarting it\n"
     "  --stats FILE       write counters as JSON when the VM ends\n"
     "  --help             this text\n"
@@ -50,15 +64,22 @@ enum option_id {
     OPTION_INITRD,
     OPTION_APPEND,
     OPTION_MEMORY,
+    OPTION_RESIDENT,
+    OPTION_BALLOON,
+    OPTION_SWAP_DIR,
+    OPTION_SWAP_SIZE,
     OPTION_CPUS,
     OPTION_DISK,
     OPTION_NET,
     OPTION_NAME,
+    OPTION_DETACH,
     OPTION_ENGINE,
     OPTION_CODE_CACHE,
     OPTION_MMU,
     OPTION_CONSOLE,
     OPTION_DEBUG_EXIT,
+    OPTION_CHAOS,
+    OPTION_DOUBLE_PAGING,
     OPTION_NO_REBOOT,
     OPTION_STATS,
     OPTION_HELP,
@@ -69,41 +90,48 @@ static const struct option long_options[] = {
     {"initrd", required_argument, NULL, OPTION_INITRD},
     {"append", required_argument, NULL, OPTION_APPEND},
     {"memory", required_argument, NULL, OPTION_MEMORY},
+    {"resident", required_argument, NULL, OPTION_RESIDENT},
+    {"balloon", required_argument, NULL, OPTION_BALLOON},
+    {"swap-dir", required_argument, NULL, OPTION_SWAP_DIR},
+    {"swap-size", required_argument, NULL, OPTION_SWAP_SIZE},
     {"cpus", required_argument, NULL, OPTION_CPUS},
     {"disk", required_argument, NULL, OPTION_DISK},
     {"net", required_argument, NULL, OPTION_NET},
     {"name", required_argument, NULL, OPTION_NAME},
+    {"detach", no_argument, NULL, OPTION_DETACH},
     {"engine", required_argument, NULL, OPTION_ENGINE},
     {"code-cache", required_argument, NULL, OPTION_CODE_CACHE},
     {"mmu", required_argument, NULL, OPTION_MMU},
     {"console", required_argument, NULL, OPTION_CONSOLE},
     {"debug-exit", no_argument, NULL, OPTION_DEBUG_EXIT},
+    {"chaos", required_argument, NULL, OPTION_CHAOS},
+    {"double-paging", no_argument, NULL, OPTION_DOUBLE_PAGING},
     {"no-reboot", no_argument, NULL, OPTION_NO_REBOOT},
     {"stats", required_argument, NULL, OPTION_STATS},
     {"help", no_argument, NULL, OPTION_HELP},
     {NULL, 0, NULL, 0},
 };
 
-static enum status memory_parse(const char *text, uint64_t *memory, struct error *err)
+/* A size of [least, most] bytes; `range` says that in words. */
+static enum status size_option(const char *option, const char *text, uint64_t least, uint64_t most,
+                               const char *range, uint64_t *size, struct error *err)
 {
-    if (size_parse(text, memory) != STATUS_OK)
-        return error_set(err, STATUS_INVALID, "--memory %s is not a size; write it like 256M or 1G",
-                         text);
-    if (*memory < MEMORY_LEAST || *memory > MEMORY_MOST)
-        return error_set(err, STATUS_INVALID, "--memory %s is out of range; give 2M to 256G", text);
-    *memory = align_down(*memory, PAGE_SIZE);
+    if (size_parse(text, size) != STATUS_OK)
+        return error_set(err, STATUS_INVALID, "%s %s is not a size; write it like 256M or 1G",
+                         option, text);
+    if (*size < least || *size > most)
+        return error_set(err, STATUS_INVALID, "%s %s is out of range; give %s", option, text,
+                         range);
     return STATUS_OK;
 }
 
-static enum status code_cache_parse(const char *text, uint64_t *size, struct error *err)
+/* The same, in whole pages. */
+static enum status pages_option(const char *option, const char *text, uint64_t least, uint64_t most,
+                                const char *range, uint64_t *size, struct error *err)
 {
-    if (size_parse(text, size) != STATUS_OK)
-        return error_set(err, STATUS_INVALID, "--code-cache %s is not a size; write it like 32M",
-                         text);
-    if (*size < CODE_POOL_LEAST || *size > CODE_POOL_MOST)
-        return error_set(err, STATUS_INVALID, "--code-cache %s is out of range; give 2M to 512M",
-                         text);
-    return STATUS_OK;
+    enum status status = size_option(option, text, least, most, range, size, err);
+    *size = align_down(*size, PAGE_SIZE);
+    return status;
 }
 
 static enum status disk_parse(const char *text, struct vm_options *options, struct error *err)
@@ -165,15 +193,11 @@ static enum status net_parse(const char *text, struct vm_options *options, struc
     return status;
 }
 
-static enum status name_check(const char *name, struct error *err)
+static enum status name_option(const char *value, struct error *err)
 {
-    static const char allowed[] =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
-    size_t length = strlen(name);
-    if (length == 0 || length > NAME_MOST || strspn(name, allowed) != length)
-        return error_set(err, STATUS_INVALID,
-                         "--name must be 1 to %u letters, digits, '-', '_' or '.'", NAME_MOST);
-    return STATUS_OK;
+    struct error why;
+    enum status status = control_name_check(value, &why);
+    return status == STATUS_OK ? status : error_set(err, status, "--name: %s", why.text);
 }
 
 static enum status engine_parse(const char *value, const struct engine_ops **engine,
@@ -224,7 +248,20 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         options->append = value;
         return STATUS_OK;
     case OPTION_MEMORY:
-        return memory_parse(value, &options->memory, err);
+        return pages_option("--memory", value, MEMORY_LEAST, MEMORY_MOST, "2M to 256G",
+                            &options->memory, err);
+    case OPTION_RESIDENT:
+        return pages_option("--resident", value, OPTIONS_RESIDENT_LEAST, MEMORY_MOST,
+                            "1M to what --memory says", &options->resident, err);
+    case OPTION_BALLOON:
+        return pages_option("--balloon", value, 0, MEMORY_MOST, "less than --memory says",
+                            &options->balloon, err);
+    case OPTION_SWAP_DIR:
+        options->swap_dir = value;
+        return path_check("--swap-dir", value, err);
+    case OPTION_SWAP_SIZE:
+        return pages_option("--swap-size", value, 0, SWAP_MOST, "0 to 4096G", &options->swap_size,
+                            err);
     case OPTION_CPUS:
         if (number_parse(value, 1, OPTIONS_MAX_CPUS, &number) != STATUS_OK)
             return error_set(err, STATUS_INVALID, "--cpus %s: give a number from 1 to %u", value,
@@ -237,11 +274,15 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         return net_parse(value, options, err);
     case OPTION_NAME:
         options->name = value;
-        return name_check(value, err);
+        return name_option(value, err);
+    case OPTION_DETACH:
+        options->detach = true;
+        return STATUS_OK;
     case OPTION_ENGINE:
         return engine_parse(value, &options->engine, err);
     case OPTION_CODE_CACHE:
-        return code_cache_parse(value, &options->code_cache, err);
+        return size_option("--code-cache", value, CODE_POOL_LEAST, CODE_POOL_MOST, "2M to 512M",
+                           &options->code_cache, err);
     case OPTION_MMU:
         return mmu_check(value, err);
     case OPTION_CONSOLE:
@@ -249,6 +290,14 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         return path_check("--console", value, err);
     case OPTION_DEBUG_EXIT:
         options->debug_exit = true;
+        return STATUS_OK;
+    case OPTION_CHAOS:
+        options->chaos = true;
+        if (number_parse(value, 0, UINT64_MAX, &options->chaos_seed) != STATUS_OK)
+            return error_set(err, STATUS_INVALID, "--chaos %s: give a number as the seed", value);
+        return STATUS_OK;
+    case OPTION_DOUBLE_PAGING:
+        options->double_paging = true;
         return STATUS_OK;
     case OPTION_NO_REBOOT:
         options->no_reboot = true;
@@ -263,14 +312,36 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
     return error_set(err, STATUS_INTERNAL, "option table and parser disagree");
 }
 
+/* What options say together. */
+static enum status options_check(struct vm_options *options, struct error *err)
+{
+    if (options->kernel == NULL)
+        return error_set(err, STATUS_INVALID, "--kernel is missing; see aerostat run --help");
+    if (options->code_cache / options->cpus < CODE_PIECE_LEAST)
+        return error_set(err, STATUS_INVALID, "--code-cache: %u CPUs need at least %uK",
+                         options->cpus, options->cpus * (unsigned)(CODE_PIECE_LEAST / KIB));
+    if (options->resident == UINT64_MAX)
+        options->resident = options->memory;
+    if (options->resident > options->memory)
+        return error_set(err, STATUS_INVALID,
+                         "--resident is more than the VM's memory, %" PRIu64 "M",
+                         options->memory / MIB);
+    if (options->balloon >= options->memory)
+        return error_set(err, STATUS_INVALID,
+                         "--balloon must be less than the VM's memory, %" PRIu64 "M",
+                         options->memory / MIB);
+    return STATUS_OK;
+}
+
 enum status options_parse(int argc, char *const *argv, struct vm_options *options,
                           struct error *err)
 {
     *options = (struct vm_options){
         .engine = &translate_engine,
         .append = "",
-        .name = "vm",
         .memory = MEMORY_DEFAULT,
+        .resident = UINT64_MAX,
+        .swap_size = OPTIONS_SWAP_DEFAULT,
         .code_cache = CODE_POOL_DEFAULT,
         .cpus = 1,
     };
@@ -297,11 +368,7 @@ enum status options_parse(int argc, char *const *argv, struct vm_options *option
                            argv[optind]);
         goto out;
     }
-    if (options->kernel == NULL)
-        status = error_set(err, STATUS_INVALID, "--kernel is missing; see aerostat run --help");
-    else if (options->code_cache / options->cpus < CODE_PIECE_LEAST)
-        status = error_set(err, STATUS_INVALID, "--code-cache: %u CPUs need at least %uK",
-                           options->cpus, options->cpus * (unsigned)(CODE_PIECE_LEAST / KIB));
+    status = options_check(options, err);
 out:
     if (status != STATUS_OK)
         options_free(options);

@@ -14,6 +14,10 @@
 #define OPTIONS_MAX_NETS     4u
 #define OPTIONS_MAX_FORWARDS 16u /* of a network */
 #define OPTIONS_MAX_CPUS     16u
+#define OPTIONS_SWAP_DEFAULT UINT64_MAX
+
+/* Least that may be resident: less makes no progress. */
+#define OPTIONS_RESIDENT_LEAST (1u << 20)
 
 struct disk_options {
     const char *path; /* owned */
@@ -27,9 +31,14 @@ struct net_options { /* a user-mode network */
 
 struct vm_options {
     const struct engine_ops *engine;
-    const char *kernel, *initrd, *append, *name;
-    uint64_t memory;     /* bytes, a multiple of the page size */
-    uint64_t code_cache; /* bytes */
+    const char *kernel, *initrd, *append;
+    const char *name;     /* NULL: none was given */
+    uint64_t memory;      /* bytes, a multiple of the page size, as the sizes below */
+    uint64_t resident;    /* host memory that the guest's may take; `memory`: all of it */
+    uint64_t balloon;     /* what the balloon is to take from the start */
+    const char *swap_dir; /* folder of the swap file, or NULL for the default */
+    uint64_t swap_size;   /* most that the swap file may hold, or OPTIONS_SWAP_DEFAULT */
+    uint64_t code_cache;  /* bytes */
     unsigned cpus;
     struct disk_options disks[OPTIONS_MAX_DISKS];
     unsigned disk_count;
@@ -37,12 +46,15 @@ struct vm_options {
     unsigned net_count;
     const char *console; /* path, or NULL for stdio */
     const char *stats;   /* path, or NULL */
-    bool debug_exit, no_reboot;
+    bool debug_exit, no_reboot, detach;
+    bool chaos; /* with chaos_seed */
+    uint64_t chaos_seed;
+    bool double_paging; /* is not avoided */
     bool help; /* --help was asked for: nothing else counts */
 };
 
 /* Fills *options from argv[1..]; strings point into argv, but for what options_free frees. Anything
- * malformed, out of range, unknown, or not built yet is STATUS_INVALID with the line to print. */
+ * malformed, out of range or unknown is STATUS_INVALID with the line to print. */
 enum status options_parse(int argc, char *const *argv, struct vm_options *options,
                           struct error *err);
 void options_free(struct vm_options *options);

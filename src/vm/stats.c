@@ -11,6 +11,13 @@ static void add_count(json_t *object, const char *name, uint64_t value)
     json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
+/* A counter that its vCPU's thread may be adding to, without any ceremony, since it does so all the
+ * time. It is aligned, so what is read is a value that it had. */
+__attribute__((no_sanitize("thread"))) static uint64_t count_of(const uint64_t *counter)
+{
+    return *(const volatile uint64_t *)counter;
+}
+
 static void add_exceptions(json_t *faults, const struct vcpu_stats *cpu)
 {
     static const struct {
@@ -59,22 +66,22 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     struct mmu_stats mmu = {0};
     for (unsigned i = 0; i < count; i++) {
         const struct vcpu_stats *from = &vcpus[i]->stats;
-        cpu.instructions += from->instructions;
-        cpu.blocks_decoded += from->blocks_decoded;
-        cpu.interrupts += from->interrupts;
-        cpu.port_io += from->port_io;
-        cpu.halts += from->halts;
+        cpu.instructions += count_of(&from->instructions);
+        cpu.blocks_decoded += count_of(&from->blocks_decoded);
+        cpu.interrupts += count_of(&from->interrupts);
+        cpu.port_io += count_of(&from->port_io);
+        cpu.halts += count_of(&from->halts);
         for (unsigned vector = 0; vector < 32; vector++)
-            cpu.exceptions[vector] += from->exceptions[vector];
+            cpu.exceptions[vector] += count_of(&from->exceptions[vector]);
         const struct mmu_stats *mmu_from = &vcpus[i]->mmu.stats;
-        mmu.tlb_misses += mmu_from->tlb_misses;
-        mmu.walks += mmu_from->walks;
-        mmu.walk_references += mmu_from->walk_references;
-        mmu.page_faults += mmu_from->page_faults;
-        mmu.flushes += mmu_from->flushes;
-        mmu.page_flushes += mmu_from->page_flushes;
-        mmu.code_writes += mmu_from->code_writes;
-        mmu.mmio += mmu_from->mmio;
+        mmu.tlb_misses += count_of(&mmu_from->tlb_misses);
+        mmu.walks += count_of(&mmu_from->walks);
+        mmu.walk_references += count_of(&mmu_from->walk_references);
+        mmu.page_faults += count_of(&mmu_from->page_faults);
+        mmu.flushes += count_of(&mmu_from->flushes);
+        mmu.page_flushes += count_of(&mmu_from->page_flushes);
+        mmu.code_writes += count_of(&mmu_from->code_writes);
+        mmu.mmio += count_of(&mmu_from->mmio);
     }
     struct pmap_stats pages;
     pmap_get_stats(map, &pages);
@@ -98,8 +105,18 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "code_writes", mmu.code_writes);
     add_count(stats, "max", pages.max_pages * PAGE_SIZE);
     add_count(stats, "zero", pages.zero_pages * PAGE_SIZE);
-    add_count(stats, "resident", pages.private_pages * PAGE_SIZE);
+    add_count(stats, "compressed", pages.compressed * PAGE_SIZE);
+    add_count(stats, "disk_backed", pages.disk_backed * PAGE_SIZE);
+    add_count(stats, "swapped", pages.swapped * PAGE_SIZE);
     add_count(stats, "faults_zero", pages.faults_zero);
+    add_count(stats, "faults_compressed", pages.faults_compressed);
+    add_count(stats, "faults_disk", pages.faults_disk);
+    add_count(stats, "faults_swap_in", pages.faults_swap_in);
+    add_count(stats, "double_paging_seen", pages.double_paging_seen);
+    add_count(stats, "double_paging_avoided", pages.double_paging_avoided);
+    add_count(stats, "second_chances", pages.second_chances);
+    add_count(stats, "overwritten", pages.overwritten);
+    add_count(stats, "balloon_popped", pages.balloon_popped);
     add_count(stats, "revocations", pages.revocations);
 
     json_t *faults = json_object();
@@ -108,19 +125,69 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     return stats;
 }
 
-enum status stats_write(int fd, const char *path, json_t *stats, uint64_t started_ns,
-                        unsigned resets, int exit_status, struct error *err)
+void stats_add_balloon(json_t *stats, const struct balloon_info *balloon)
 {
-    if (stats == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "out of memory for --stats");
+    add_count(stats, "balloon", balloon->actual_pages * PAGE_SIZE);
+    add_count(stats, "balloon_target", balloon->target_pages * PAGE_SIZE);
+    json_object_set_new(stats, "balloon_state", json_string(balloon_state_name(balloon->state)));
+    json_object_set_new(stats, "balloon_still_seconds",
+                        json_real((double)balloon->still_ns / (double)NS_PER_SECOND));
+    add_count(stats, "balloon_taken", balloon->taken_pages * PAGE_SIZE);
+    add_count(stats, "balloon_given", balloon->given_pages * PAGE_SIZE);
+    add_count(stats, "free_reported", balloon->reported_pages * PAGE_SIZE);
+
+    json_t *guest = json_object();
+    json_object_set_new(stats, "guest", guest);
+    for (unsigned stat = 0; stat < BALLOON_STATS; stat++) {
+        if (balloon->stats_present & bit(stat))
+            add_count(guest, balloon_stat_name(stat), balloon->stats[stat]);
+    }
+    if (balloon->stats_present != 0)
+        json_object_set_new(guest, "age_seconds",
+                            json_real((double)balloon->stats_age_ns / (double)NS_PER_SECOND));
+}
+
+void stats_add_paging(json_t *stats, const struct paging_info *paging)
+{
+    add_count(stats, "reclaim_stall_ns", paging->stall_ns);
+    add_count(stats, "resident", paging->resident);
+    add_count(stats, "target", paging->target);
+    add_count(stats, "active", paging->active);
+    add_count(stats, "compressed_size", paging->cache.held_bytes);
+    add_count(stats, "overhead", paging->overhead);
+    add_count(stats, "swap_read", paging->swap.bytes_read);
+    add_count(stats, "swap_written", paging->swap.bytes_written);
+    add_count(stats, "swap_errors", paging->swap.read_errors + paging->swap.write_errors);
+    add_count(stats, "reclaim_chosen", paging->reclaim.chosen);
+    add_count(stats, "reclaim_taken", paging->reclaim.taken);
+    add_count(stats, "reclaim_given_up", paging->reclaim.given_up);
+    add_count(stats, "reclaim_zero", paging->pager.zeroed);
+    add_count(stats, "reclaim_disk_backed", paging->pager.disk_backed);
+    add_count(stats, "reclaim_compressed", paging->pager.compressed);
+    add_count(stats, "reclaim_swapped", paging->pager.swapped + paging->pager.demoted);
+    add_count(stats, "reclaim_refused", paging->pager.refused + paging->pager.failed);
+    if (paging->chaos.taken + paging->chaos.sampled + paging->chaos.checks != 0) {
+        add_count(stats, "chaos_taken", paging->chaos.taken);
+        add_count(stats, "chaos_brought", paging->chaos.brought);
+        add_count(stats, "chaos_sampled", paging->chaos.sampled);
+        add_count(stats, "chaos_checks", paging->chaos.checks);
+    }
+}
+
+void stats_add_run(json_t *stats, uint64_t started_ns, unsigned resets)
+{
     double second = (double)NS_PER_SECOND;
     json_object_set_new(stats, "wall_seconds",
                         json_real((double)(clock_monotonic_ns() - started_ns) / second));
     json_object_set_new(stats, "cpu_seconds", json_real((double)clock_process_cpu_ns() / second));
     add_count(stats, "resets", resets);
-    json_object_set_new(stats, "exit_status", json_integer(exit_status));
+}
 
+enum status stats_write(int fd, const char *path, json_t *stats, struct error *err)
+{
     enum status status = STATUS_OK;
+    if (stats == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for --stats");
     if (json_dumpfd(stats, fd, JSON_INDENT(2)) != 0 || write(fd, "\n", 1) != 1)
         status = error_set(err, STATUS_IO, "cannot write %s: %s", path, strerror(errno));
     json_decref(stats);

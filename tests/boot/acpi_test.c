@@ -29,6 +29,7 @@ static struct acpi_config make_config(const struct acpi_virtio *virtio, unsigned
         .reset_port = 0xcf9,
         .reset_value = 6,
         .s5_type = 5,
+        .power_gsi = 21,
         .virtio = virtio,
         .virtio_count = count,
     };
@@ -262,6 +263,9 @@ struct device {
     char hid[9];
     uint64_t eisa_id, uid;
     uint64_t base, size, gsi, port, ports, irqs;
+    bool is_edge;
+    char notifies[5]; /* the device that the method _EVT notifies, and of what */
+    uint64_t event;
 };
 
 static void read_resources(struct walk walk, struct device *device)
@@ -282,7 +286,8 @@ static void read_resources(struct walk walk, struct device *device)
             break;
         case 0x89: /* extended interrupt */
             assert_int_equal(size, 2 + 6);
-            assert_int_equal(body[2], 1); /* consumer, level, active high, exclusive */
+            assert_int_equal(body[2] & ~2, 1); /* consumer, active high, exclusive */
+            device->is_edge = (body[2] & 2) != 0;
             assert_int_equal(body[3], 1);
             device->gsi = number(body + 4, 4);
             break;
@@ -305,13 +310,30 @@ static void read_resources(struct walk walk, struct device *device)
     }
 }
 
+static void read_method(struct walk walk, struct device *device)
+{
+    char text[5];
+    name(&walk, text);
+    assert_string_equal(text, "_EVT");
+    assert_int_equal(next_byte(&walk) & 7, 1); /* the interrupt's number */
+    assert_int_equal(next_byte(&walk), 0x86);
+    name(&walk, device->notifies);
+    device->event = integer(&walk);
+    assert_int_equal(walk.at, walk.end);
+}
+
 static struct device read_device(struct walk walk)
 {
     struct device device = {0};
     name(&walk, device.name);
     while (walk.at < walk.end) {
         char field[5];
-        assert_int_equal(next_byte(&walk), 0x08);
+        uint8_t opcode = next_byte(&walk);
+        if (opcode == 0x14) {
+            read_method(enter(&walk), &device);
+            continue;
+        }
+        assert_int_equal(opcode, 0x08);
         name(&walk, field);
         if (strcmp(field, "_HID") == 0 && walk.bytes[walk.at] == 0x0d) {
             walk.at++;
@@ -352,7 +374,7 @@ static void check_dsdt(unsigned count)
     name(&scope, text);
     assert_string_equal(text, "_SB_");
     unsigned seen = 0;
-    bool serial = false, rtc = false;
+    bool serial = false, rtc = false, button = false, events = false;
     while (scope.at < scope.end) {
         assert_int_equal(next_byte(&scope), 0x5b);
         assert_int_equal(next_byte(&scope), 0x82);
@@ -366,7 +388,17 @@ static void check_dsdt(unsigned count)
             assert_int_equal(device.port, 0x70);
             assert_int_equal(device.irqs, 1 << 8);
             rtc = true;
+        } else if (device.eisa_id == 0x0c0cd041) { /* PNP0C0C */
+            assert_string_equal(device.name, "PWRB");
+            button = true;
+        } else if (strcmp(device.hid, "ACPI0013") == 0) {
+            assert_int_equal(device.gsi, 21);
+            assert_true(device.is_edge);
+            assert_string_equal(device.notifies, "PWRB");
+            assert_int_equal(device.event, 0x80);
+            events = true;
         } else {
+            assert_false(device.is_edge);
             assert_string_equal(device.hid, "LNRO0005");
             assert_int_equal(device.uid, seen);
             assert_int_equal(device.base, virtio[seen].base);
@@ -377,7 +409,7 @@ static void check_dsdt(unsigned count)
             seen++;
         }
     }
-    assert_true(serial && rtc);
+    assert_true(serial && rtc && button && events);
     assert_int_equal(seen, count);
     assert_int_equal(next_byte(&walk), 0x08);
     name(&walk, text);

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 
+#include "dev/guest_clock.h"
 #include "dev/ioapic.h"
 #include "dev/platform.h"
 
@@ -17,6 +18,7 @@
 #define ROUNDS  4000u
 
 struct machine {
+    struct guest_clock *clock;
     struct io_loop *loop;
     struct apic_bus *bus;
     struct lapic *lapic;
@@ -41,12 +43,13 @@ static void machine_create(struct machine *machine)
 {
     assert_int_equal(io_loop_create(&machine->loop, "timers", NULL), STATUS_OK);
     assert_int_equal(io_loop_start(machine->loop, NULL), STATUS_OK);
+    assert_int_equal(guest_clock_create(&machine->clock, machine->loop, NULL), STATUS_OK);
     assert_int_equal(apic_bus_create(&machine->bus, 1, NULL), STATUS_OK);
     struct lapic_config config = {
         .bus = machine->bus,
         .boot_processor = true,
         .tsc_deadline = true,
-        .time = device_time_host(machine->loop),
+        .time = guest_clock_time(machine->clock),
         .hooks = {.context = machine, .kick = on_kick, .tsc_offset = no_offset},
     };
     assert_int_equal(lapic_create(&machine->lapic, &config, NULL), STATUS_OK);
@@ -63,6 +66,7 @@ static void machine_destroy(struct machine *machine)
     ioapic_destroy(machine->ioapic);
     lapic_destroy(machine->lapic);
     apic_bus_destroy(machine->bus);
+    guest_clock_destroy(machine->clock);
     io_loop_destroy(machine->loop);
     bus_destroy(machine->mmio);
 }

@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "dev/virtio/balloon.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/mmio.h"
@@ -44,6 +45,10 @@ struct target {
     struct virtio_device *device;
     struct virtio_mmio *mmio;
     struct net_backend backend;
+    uint64_t now; /* the balloon's clock, and its timer */
+    uint64_t deadline;
+    io_timer_fn *due;
+    void *due_context;
     bool packed;
     uint16_t queue_size;
     uint16_t available[VIRTIO_DEVICE_QUEUES_MAX];
@@ -109,17 +114,67 @@ static enum status create_console(struct target *target)
     return status;
 }
 
+static uint64_t clock_now(void *context)
+{
+    return ((struct target *)context)->now;
+}
+
+static enum status timer_create_one(void *context, struct device_timer **timer, io_timer_fn *fn,
+                                    void *fn_context, struct error *err)
+{
+    struct target *target = context;
+
+    target->due = fn;
+    target->due_context = fn_context;
+    target->deadline = UINT64_MAX;
+    *timer = context;
+    return STATUS_OK;
+}
+
+static void timer_arm_one(struct device_timer *timer, uint64_t deadline_ns)
+{
+    ((struct target *)(void *)timer)->deadline = deadline_ns;
+}
+
+static void timer_destroy_one(struct device_timer *timer)
+{
+}
+
+static void advance(struct target *target, uint64_t ns)
+{
+    target->now += ns;
+    if (target->due != NULL && target->now >= target->deadline) {
+        target->deadline = UINT64_MAX;
+        target->due(target->due_context);
+    }
+}
+
+static enum status create_balloon(struct target *target)
+{
+    const struct device_time time = {
+        .context = target,
+        .now = clock_now,
+        .timer_create = timer_create_one,
+        .timer_arm = timer_arm_one,
+        .timer_destroy = timer_destroy_one,
+    };
+
+    return virtio_balloon_create(&target->device, target->map, NULL, &time, 4, NULL);
+}
+
 static enum status create_device(struct target *target, uint32_t kind)
 {
     struct virtio_net_options net = {.mac = {2, 0, 0, 0, 0, 1}, .backend = &target->backend};
 
-    switch (kind % 4) {
+    switch (kind % 5) {
     case 0:
         return create_disk(target, false);
     case 1:
         return create_disk(target, true);
     case 2:
         return create_console(target);
+    case 4:
+        return create_balloon(target);
     default:
         target->backend.ops = &wire_ops;
         return virtio_net_create(&target->device, target->map, NULL, &net, NULL);
@@ -163,7 +218,8 @@ static void operate_setup(struct target *target, struct input *input)
     write_register(target, VIRTIO_MMIO_STATUS, 0xf);
 }
 
-/* A descriptor in a ring (0, 1) or in the table that indirect descriptors point to (others). */
+/* A descriptor in the ring of queue 0 or 1, of a later one (8 and up), or in the table that
+ * indirect descriptors point to (others). */
 static void operate_descriptor(struct target *target, struct input *input)
 {
     uint32_t where = take(input, 1);
@@ -173,6 +229,8 @@ static void operate_descriptor(struct target *target, struct input *input)
     uint16_t flags = (uint16_t)take(input, 1);
     uint16_t next = (uint16_t)take(input, 1);
     uint64_t gpa = (where & 3) < 2 ? RING_PAGE(where & 3, 0) : TABLE_GPA;
+    if (where >= 8)
+        gpa = RING_PAGE(2 + where % 3, 0);
 
     if (flags & VRING_DESC_F_INDIRECT)
         address = TABLE_GPA + (address & 0xff0);
@@ -194,7 +252,7 @@ static void operate_descriptor(struct target *target, struct input *input)
 /* Split rings: makes a head available. */
 static void operate_offer(struct target *target, struct input *input)
 {
-    uint32_t queue = take(input, 1) & 1;
+    uint32_t queue = take(input, 1) % VIRTIO_DEVICE_QUEUES_MAX;
     uint16_t head = (uint16_t)take(input, 1);
     uint64_t ring = RING_PAGE(queue, 1);
     unsigned place = target->queue_size == 0 ? 0 : target->available[queue] % target->queue_size;
@@ -238,10 +296,27 @@ static void operate_access(struct target *target, struct input *input, bool writ
         virtio_mmio_read(target->mmio, offset, size);
 }
 
-static void operate(struct target *target, struct input *input)
+/* Something happens on the host's side: a frame comes; the balloon gets a target, somebody watches
+ * it, time goes by. */
+static void operate_host(struct target *target, uint32_t operand)
 {
     static const uint8_t frame[1514];
+    struct balloon_info info;
 
+    if (target->backend.receive != NULL) {
+        target->backend.receive(target->backend.receive_context, frame, operand % sizeof(frame));
+    } else if (target->due != NULL) {
+        if (operand & 0x4000)
+            balloon_watch(target->device, 0);
+        else
+            balloon_set_target(target->device, operand & 0xff);
+        advance(target, (operand & 0x3fff) * (BALLOON_PATIENCE_NS / 0x1000));
+        balloon_get(target->device, &info);
+    }
+}
+
+static void operate(struct target *target, struct input *input)
+{
     switch (take(input, 1) % 10) {
     case 0:
         operate_setup(target, input);
@@ -271,9 +346,7 @@ static void operate(struct target *target, struct input *input)
         virtio_device_run(target->device);
         break;
     default:
-        if (target->backend.receive != NULL)
-            target->backend.receive(target->backend.receive_context, frame,
-                                    take(input, 2) % sizeof(frame));
+        operate_host(target, take(input, 2));
         break;
     }
 }

@@ -23,6 +23,7 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 AEROSTAT = os.environ.get("AEROSTAT", os.path.join(ROOT, "build", "bin", "aerostat"))
 ENGINE = os.environ.get("AEROSTAT_ENGINE")  # None: the default one
+CHECKER = os.environ.get("AEROSTAT_CHECKER", os.path.join(ROOT, "build", "guests", "checker"))
 GUESTS = os.path.join(ROOT, "guests")
 
 # Crypto self-tests are 60 % of the instructions of a boot of Debian's kernel.
@@ -47,8 +48,8 @@ def kernel_release():
         return stream.read().strip()
 
 
-def output_of(script):
-    return subprocess.run([os.path.join(GUESTS, script)], check=True, text=True,
+def output_of(script, *arguments):
+    return subprocess.run([os.path.join(GUESTS, script), *arguments], check=True, text=True,
                           stdout=subprocess.PIPE).stdout.strip()
 
 

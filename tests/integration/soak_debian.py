@@ -11,6 +11,7 @@ stress-ng runs (600).
 import hashlib
 import os
 import re
+import subprocess
 import time
 
 import debian
@@ -101,6 +102,15 @@ class Userland(Test):
         self.assertEqual(guest.run("sha256sum </root/numbers").split()[0],
                          hashlib.sha256(lines_of(2000000)).hexdigest())
         self.end(guest)
+
+
+    def test_power_button(self):
+        """aerostat stop: systemd sees the button and shuts down, to a clean file system."""
+        name = f"soak-{os.getpid()}"
+        guest = self.boot(extra=("--name", name))
+        subprocess.run([harness.AEROSTAT, "stop", "--wait", str(120 * SLOW), name], check=True)
+        self.assertEqual((guest.wait(), guest.errors), (harness.STATUS_OK, ""), guest.report())
+        self.assertIsNone(debian.check_file_system(self.image))
 
 
 class Programs(Test):

@@ -45,7 +45,8 @@ class Options(harness.TestCase):
 
     def test_every_option_with_a_value_needs_one(self):
         for option in ("--kernel", "--initrd", "--append", "--memory", "--cpus", "--disk", "--net",
-                       "--name", "--engine", "--code-cache", "--mmu", "--console", "--stats"):
+                       "--name", "--engine", "--code-cache", "--mmu", "--console", "--stats",
+                       "--resident", "--balloon", "--swap-dir", "--swap-size", "--chaos"):
             with self.subTest(option=option):
                 self.check_refused([*self.good(), option], option)
 
@@ -83,7 +84,19 @@ class Options(harness.TestCase):
 
     def test_names(self):
         self.check_each([(["--name", name], "--name") for name in (
-            "", "a b", "a/b", "a\nb", "x" * 300, "\u00e4")])
+            "", "a b", "a/b", "a\nb", "x" * 65, "x" * 300, "\u00e4", ".", "..", ".x", "-x",
+            "../x", "/x", "x\x1b[2J")])
+
+    def test_memory_that_is_taken_back(self):
+        self.check_each([(["--resident", size], "--resident") for size in (
+            "", "0", "4K", "17M", "-1", "much", "1.5M", "99999999999999999999")])
+        self.check_each([(["--balloon", size], "--balloon") for size in (
+            "", "16M", "17M", "-1", "half", "0x10")])
+        self.check_each([(["--swap-size", size], "--swap-size") for size in (
+            "", "5000G", "-1", "all")])
+        self.check_each([(["--chaos", seed], "--chaos") for seed in (
+            "", "-1", "1.5", "seed", "18446744073709551616")])
+        self.check_each([(["--swap-dir", ""], "--swap-dir"), (["--detach=1"], "--detach")])
 
     def test_what_is_named_but_not_there_yet(self):
         self.check_each([(["--mmu", "shadow"], "shadow"),

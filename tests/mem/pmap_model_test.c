@@ -243,7 +243,10 @@ static void step_pin(struct model *model)
     if (!covered)
         return;
     for (uint64_t ppn = gpa / PAGE_SIZE; ppn <= (gpa + length - 1) / PAGE_SIZE; ppn++) {
-        model_make_private(model, ppn, !(use == PIN_OVERWRITE && covers_page(gpa, length, ppn)));
+        bool is_whole = covers_page(gpa, length, ppn);
+        model->stats.double_paging_seen +=
+            use == PIN_READ && is_whole && is_away(&model->pages[ppn]);
+        model_make_private(model, ppn, !(use == PIN_OVERWRITE && is_whole));
         if (use != PIN_READ)
             model_drop_code(model, ppn);
         model->pages[ppn].pins++;
@@ -388,7 +391,7 @@ static void step_discard(struct model *model)
 
 static enum page_state random_away(struct model *model)
 {
-    return (enum page_state)(PAGE_COMPRESSED + choose(model, 3));
+    return choose(model, 2) ? PAGE_COMPRESSED : PAGE_SWAPPED;
 }
 
 static void random_batch(struct model *model, struct page_batch *batch)

@@ -4,6 +4,7 @@
  */
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -470,6 +471,110 @@ static void test_dirty_bits_under_threads(void **state)
     machine_destroy(stress.machine);
 }
 
+/* ------------------------------------------------------------------------- stopping */
+
+#define STOP_ROUNDS 150u
+#define STOPPERS    2u
+
+struct stop_race {
+    struct machine *machine;
+    _Atomic bool running[CPUS_MAX]; /* between two safepoints, as the vCPU knows */
+    _Atomic unsigned next, done, caught;
+    pthread_barrier_t start;
+    uint64_t counter; /* of who has stopped the others */
+};
+
+static void stop_safepoint(struct stop_race *race, unsigned self)
+{
+    struct cpu *cpu = &race->machine->cpus[self];
+    if (atomic_load(&cpu->attention) == 0)
+        return;
+    atomic_store(&race->running[self], false);
+    mmu_service(&cpu->mmu);
+    atomic_store(&race->running[self], true);
+}
+
+/* Everybody else stands still for as long as it takes, two of those who want this included. */
+static void stop_and_count(struct stop_race *race, unsigned self)
+{
+    struct mmu *mmu = &race->machine->cpus[self].mmu;
+    atomic_store(&race->running[self], false);
+    mmu_stop_others(mmu);
+    uint64_t counter = race->counter;
+    for (unsigned i = 0; i < 4 * CPUS_MAX; i++) {
+        if (atomic_load(&race->running[i % CPUS_MAX]))
+            atomic_fetch_add(&race->caught, 1);
+        sched_yield();
+    }
+    race->counter = counter + 1;
+    mmu_resume_others(mmu);
+    atomic_store(&race->running[self], true);
+}
+
+static void halt_for_a_moment(struct stop_race *race, unsigned self)
+{
+    struct mmu *mmu = &race->machine->cpus[self].mmu;
+    atomic_store(&race->running[self], false);
+    mmu_park(mmu);
+    sched_yield();
+    mmu_unpark(mmu);
+    atomic_store(&race->running[self], true);
+}
+
+static void *stop_as_cpu(void *argument)
+{
+    struct stop_race *race = argument;
+    unsigned self = atomic_fetch_add(&race->next, 1);
+    struct mmu *mmu = &race->machine->cpus[self].mmu;
+    pthread_barrier_wait(&race->start);
+    mmu_unpark(mmu);
+    atomic_store(&race->running[self], true);
+    for (unsigned i = 0; self < STOPPERS ? i < STOP_ROUNDS : race->done < STOPPERS; i++) {
+        stop_safepoint(race, self);
+        if (self < STOPPERS)
+            stop_and_count(race, self);
+        else if (self % 2 == 0 && i % 64 == 0)
+            halt_for_a_moment(race, self);
+        else
+            must_resolve(mmu, i % 16 * PAGE_SIZE, i % 2 ? MMU_WRITE : MMU_READ);
+    }
+    atomic_fetch_add(&race->done, self < STOPPERS);
+    atomic_store(&race->running[self], false);
+    mmu_park(mmu); /* a vCPU that is paused */
+    return NULL;
+}
+
+static void *revoke_all_the_time(void *argument)
+{
+    struct stop_race *race = argument;
+    for (uint64_t ppn = 0; race->done < STOPPERS; ppn++) {
+        machine_revoke(race->machine, ppn % 16);
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Two vCPUs stop the others again and again; these halt, wake and are paused meanwhile, and pages
+ * are revoked. Nobody runs who is stopped, and nobody waits for ever. */
+static void test_stops_under_threads(void **state)
+{
+    struct stop_race race = {.machine = machine_create(CPUS_MAX)};
+    pthread_t cpus[CPUS_MAX], revoker;
+    pthread_barrier_init(&race.start, NULL, CPUS_MAX);
+    for (unsigned i = 0; i < CPUS_MAX; i++)
+        mmu_park(&race.machine->cpus[i].mmu);
+    for (unsigned i = 0; i < CPUS_MAX; i++)
+        assert_int_equal(pthread_create(&cpus[i], NULL, stop_as_cpu, &race), 0);
+    assert_int_equal(pthread_create(&revoker, NULL, revoke_all_the_time, &race), 0);
+    for (unsigned i = 0; i < CPUS_MAX; i++)
+        assert_int_equal(pthread_join(cpus[i], NULL), 0);
+    assert_int_equal(pthread_join(revoker, NULL), 0);
+    pthread_barrier_destroy(&race.start);
+    assert_int_equal(race.caught, 0);
+    assert_int_equal(race.counter, STOPPERS * STOP_ROUNDS);
+    machine_destroy(race.machine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -480,6 +585,7 @@ int main(void)
         cmocka_unit_test(test_zero_pages_under_threads),
         cmocka_unit_test(test_code_under_threads),
         cmocka_unit_test(test_dirty_bits_under_threads),
+        cmocka_unit_test(test_stops_under_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

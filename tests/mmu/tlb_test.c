@@ -36,9 +36,10 @@ static uint64_t reach(struct mmu *mmu, uint64_t linear, enum mmu_access access,
     return target.gpa & ~PAGE_MASK;
 }
 
-static struct tlb_entry *entry_of(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear)
+/* Of the entry for reads. */
+static uint64_t *info_of(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear)
 {
-    return &mmu->tlb[privilege][linear >> PAGE_SHIFT & (TLB_ENTRIES - 1)];
+    return &mmu->tlb_info[privilege][linear >> PAGE_SHIFT & (TLB_ENTRIES - 1)].of[MMU_READ];
 }
 
 static int setup(void **state)
@@ -168,7 +169,7 @@ static void test_large_pages(void **state)
     machine_put(machine, ROOT + 0x2000 + (base >> 21 & 511) * 8, 4 * MIB | LEAF | PTE_PS);
     check_large(machine, base, 2 * MIB, outside);
     reach(mmu, base + 0x3000, MMU_READ, MMU_SUPERVISOR);
-    assert_true(entry_of(mmu, MMU_SUPERVISOR, base + 0x3000)->info & TLB_LARGE);
+    assert_true(*info_of(mmu, MMU_SUPERVISOR, base + 0x3000) & TLB_LARGE);
     /* A small page of the same GiB, elsewhere, survives; and flushing it leaves the large one. */
     reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
     mmu_flush_page(mmu, base);
@@ -183,7 +184,7 @@ static void test_large_pages(void **state)
     machine_put(machine, ROOT + 0x1000 + (base >> 30 & 511) * 8, LEAF | PTE_PS);
     check_large(machine, base, GIB, outside);
     assert_int_equal(reach(mmu, base + 0x654321, MMU_READ, MMU_USER), 0x654000);
-    assert_true(entry_of(mmu, MMU_USER, base + 0x654321)->info & TLB_HUGE);
+    assert_true(*info_of(mmu, MMU_USER, base + 0x654321) & TLB_HUGE);
     assert_int_equal(resolve(mmu, base + GIB - 8, MMU_READ, MMU_USER), MMU_MMIO);
     assert_int_equal(target.gpa, GIB - 8);
 
@@ -221,21 +222,21 @@ static void test_reasons(void **state)
 {
     struct machine *machine = *state;
     struct mmu *mmu = &machine->cpus[0].mmu;
-    struct tlb_entry *entry = entry_of(mmu, MMU_USER, LINEAR);
+    uint64_t *info = info_of(mmu, MMU_USER, LINEAR);
 
     machine_map(machine, ROOT, LINEAR, PAGE_A | (LEAF & ~PTE_D));
     reach(mmu, LINEAR, MMU_READ, MMU_USER);
-    assert_int_equal(entry->info, PAGE_A | TLB_CLEAN);
-    assert_int_equal(entry->write_tag, TLB_NO_TAG);
+    assert_int_equal(*info, PAGE_A | TLB_CLEAN);
+    assert_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 1));
     reach(mmu, LINEAR, MMU_WRITE, MMU_USER);
-    assert_int_equal(entry->info, PAGE_A);
-    assert_int_equal(entry->write_tag, LINEAR);
+    assert_int_equal(*info, PAGE_A);
+    assert_non_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 1));
 
     machine_map(machine, ROOT, LINEAR, PAGE_A | (LEAF & ~PTE_W) | PTE_G);
     mmu_flush(mmu, false);
     reach(mmu, LINEAR, MMU_READ, MMU_USER);
-    assert_int_equal(entry->info, PAGE_A | TLB_DENIED | TLB_GLOBAL);
-    assert_int_equal(entry->write_tag, TLB_NO_TAG);
+    assert_int_equal(*info, PAGE_A | TLB_DENIED | TLB_GLOBAL);
+    assert_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 1));
     assert_int_equal(resolve(mmu, LINEAR + 9, MMU_WRITE, MMU_USER), MMU_FAULT);
     assert_int_equal(fault.error_code, 7);
     assert_int_equal(fault.address, LINEAR + 9);
@@ -245,7 +246,7 @@ static void test_reasons(void **state)
     mmu_flush(mmu, false);
     reach(mmu, LINEAR, MMU_READ, MMU_USER);
     const uint8_t *zero = target.host;
-    assert_int_equal(entry->info, 0x60000 | TLB_ZERO);
+    assert_int_equal(*info, 0x60000 | TLB_ZERO);
     assert_int_equal(pmap_state(machine->map, 0x60), PAGE_ZERO);
     reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
     reach(mmu, LINEAR, MMU_EXECUTE, MMU_USER);
@@ -278,11 +279,11 @@ static void test_code_pages(void **state)
     assert_null(mmu_probe_write(mmu, MMU_SUPERVISOR, alias, 1));
     assert_non_null(mmu_probe_read(mmu, MMU_USER, LINEAR, 1));
     assert_non_null(mmu_probe_read(mmu, MMU_SUPERVISOR, alias, 1));
-    assert_true(entry_of(mmu, MMU_USER, LINEAR)->info & TLB_CODE);
+    assert_true(*info_of(mmu, MMU_USER, LINEAR) & TLB_CODE);
     mmu_flush(mmu, false);
     reach(mmu, LINEAR, MMU_READ, MMU_USER);
-    assert_int_equal(entry_of(mmu, MMU_USER, LINEAR)->info, PAGE_A | TLB_CODE);
-    assert_int_equal(entry_of(mmu, MMU_USER, LINEAR)->write_tag, TLB_NO_TAG);
+    assert_int_equal(*info_of(mmu, MMU_USER, LINEAR), PAGE_A | TLB_CODE);
+    assert_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 1));
     assert_int_equal(cpu->drops, 0);
 
     /* A write drops the code, and then writes run free. */
@@ -556,8 +557,13 @@ static void test_unused(void **state)
     for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
         assert_null(mmu_probe_read(mmu, privilege, 0x10, 1));
         assert_null(mmu_probe_write(mmu, privilege, 0x10, 1));
-        assert_int_not_equal(mmu->tlb[privilege][TLB_ENTRIES - 1].read_tag, 0);
-        assert_int_not_equal(mmu->tlb_write[privilege][TLB_WRITE_ENTRIES - 1].write_tag, 0);
+        for (unsigned access = MMU_READ; access <= MMU_WRITE; access++)
+            assert_int_not_equal(mmu->tlb[privilege][TLB_ENTRIES - 1].of[access].tag, 0);
+    }
+    /* Nor is there a spare entry for it: there is no page 0. */
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        assert_int_equal(resolve(mmu, 0x10, MMU_READ, privilege), MMU_FAULT);
+        assert_int_equal(resolve(mmu, 0x10, MMU_WRITE, privilege), MMU_FAULT);
     }
     for (unsigned table = 0; table < 2; table++)
         assert_int_not_equal(mmu->itlb[table][0].tag, 0);
@@ -606,6 +612,103 @@ static void test_copy(void **state)
     reach(mmu, LINEAR, MMU_WRITE, MMU_USER);
     assert_non_null(mmu_probe_read(mmu, MMU_USER, LINEAR, 8));
     assert_int_equal(mmu->stats.tlb_misses, misses + 2);
+}
+
+/* Pages that take each other's slot are walked to once each; and whatever drops an entry drops it
+ * where it is kept meanwhile, too. */
+static void test_spare_entries(void **state)
+{
+    struct machine *machine = *state;
+    struct mmu *mmu = mmu_of(state);
+    enum { PAGES = 5, FLUSH_PAGE = 0, FLUSH_LOCAL, FLUSH_ALL, WATCH, REVOKE, MARK_CODE, DROPS };
+    uint64_t linear[PAGES], gpa[PAGES];
+    for (unsigned i = 0; i < PAGES; i++) {
+        uint64_t table = 0x90000 + i * PAGE_SIZE;
+        linear[i] = LINEAR + (uint64_t)i * TLB_ENTRIES * PAGE_SIZE;
+        gpa[i] = 0x80000 + i * PAGE_SIZE;
+        machine_at(machine, gpa[i]);
+        machine_put(machine, ROOT + 0x2000 + (linear[i] >> 21 & 511) * 8, table | LEAF);
+        machine_put(machine, table + (linear[i] >> 12 & 511) * 8, gpa[i] | LEAF);
+    }
+    for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
+        for (enum mmu_privilege privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+            mmu_flush(mmu, false);
+            uint64_t misses = mmu->stats.tlb_misses;
+            for (unsigned i = 0; i < 10 * PAGES; i++)
+                assert_int_equal(reach(mmu, linear[i % PAGES], access, privilege), gpa[i % PAGES]);
+            assert_int_equal(mmu->stats.tlb_misses, misses + PAGES);
+        }
+        for (unsigned drop = 0; drop < DROPS; drop++) {
+            for (unsigned i = 0; i < 2 * PAGES; i++)
+                reach(mmu, linear[i % PAGES], access, MMU_USER);
+            /* The last one is where a probe looks; this one is not. */
+            assert_null(mmu_probe(mmu, access, MMU_USER, linear[0], 1));
+            uint64_t misses = mmu->stats.tlb_misses;
+            bool goes = true;
+            switch (drop) {
+            case FLUSH_PAGE:
+                mmu_flush_page(mmu, linear[0] + 5);
+                break;
+            case FLUSH_LOCAL:
+            case FLUSH_ALL:
+                mmu_flush(mmu, drop == FLUSH_LOCAL);
+                break;
+            case WATCH:
+                mmu_watch(mmu, &linear[0], 1);
+                break;
+            case REVOKE:
+                mmu_watch(mmu, NULL, 0);
+                reach(mmu, linear[0], access, MMU_USER);
+                reach(mmu, linear[1], access, MMU_USER);
+                misses = mmu->stats.tlb_misses;
+                mmu_park(mmu);
+                machine_revoke(machine, gpa[0] >> PAGE_SHIFT);
+                mmu_unpark(mmu);
+                break;
+            default:
+                mmu_mark_code(mmu, gpa[0] >> PAGE_SHIFT);
+                goes = access == MMU_WRITE;
+                break;
+            }
+            assert_int_equal(reach(mmu, linear[0], access, MMU_USER), gpa[0]);
+            assert_int_equal(mmu->stats.tlb_misses, misses + goes);
+        }
+    }
+}
+
+/* An entry that comes back is as it was: global, or a piece of a large page. */
+static void test_spare_kinds(void **state)
+{
+    struct machine *machine = *state;
+    struct mmu *mmu = mmu_of(state);
+    const uint64_t other = LINEAR + (uint64_t)TLB_ENTRIES * PAGE_SIZE, table = 0x90000;
+    machine_put(machine, ROOT + 0x2000 + (other >> 21 & 511) * 8, table | LEAF);
+    machine_put(machine, table + (other >> 12 & 511) * 8, PAGE_B | LEAF);
+    machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF | PTE_G);
+    mmu->cr4 = CR4_PAE_BIT | CR4_PGE_BIT;
+    for (unsigned recalled = 0; recalled < 2; recalled++) {
+        mmu_flush(mmu, false);
+        reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
+        reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
+        if (recalled)
+            reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
+        uint64_t misses = mmu->stats.tlb_misses;
+        mmu_flush(mmu, true);
+        reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
+        assert_int_equal(mmu->stats.tlb_misses, misses);
+        reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
+        assert_int_equal(mmu->stats.tlb_misses, misses + 1);
+    }
+    machine_put(machine, ROOT + 0x2000 + (other >> 21 & 511) * 8, 4 * MIB | LEAF | PTE_PS);
+    mmu_flush(mmu, false);
+    reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
+    reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
+    uint64_t misses = mmu->stats.tlb_misses;
+    mmu_flush_page(mmu, other + 0x1f000);
+    reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
+    assert_int_equal(mmu->stats.tlb_misses, misses);
+    reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
+    assert_int_equal(mmu->stats.tlb_misses, misses + 1);
 }
 
 /*
@@ -705,6 +808,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_pdptes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_spare_entries, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_spare_kinds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random_sequences, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,12 +6,14 @@
  * and that every one of these is found.
  */
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -93,7 +95,10 @@ static void check_link(const struct translate *translate, const struct translati
     const struct translation *to = ref_get(translate, link->to);
     assert_false(to->is_dead);
     assert_true(is_entry(translate, to, target));
-    assert_int_equal(to->rip, (t->rip & ~PAGE_MASK) | link->target);
+    assert_int_equal(to->rip & PAGE_MASK, link->target);
+    assert_int_equal(to->ppn, t->ppn);
+    assert_int_equal(to->is_relative, t->is_relative);
+    assert_true(t->is_relative || (to->rip ^ t->rip) >> PAGE_SHIFT == 0);
     const struct link *incoming = ref_get(translate, to->incoming);
     while (incoming != NULL && incoming != link)
         incoming = ref_get(translate, incoming->next);
@@ -116,6 +121,16 @@ static void check_jump_cache(struct translate *translate, unsigned privilege)
     }
 }
 
+/* Where the page may be relative, all of its translations are, or all are for one address. */
+static void check_kind(const struct translate *translate, const struct translation *t)
+{
+    const struct translation *other = translate_page_first(translate, t->ppn);
+    while (other->ppn != t->ppn)
+        other = ref_get(translate, other->page_next);
+    assert_int_equal(t->is_relative, other->is_relative);
+    assert_true(t->is_relative || (t->rip ^ other->rip) >> PAGE_SHIFT == 0);
+}
+
 /* Returns how many there are. */
 static unsigned check_cache(struct translate *translate)
 {
@@ -133,6 +148,7 @@ static unsigned check_cache(struct translate *translate)
         }
         if (t->is_dead)
             continue;
+        check_kind(translate, t);
         assert_non_null(translate_look_up(translate, translation_gpa(t), t->rip, t->privilege));
         for (unsigned i = 0; i < t->link_count; i++)
             check_link(translate, t, &translation_links(translate, t)[i]);
@@ -153,10 +169,11 @@ static unsigned check_cache(struct translate *translate)
  * the last one halts. */
 static uint64_t put_blocks(struct testvm *vm)
 {
+    static const uint8_t step[8] = {0x48, 0xff, 0xc0, 0xeb, 0x03, 0xcc, 0xcc, 0xcc};
     uint8_t code[BLOCKS * 8];
     for (unsigned n = 0; n < BLOCKS; n++)
-        memcpy(code + n * 8, "\x48\xff\xc0\xeb\x03\xcc\xcc\xcc", 8); /* inc rax; jmp */
-    memcpy(code + (BLOCKS - 1) * 8, "\x48\xff\xc0\xf4", 4);
+        memcpy(code + n * 8, step, sizeof(step)); /* inc rax; jmp */
+    code[(BLOCKS - 1) * 8 + 3] = 0xf4;
     testvm_put(vm, CODE, code, sizeof(code));
     return CODE + (BLOCKS - 1) * 8;
 }
@@ -198,14 +215,17 @@ static void test_links_to_evicted(void **state)
     struct tiny tiny;
     tiny_create(&tiny);
     struct vcpu *vcpu = tiny.vm.vcpu;
+    /* lea rbx, [rbx+16]; dec rcx; jz the next block; jmp rbx; here: hlt */
+    static const uint8_t start[] = {0x48, 0x8d, 0x5b, 0x10, 0x48, 0xff,
+                                    0xc9, 0x74, 0x02, 0xff, 0xe3, 0xf4};
+    static const uint8_t step[] = {0x48, 0xff, 0xc0, 0xe9}; /* inc rax; jmp */
     uint8_t page[PAGE_SIZE];
     const unsigned pages = 16, blocks = PAGE_SIZE / 16 - 1;
     memset(page, 0xf4, sizeof(page));
-    /* lea rbx, [rbx+16]; dec rcx; jz the next block; jmp rbx; here: hlt */
-    memcpy(page, "\x48\x8d\x5b\x10\x48\xff\xc9\x74\x02\xff\xe3\xf4", 12);
+    memcpy(page, start, sizeof(start));
     for (unsigned n = 1; n <= blocks; n++) {
         uint32_t back = (uint32_t) - (int)(n * 16 + 8);
-        memcpy(page + n * 16, "\x48\xff\xc0\xe9", 4); /* inc rax; jmp */
+        memcpy(page + n * 16, step, sizeof(step));
         memcpy(page + n * 16 + 4, &back, 4);
     }
     for (unsigned n = 0; n < pages; n++)
@@ -239,6 +259,33 @@ static void test_dropped_among_others(void **state)
         assert_int_equal(testvm_run(&tiny.vm, page), VCPU_EXIT_HALTED);
         assert_int_equal(vcpu->gpr[GPR_RAX], (CODE + BLOCKS * 8 - page) / 8);
         check_cache(translate);
+    }
+    assert_true(translate->stats.evictions > BLOCKS);
+    tiny_destroy(&tiny);
+}
+
+/* The same blocks at several addresses: their RIPs are in the jump cache when they are evicted. */
+static void test_evicted_at_other_addresses(void **state)
+{
+    struct tiny tiny;
+    tiny_create(&tiny);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    struct translate *translate = translate_of(vcpu);
+    put_blocks(&tiny.vm);
+    for (uint64_t alias = 1; alias < 4; alias++) {
+        uint64_t entry = 0x87; /* 2 MiB from 0 on */
+        testvm_put(&tiny.vm, 0x3000 + 8 * (4 * alias), &entry, 8);
+    }
+    mmu_flush(&vcpu->mmu, false);
+    for (unsigned round = 0; round < 60; round++) {
+        uint64_t alias = round * 7 / 3 % 4 * 0x800000, from = round * 1237 % BLOCKS & ~63u;
+        vcpu->gpr[GPR_RAX] = 0;
+        assert_int_equal(testvm_run(&tiny.vm, alias + CODE + from * 8), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RAX], BLOCKS - from);
+        assert_int_equal(vcpu->rip, alias + CODE + (BLOCKS - 1) * 8 + 4);
+        check_cache(translate);
+        if (round % 16 == 15)
+            testvm_put(&tiny.vm, CODE + from * 8, "\x48\xff\xc0\xeb\x03", 5);
     }
     assert_true(translate->stats.evictions > BLOCKS);
     tiny_destroy(&tiny);
@@ -299,6 +346,53 @@ static void test_fault_in_the_middle(void **state)
     }
 }
 
+/* The kernel can read this byte of ours, so we could. */
+static bool is_readable(const uint8_t *at)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    bool readable = write(ends[1], at, 1) == 1;
+    assert_true(readable || errno == EFAULT);
+    close(ends[0]);
+    close(ends[1]);
+    return readable;
+}
+
+static void assert_guarded(const uint8_t *start, size_t size)
+{
+    assert_true(is_readable(start));
+    assert_true(is_readable(start + size - 1));
+    assert_false(is_readable(start - 1));
+    assert_false(is_readable(start + size));
+}
+
+static void test_guards(void **state)
+{
+    struct error err = {0};
+    struct code_pool *pool;
+    struct code_piece pieces[3];
+    assert_int_equal(code_pool_create(&pool, CODE_POOL_LEAST, 3, &err), STATUS_OK);
+    for (unsigned n = 0; n < 3; n++)
+        assert_int_equal(code_pool_take(pool, &pieces[n], &err), STATUS_OK);
+    for (unsigned n = 0; n < 3; n++) {
+        struct code_piece *piece = &pieces[n];
+        assert_guarded(piece->write, piece->code_size);
+        assert_guarded(piece->execute, piece->code_size);
+        assert_guarded(piece->data, piece->data_size);
+        /* Each has bytes of its own. */
+        piece->write[piece->code_size - 1] = piece->data[0] = (uint8_t)(n + 1);
+        assert_int_equal(piece->execute[piece->code_size - 1], n + 1);
+    }
+    for (unsigned n = 0; n < 3; n++) {
+        assert_int_equal(pieces[n].execute[pieces[n].code_size - 1], n + 1);
+        assert_int_equal(pieces[n].data[0], n + 1);
+        code_pool_give(pool, &pieces[n]);
+    }
+    assert_int_equal(code_pool_take(pool, &pieces[0], &err), STATUS_OK);
+    code_pool_give(pool, &pieces[0]);
+    code_pool_destroy(pool);
+}
+
 static void test_pool(void **state)
 {
     struct error err = {0};
@@ -341,9 +435,11 @@ int main(void)
         cmocka_unit_test(test_oldest_gives_way),
         cmocka_unit_test(test_links_to_evicted),
         cmocka_unit_test(test_dropped_among_others),
+        cmocka_unit_test(test_evicted_at_other_addresses),
         cmocka_unit_test(test_slow_path_of_changed_code),
         cmocka_unit_test(test_fault_in_the_middle),
         cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_guards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

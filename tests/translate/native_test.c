@@ -1,6 +1,6 @@
 /*
- * Random programs on the host CPU, the interpreter and the translator: all must end alike. See
- * random_program.h and compare.h.
+ * Random programs on the host CPU, the interpreter and the translator, which also emits what it
+ * would for a host without BMI2: all must end alike. See random_program.h and compare.h.
  *
  *    native_test                             some thousand programs, always the same ones
  *    native_test --seed N [--count N]        from one of your own on; a report names its seed
@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "compare.h"
+#include "cpu/translate/translate.h"
 
 #define SEED     0x5eed00000u
 #define PROGRAMS 4000u
@@ -26,13 +27,13 @@ static struct {
     time_t seconds; /* 0: by count */
 } options = {SEED, PROGRAMS, 0};
 
-static struct guest interpreted, translated;
+static struct guest interpreted, translated, plain;
 
 /* A guest that is in one run for long is stopped. */
 static void tick(void)
 {
-    struct guest *guests[2] = {&interpreted, &translated};
-    for (unsigned i = 0; i < 2; i++) {
+    struct guest *guests[] = {&interpreted, &translated, &plain};
+    for (unsigned i = 0; i < ARRAY_LENGTH(guests); i++) {
         bool same = guests[i]->runs % 2 == 1 && guests[i]->runs == guests[i]->runs_at_tick;
         guests[i]->ticks = same ? guests[i]->ticks + 1 : 0;
         guests[i]->runs_at_tick = guests[i]->runs;
@@ -58,11 +59,13 @@ static void drop_code(struct vcpu *vcpu)
 
 static void test_programs(void **state)
 {
-    struct comparison c = {.guests = {&interpreted, &translated}, .guest_count = 2};
+    struct comparison c = {.guests = {&interpreted, &translated, &plain}, .guest_count = 3};
     unsigned failures = 0;
     time_t end = time(NULL) + options.seconds;
     guest_create(&interpreted, "interpreter", &interp_engine);
     guest_create(&translated, "translator", &translate_engine);
+    guest_create(&plain, "translator without BMI2", &translate_engine);
+    translate_of(plain.vm.vcpu)->has_rorx = false;
     if (!native_open())
         skip();
     print_message("from seed %#lx\n", options.seed);
@@ -71,15 +74,19 @@ static void test_programs(void **state)
         if (options.seconds != 0 ? time(NULL) >= end : i == options.count)
             break;
         /* From an empty cache at times; mostly a used one. */
-        if (i % 64 == 63)
-            drop_code(translated.vm.vcpu);
-        if (i % 16 == 15)
-            mmu_flush(&translated.vm.vcpu->mmu, false);
+        for (unsigned n = 1; n < c.guest_count; n++) {
+            if (i % 64 == 63)
+                drop_code(c.guests[n]->vm.vcpu);
+            if (i % 16 == 15)
+                mmu_flush(&c.guests[n]->vm.vcpu->mmu, false);
+        }
+        translate_of(translated.vm.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;
         failures += !compare_seed(&c, options.seed + i);
     }
     native_on_tick(NULL);
     print_summary(&c);
     native_close();
+    guest_destroy(&plain);
     guest_destroy(&translated);
     guest_destroy(&interpreted);
     assert_int_equal(failures, 0);

@@ -615,6 +615,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
         memset(translate_of(translated.vcpu)->bad_runs, 0, BAD_RUNS);
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
+        translate_of(translated.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);
         enum vcpu_exit got = testvm_run(&translated, CODE);
         halted += expected == VCPU_EXIT_HALTED;
@@ -629,7 +630,8 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
     print_message("%u programs, %u without an exception, %u with bad runs\n", programs, halted,
                   bad);
     assert_true(halted > programs / 4 && halted < programs);
-    assert_true(bad > programs / 100 || engine == &translate_lockstep_engine);
+    /* Compilers differ in the order of arguments, so the programs do. */
+    assert_true(bad > programs / 300 || engine == &translate_lockstep_engine);
     assert_int_equal(translate_of(translated.vcpu)->stats.lockstep_differences, 0);
     program.random = NULL;
     testvm_destroy(&translated);

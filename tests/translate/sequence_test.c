@@ -400,6 +400,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start, struct
             ring_evict_all(translate_of(translated.vcpu));
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
+        translate_of(translated.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);
         enum vcpu_exit got = testvm_run(&translated, CODE);
         halted += expected == VCPU_EXIT_HALTED;

@@ -481,6 +481,7 @@ static void test_sequences(void **state)
         make_inputs(&program, &inputs);
         load(&interpreted, &left, &program, &inputs);
         load(&translated, &right, &program, &inputs);
+        translate_of(translated.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);
         enum vcpu_exit got = testvm_run(&translated, CODE);
         completed += interpreted.vcpu->rip == CODE + program.length;

@@ -414,7 +414,7 @@ static void load(struct testvm *vm, const struct program *p, const struct inputs
     memset(image->ymm_high, 0, 256);
     image->xstate_bv |= XSTATE_SSE;
     if (features_has(&vm->features, FEATURE_AVX) &&
-        memcmp(in->vectors + 256, image->ymm_high, 256)) {
+        memcmp(in->vectors + 256, image->ymm_high, 256) != 0) {
         memcpy(image->ymm_high, in->vectors + 256, 256);
         image->xstate_bv |= XSTATE_AVX;
     }
@@ -490,6 +490,7 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
         make_inputs(&random, &inputs);
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
+        translate_of(translated.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);
         enum vcpu_exit got = testvm_run(&translated, CODE);
         halted += expected == VCPU_EXIT_HALTED;

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -37,8 +38,13 @@ static void test_defaults(void **state)
     assert_string_equal(options.kernel, "k");
     assert_null(options.initrd);
     assert_string_equal(options.append, "");
-    assert_string_equal(options.name, "vm");
+    assert_null(options.name);
     assert_int_equal(options.memory, 256 * MIB);
+    assert_int_equal(options.resident, options.memory);
+    assert_int_equal(options.balloon, 0);
+    assert_null(options.swap_dir);
+    assert_true(options.swap_size == OPTIONS_SWAP_DEFAULT);
+    assert_false(options.chaos || options.detach);
     assert_int_equal(options.cpus, 1);
     assert_int_equal(options.code_cache, 32 * MIB);
     assert_ptr_equal(options.engine, &translate_engine);
@@ -82,6 +88,28 @@ static void test_everything(void **state)
     options_free(&options);
 }
 
+static void test_memory_that_is_taken_back(void **state)
+{
+    struct vm_options options;
+    struct error err;
+    /* Before --memory and after it: what they say together counts. */
+    assert_int_equal(parse("--kernel k --resident 65537K --memory 512M --balloon 300M --swap-dir d "
+                           "--swap-size 2G --chaos 18446744073709551615 --detach",
+                           &options, &err),
+                     STATUS_OK);
+    assert_int_equal(options.resident, 64 * MIB);
+    assert_int_equal(options.balloon, 300 * MIB);
+    assert_string_equal(options.swap_dir, "d");
+    assert_int_equal(options.swap_size, 2 * GIB);
+    assert_true(options.chaos && options.chaos_seed == UINT64_MAX);
+    assert_true(options.detach);
+
+    assert_int_equal(
+        parse("--kernel k --swap-size 0 --balloon 0 --memory 1G --resident 1G", &options, &err),
+        STATUS_OK);
+    assert_int_equal(options.swap_size, 0);
+}
+
 static void test_mistakes(void **state)
 {
     static const char *const lines[] = {
@@ -117,6 +145,26 @@ static void test_mistakes(void **state)
         "--kernel k --net user,restrict=on",
         "--kernel k --name _",
         "--kernel k --name a/b",
+        "--kernel k --name .",
+        "--kernel k --name ..",
+        "--kernel k --name .a",
+        "--kernel k --name -a",
+        "--kernel k --resident _",
+        "--kernel k --resident 1023K",
+        "--kernel k --resident 257M",
+        "--kernel k --resident 64M --memory 32M",
+        "--kernel k --resident some",
+        "--kernel k --balloon _",
+        "--kernel k --balloon 256M",
+        "--kernel k --balloon -1",
+        "--kernel k --swap-dir _",
+        "--kernel k --swap-size _",
+        "--kernel k --swap-size 5000G",
+        "--kernel k --chaos _",
+        "--kernel k --chaos -1",
+        "--kernel k --chaos 18446744073709551616",
+        "--kernel k --chaos 1x",
+        "--kernel k --detach=yes",
         "--kernel k --engine fast",
         "--kernel k --code-cache _",
         "--kernel k --code-cache 1M",
@@ -155,6 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_everything),
+        cmocka_unit_test(test_memory_that_is_taken_back),
         cmocka_unit_test(test_mistakes),
         cmocka_unit_test(test_help_needs_nothing_else),
     };

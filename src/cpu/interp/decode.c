@@ -375,8 +375,12 @@ static ZyanStatus decode_bytes(const ZydisDecoder *decoder, const uint8_t *bytes
 {
     ZydisDecoderContext context;
     ZyanStatus status = ZydisDecoderDecodeInstruction(decoder, &context, bytes, available, decoded);
-    if (!ZYAN_SUCCESS(status) || decoded->operand_count == 0)
+    if (!ZYAN_SUCCESS(status))
         return status;
+    if (decoded->operand_count == 0) {
+        decoded->operand_count_visible = 0; /* it is: operands[] stays unwritten */
+        return status;
+    }
     unsigned count = decoded->operand_count_visible;
     if (count == 0 || decode_table[decoded->mnemonic].exec == NULL ||
         decode_is_vector_namesake(decoded))

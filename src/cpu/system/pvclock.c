@@ -10,11 +10,12 @@
  *     ns = system_time + (((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul >> 32)
  *
  * We choose the instant at which the host's TSC was 0: system_time 0, tsc_timestamp the guest TSC
- * of that instant, which is tsc_offset. So the clock is a pure function of the host's TSC: all
- * vCPUs of a VM agree to the nanosecond without any state in common (PVCLOCK_TSC_STABLE is true),
- * and nothing needs refreshing while the VM runs. It begins at the host's boot, not the guest's;
- * kernels take the first reading as their zero. After fork or restore on another host the offset
- * alone changes.
+ * of that instant, which is tsc_offset (as it was before any pause). So the clock is a pure
+ * function of the host's TSC: all vCPUs of a VM agree to the nanosecond without any state in common
+ * (PVCLOCK_TSC_STABLE is true), and nothing needs refreshing while the VM runs. It begins at the
+ * host's boot, not the guest's; kernels take the first reading as their zero. After a pause, fork
+ * or restore on another host the offset alone changes: the guest's TSC is set back, and this
+ * function of it stays as it is.
  */
 
 #define PVCLOCK_TSC_STABLE 1u
@@ -58,7 +59,7 @@ static void scale_of(uint64_t tsc_khz, uint32_t *mul, int8_t *shift)
 static struct pvclock_vcpu_time_info time_info(const struct vcpu *vcpu)
 {
     struct pvclock_vcpu_time_info info = {
-        .tsc_timestamp = (uint64_t)vcpu->tsc_offset,
+        .tsc_timestamp = (uint64_t)vcpu->tsc_offset + vcpu->tsc_lost,
         .flags = PVCLOCK_TSC_STABLE,
     };
     scale_of(clock_tsc_khz(), &info.tsc_to_system_mul, &info.tsc_shift);

@@ -46,7 +46,7 @@ enum status thunk_set_create(struct thunk_set **out, struct error *err)
     ZydisDecoderInit(&set->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     pthread_mutex_init(&set->lock, NULL);
     enum status status =
-        code_memory_create(&set->code, "aerostat-thunks", THUNK_CODE_SIZE, true, err);
+        code_memory_create(&set->code, "aerostat-thunks", THUNK_CODE_SIZE, 1, true, err);
     if (status == STATUS_OK && !thunk_fault_register(set->code.execute, THUNK_CODE_SIZE))
         status = error_set(err, STATUS_NO_SPACE, "too many thunk sets in one process");
     if (status != STATUS_OK) {

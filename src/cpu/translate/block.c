@@ -75,7 +75,8 @@ static const struct block *emit_block(struct context *c, const struct block *blo
     c->held = RUN_NONE;
     /* The second copy of a loop goes on in the middle of this one (loop.c). */
     bool is_loop = is_first && c->loop_count != 0;
-    runs_find(&c->runs, block, !is_loop && !slow_has_bad_runs(c->translate, c->translation->rip));
+    runs_find(&c->runs, block,
+              !is_loop && !slow_has_bad_runs(c->translate, translation_gpa(c->translation)));
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = c->insn = &block->insns[i];
         c->index = i;
@@ -127,7 +128,8 @@ static void emit_slow_paths(struct context *c)
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
             .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
             .count = (uint8_t)(slow->end - slow->index + 1)};
-        entries[i].insn |= slow->run.writes ? SLOW_WRITES : 0;
+        entries[i].insn |= slow->run.writes || slow->hint.write ? SLOW_WRITES : 0;
+        entries[i].insn |= slow->hint.jump != 0 ? SLOW_HINT : 0;
         entries[i].at = slow->at;
         entries[i].span = slow->run.span;
     }
@@ -137,6 +139,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
                                     bool is_loop, bool is_hot)
 {
     struct vcpu *vcpu = translate->vcpu;
+    bool is_relative = relative_is_wanted(translate, block->gpa >> PAGE_SHIFT, vcpu->rip);
     ring_reserve(translate);
     bool is_crossing = (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
     struct translation *t =
@@ -145,6 +148,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
                               .ppn = block->gpa >> PAGE_SHIFT & ((1ull << 40) - 1),
                               .privilege = vcpu->privilege & 3,
                               .is_crossing = is_crossing,
+                              .is_relative = is_relative,
                               .is_hot = is_hot,
                               .vectors = translate_block_vectors(block) & 3,
                               .code = translate->code_ring.at};

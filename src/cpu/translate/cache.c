@@ -3,9 +3,9 @@
  *
  * A translation is found by the guest-physical address of its first byte, its RIP and the privilege
  * it runs at; RIP, because constants that depend on it (return addresses, RIP-relative operands)
- * are in the code, and privilege, because the TLB to probe is. So it survives every change of the
- * page tables. The dispatcher learns the physical address of RIP from the instruction TLB, as the
- * interpreter does.
+ * are in the code, unless it is relative (relative.c), and privilege, because the TLB to probe is.
+ * So it survives every change of the page tables. The dispatcher learns the physical address of RIP
+ * from the instruction TLB, as the interpreter does.
  *
  * Generated code passes from one translation to another without the dispatcher in two ways:
  *  - a link, a patched jump to a translation in the same page (same physical, same linear page);
@@ -114,24 +114,29 @@ void translate_serialize(struct translate *translate)
 /* A page's translations are in so many consecutive buckets: a few cache lines. */
 #define HASH_PAGE 128u
 
-static ref *hash_bucket(struct translate *translate, uint64_t gpa, uint64_t rip)
+static ref *hash_bucket(struct translate *translate, uint64_t gpa)
 {
-    uint64_t mixed = (gpa >> PAGE_SHIFT ^ rip >> PAGE_SHIFT << 3) * 0x9e3779b97f4a7c15u;
-    uint64_t in_page = (rip ^ (rip & PAGE_MASK) >> 6) % HASH_PAGE;
+    uint64_t mixed = (gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u;
+    uint64_t in_page = (gpa ^ (gpa & PAGE_MASK) >> 6) % HASH_PAGE;
     return &translate->hash[((mixed >> 32) + in_page) & translate->hash_mask];
 }
 
-static ref *page_bucket(struct translate *translate, uint64_t ppn)
+static ref *page_bucket(const struct translate *translate, uint64_t ppn)
 {
     return &translate->pages[(ppn ^ ppn >> 12) & translate->page_mask];
+}
+
+struct translation *translate_page_first(const struct translate *translate, uint64_t ppn)
+{
+    return ref_get(translate, *page_bucket(translate, ppn));
 }
 
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege)
 {
-    struct translation *t = ref_get(translate, *hash_bucket(translate, gpa, rip));
+    struct translation *t = ref_get(translate, *hash_bucket(translate, gpa));
     while (t != NULL &&
-           !(t->rip == rip && t->ppn == gpa >> PAGE_SHIFT && t->privilege == privilege))
+           !(translation_gpa(t) == gpa && t->privilege == privilege && translation_is_for(t, rip)))
         t = ref_get(translate, t->hash_next);
     return t;
 }
@@ -139,7 +144,7 @@ struct translation *translate_look_up(struct translate *translate, uint64_t gpa,
 void translate_insert(struct translate *translate, struct translation *t)
 {
     ref self = ref_of(translate, t);
-    ref *bucket = hash_bucket(translate, translation_gpa(t), t->rip);
+    ref *bucket = hash_bucket(translate, translation_gpa(t));
     t->hash_next = *bucket;
     *bucket = self;
 
@@ -156,7 +161,7 @@ void translate_insert(struct translate *translate, struct translation *t)
 static void unlink_tables(struct translate *translate, struct translation *t)
 {
     const ref self = ref_of(translate, t);
-    ref *at = hash_bucket(translate, translation_gpa(t), t->rip);
+    ref *at = hash_bucket(translate, translation_gpa(t));
     while (*at != self)
         at = &((struct translation *)ref_get(translate, *at))->hash_next;
     *at = t->hash_next;
@@ -182,12 +187,8 @@ void translate_unlink(struct translate *translate, struct translation *t)
     translate->dead = ref_of(translate, t);
 }
 
-void translate_drop(void *context, uint64_t ppn)
+void translate_unlink_page(struct translate *translate, uint64_t ppn)
 {
-    struct translate *translate = context;
-    block_drop(translate->vcpu, ppn);
-    slow_forget(translate, ppn);
-    crossing_drop(translate, ppn);
     bool all = ppn == MMU_ALL_PAGES;
     ref *first = all ? translate->pages : page_bucket(translate, ppn);
     ref *end = all ? translate->pages + translate->page_mask + 1 : first + 1;
@@ -199,6 +200,16 @@ void translate_drop(void *context, uint64_t ppn)
                 translate_unlink(translate, t);
         }
     }
+}
+
+void translate_drop(void *context, uint64_t ppn)
+{
+    struct translate *translate = context;
+    block_drop(translate->vcpu, ppn);
+    slow_forget(translate, ppn);
+    relative_forget(translate, ppn);
+    crossing_drop(translate, ppn);
+    translate_unlink_page(translate, ppn);
 }
 
 /* ------------------------------------------------------------------------- links */
@@ -216,9 +227,10 @@ bool translate_chain(struct translate *translate, struct translation *to)
     if (link == NULL || link->to != 0)
         return false;
     const struct translation *from = link_from(translate, link);
-    uint64_t target = (from->rip & ~PAGE_MASK) | link->target;
-    if (from->is_dead || to->is_crossing || target != to->rip || link->privilege != to->privilege ||
-        from->ppn != to->ppn)
+    if (from->is_dead || to->is_crossing || link->target != (to->rip & PAGE_MASK) ||
+        link->privilege != to->privilege || from->ppn != to->ppn ||
+        from->is_relative != to->is_relative ||
+        (!to->is_relative && (from->rip ^ to->rip) >> PAGE_SHIFT != 0))
         return false;
     uint32_t entry = translate_entry(translate, to, link);
     if (entry == 0)

@@ -38,10 +38,10 @@ enum status code_pool_create(struct code_pool **out, size_t size, unsigned piece
     pool->left = pool->size - pieces * pool->reserve;
     pthread_mutex_init(&pool->lock, NULL);
     enum status status =
-        code_memory_create(&pool->code, "aerostat-code", pieces * pool->size, true, err);
+        code_memory_create(&pool->code, "aerostat-code", pool->size, pieces, true, err);
     if (status == STATUS_OK)
-        status = code_memory_create(&pool->data, "aerostat-code-tables", pieces * pool->size, false,
-                                    err);
+        status =
+            code_memory_create(&pool->data, "aerostat-code-tables", pool->size, pieces, false, err);
     if (status != STATUS_OK) {
         code_pool_destroy(pool);
         return status;
@@ -71,7 +71,7 @@ enum status code_pool_take(struct code_pool *pool, struct code_piece *piece, str
         status = error_set(err, STATUS_NO_SPACE, "no code memory for another CPU");
     } else {
         pool->taken |= bit(n);
-        size_t share = pool->size / pool->pieces, at = n * pool->size;
+        size_t share = pool->size / pool->pieces, at = n * code_memory_stride(&pool->code);
         *piece = (struct code_piece){.write = pool->code.write + at,
                                      .execute = pool->code.execute + at,
                                      .data = pool->data.write + at,
@@ -98,7 +98,7 @@ bool code_pool_grant(struct code_pool *pool, struct code_piece *piece)
 
 void code_pool_give(struct code_pool *pool, const struct code_piece *piece)
 {
-    size_t n = (size_t)(piece->write - pool->code.write) / pool->size;
+    size_t n = (size_t)(piece->write - pool->code.write) / code_memory_stride(&pool->code);
     /* Punches a hole. Where the host does not: the next user overwrites what it needs of the code,
      * but relies on empty tables. */
     madvise(piece->write, piece->code_size, MADV_REMOVE);

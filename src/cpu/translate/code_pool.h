@@ -6,11 +6,11 @@
  *
  * Made before the sandbox forbids executable mappings, with a piece for each vCPU. Code is in one
  * memfd, mapped writable in one place and executable in another; tables are in a second one, which
- * is never executable. A piece is address space for as much as there is of either; what of it may
- * be used is granted step by step. Half of its equal share is there for every piece, the rest for
- * who asks first, so a vCPU that does the work of all is not held to its share, and one that comes
- * late has something left. A machine that is reset gives its pieces back, and the next machine
- * takes them again.
+ * is never executable. A piece is address space for as much as there is of either, with a guard
+ * page on each side; what of it may be used is granted step by step. Half of its equal share is
+ * there for every piece, the rest for who asks first, so a vCPU that does the work of all is not
+ * held to its share, and one that comes late has something left. A machine that is reset gives its
+ * pieces back, and the next machine takes them again.
  */
 
 #include <stdbool.h>

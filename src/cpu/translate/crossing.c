@@ -37,7 +37,7 @@ struct translation *crossing_current(struct vcpu *vcpu, struct translation *t)
         return NULL;
     uint64_t ppn = next->info >> PAGE_SHIFT, gpa = translation_gpa(t);
     for (; t != NULL; t = ref_get(translate_of(vcpu), t->hash_next)) {
-        if (t->is_crossing && translation_gpa(t) == gpa && t->rip == vcpu->rip &&
+        if (t->is_crossing && translation_gpa(t) == gpa && translation_is_for(t, vcpu->rip) &&
             t->privilege == vcpu->privilege && ((struct crossing *)t)->next_ppn == ppn)
             return t;
     }

@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "cpu/vcpu.h"
+
 struct emit {
     uint8_t *base, *at;
 };
@@ -67,10 +69,14 @@ static inline struct emit_rm rm_at(unsigned base, int32_t displacement)
     return (struct emit_rm){1, 0, (uint8_t)base, HOST_NONE, 0, displacement};
 }
 
+/* Where in struct vcpu the gs base is: the TLB of user code is what is used most, and near it the
+ * displacement from a register is a byte or none. */
+#define VCPU_GS_BASE offsetof(struct vcpu, mmu.tlb)
+
 /* A member of struct vcpu. */
 static inline struct emit_rm rm_vcpu(size_t offset)
 {
-    return (struct emit_rm){1, 1, HOST_NONE, HOST_NONE, 0, (int32_t)offset};
+    return (struct emit_rm){1, 1, HOST_NONE, HOST_NONE, 0, (int32_t)(offset - VCPU_GS_BASE)};
 }
 
 static inline void emit_u8(struct emit *e, unsigned byte)

@@ -18,6 +18,7 @@
  *   flow.c      branches
  *   jump.c      the jump cache
  *   crossing.c  instructions that cross into the next page
+ *   relative.c  code that is mapped at several addresses
  *   integer.c   integer instructions; plan.c: their encoding; stack.c: PUSH and POP;
  *               high.c: AH to BH; divide.c: DIV and IDIV
  *   privileged.c, level.c
@@ -112,6 +113,17 @@ static bool heat(struct vcpu *vcpu, struct translate *translate, struct translat
     return true;
 }
 
+/* Its runs have failed, where the guest has had its stack in another process. */
+static bool has_foreign_runs(const struct vcpu *vcpu, struct translate *translate,
+                             const struct translation *t)
+{
+    if (likely((t->rip ^ vcpu->rip) >> PAGE_SHIFT == 0) ||
+        !slow_has_bad_runs(translate, translation_gpa(t)))
+        return false;
+    slow_forgive_runs(translate, translation_gpa(t));
+    return true;
+}
+
 /* The translation at RIP, made if need be. NULL: *block is not one to be kept. Raises what fetching
  * raises. */
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
@@ -124,7 +136,8 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
         t = find_known(vcpu, translate, &has_page);
     }
     if (t != NULL) {
-        if (likely(!heat(vcpu, translate, t) || !could_grow(translate, t)))
+        bool grows = heat(vcpu, translate, t) && could_grow(translate, t);
+        if (likely(!grows && !has_foreign_runs(vcpu, translate, t)))
             return t;
         translate_unlink(translate, t);
     }
@@ -154,7 +167,8 @@ void translate_enter(struct translate *translate, const struct translation *t)
     translate->stats.dispatches++;
     struct link *link = enter(TRANSLATION_ENTRY(translate, t));
     if (link != NULL)
-        translate->vcpu->rip = (link_from(translate, link)->rip & ~PAGE_MASK) | link->target;
+        translate->vcpu->rip =
+            translation_page(translate, link_from(translate, link)) | link->target;
     translate->left_by = link;
 }
 
@@ -208,7 +222,7 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
             continue;
         }
         if (!translate_chain(translate, t))
-            jump_remember(translate, t);
+            jump_remember(translate, t, vcpu->rip);
         translate_enter(translate, t);
     }
 }
@@ -259,7 +273,7 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
 
     vcpu->vectors = (struct vcpu_vectors){
         .sse_absent = 1, .avx_absent = 1, .host_mxcsr = __builtin_ia32_stmxcsr()};
-    gs_base_write((uint64_t)(uintptr_t)vcpu);
+    gs_base_write((uint64_t)(uintptr_t)vcpu + VCPU_GS_BASE);
     mmu_unpark(&vcpu->mmu);
     vcpu->fault_exit = &fault_exit;
     if (setjmp(fault_exit) == 0)
@@ -305,12 +319,16 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
 static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
 {
     enum status status = translate_attach(vcpu, err);
-    if (status == STATUS_OK)
+    if (status == STATUS_OK) {
         translate_of(vcpu)->is_lockstep = true;
+        translate_of(vcpu)->relative_pages = 1; /* so both kinds of code are checked */
+    }
     return status;
 }
 
-static void translate_get_stats(const struct vcpu *vcpu, struct engine_stats *stats)
+/* Another thread may ask while the vCPU counts: each number is one that it had (vm/stats.c). */
+__attribute__((no_sanitize("thread"))) static void translate_get_stats(const struct vcpu *vcpu,
+                                                                       struct engine_stats *stats)
 {
     const struct translate *translate = vcpu->mmu.code_context;
     *stats = (struct engine_stats){

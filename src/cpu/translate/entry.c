@@ -13,7 +13,8 @@
  *                          flags are right again. So nobody ever sees them spoiled
  *   in the CPU, needed     RCX = jump_mask (which is 0 when attention is raised), and JRCXZ
  * unloaded and its like for links see to it that the vector registers that it begins with are in
- * the CPU: all other entries take that for granted.
+ * the CPU: all other entries take that for granted. In relative code unloaded also makes code_page
+ * of RIP: who comes by a link is in the same page already (relative.c).
  *
  * Where a translation is made because a backward link wants it, the check is made right before its
  * body; else when the first such link is patched, elsewhere.
@@ -24,10 +25,10 @@
 #define OVERWRITE_MAX 4    /* instructions that the way out may execute */
 #define ELSEWHERE_MAX 128u /* bytes of a way in that is made elsewhere */
 
-static void emit_exit(struct emit *e, const struct translate *translate, uint64_t rip,
-                      bool is_saved)
+static void emit_exit(struct emit *e, const struct translate *translate,
+                      const struct translation *t, uint64_t rip, bool is_saved)
 {
-    emit_constant(e, T0, rip);
+    emit_rip(e, t, T0, rip);
     emit_jmp_to(e, is_saved ? translate->exit_saved : translate->exit_host);
 }
 
@@ -38,11 +39,12 @@ static void emit_compare(struct emit *e, uint32_t away)
 }
 
 /* Without touching flags. Returns where it begins. */
-static uint32_t emit_careful(struct emit *e, const struct translate *translate, uint64_t rip)
+static uint32_t emit_careful(struct emit *e, const struct translate *translate,
+                             const struct translation *t)
 {
     uint32_t away = emit_offset(e);
     emit_mov(e, HOST_RCX, T1);
-    emit_exit(e, translate, rip, false);
+    emit_exit(e, translate, t, t->rip, false);
     uint32_t poll = emit_offset(e);
     emit_mov(e, T1, HOST_RCX);
     emit_op(e, 0, 0x8b, HOST_RCX, rm_vcpu(offsetof(struct vcpu, mmu.jump_mask)));
@@ -97,7 +99,7 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
     uint32_t away = emit_offset(e);
     unsigned last = overwriter(block);
     if (need == FLAGS_SAVED) {
-        emit_exit(e, c->translate, t->rip, true);
+        emit_exit(e, c->translate, t, t->rip, true);
         ways->poll_host = emit_offset(e);
         emit_flags_save(e);
         ways->poll_saved = emit_offset(e);
@@ -112,7 +114,7 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
             integer_emit(c);
             c->rip = c->next_rip;
         }
-        emit_exit(e, c->translate, c->rip, false);
+        emit_exit(e, c->translate, t, c->rip, false);
         c->rip = t->rip;
         c->in_host = in_host;
         c->in_slot = in_slot;
@@ -120,7 +122,7 @@ void entry_emit_loop(struct context *c, const struct block *block, enum flags_ne
         ways->poll_host = emit_offset(e);
         emit_compare(e, away);
     } else {
-        ways->poll_host = emit_careful(e, c->translate, t->rip);
+        ways->poll_host = emit_careful(e, c->translate, t);
     }
 }
 
@@ -144,9 +146,12 @@ void entry_emit(struct context *c, enum flags_need need, uint32_t body)
         emit_jmp_to(&c->e, body);
     }
     t->unloaded = t->entry_saved;
-    if (t->vectors != VECTORS_NONE) {
+    if (t->vectors != VECTORS_NONE || t->is_relative) {
         t->unloaded = within(t, emit_offset(&c->e));
-        vectors_emit_check(&c->e, c->translate, t->vectors, t->rip);
+        if (t->is_relative)
+            relative_emit_entry(&c->e, t);
+        if (t->vectors != VECTORS_NONE)
+            vectors_emit_check(&c->e, c->translate, t);
         emit_jmp_to(&c->e, t->code + t->entry_saved);
     }
 }
@@ -170,11 +175,11 @@ static uint32_t make_poll(struct translate *translate, const struct translation 
     if (!elsewhere_begin(translate, &e))
         return 0;
     if (!is_saved && !t->wants_saved) {
-        poll = emit_careful(&e, translate, t->rip);
+        poll = emit_careful(&e, translate, t);
         emit_jmp_to(&e, t->code + t->entry_host);
     } else {
         uint32_t away = emit_offset(&e);
-        emit_exit(&e, translate, t->rip, true);
+        emit_exit(&e, translate, t, t->rip, true);
         poll = emit_offset(&e);
         if (!is_saved)
             emit_flags_save(&e);
@@ -193,13 +198,13 @@ static uint32_t make_unloaded(struct translate *translate, const struct translat
     if (!elsewhere_begin(translate, &e))
         return 0;
     uint32_t away = emit_offset(&e);
-    emit_exit(&e, translate, t->rip, true);
+    emit_exit(&e, translate, t, t->rip, true);
     uint32_t entry = emit_offset(&e);
     if (!link->in_slot)
         emit_flags_save(&e);
     if (link->is_backward)
         emit_compare(&e, away);
-    vectors_emit_check(&e, translate, t->vectors, t->rip);
+    vectors_emit_check(&e, translate, t);
     emit_jmp_to(&e, t->code + t->entry_saved);
     ring_append_code(translate, emit_offset(&e));
     return entry;

@@ -63,7 +63,11 @@ static void edge_far(struct context *c, uint64_t target)
     struct emit *e = &c->e;
     context_flags_save(c);
     c->in_host = false;
-    emit_constant(e, T0, target);
+    emit_rip(e, c->translation, T0, target);
+    if (c->translation->is_relative) {
+        flow_go(c);
+        return;
+    }
     emit_constant(e, T2, (uint64_t)(uintptr_t)jump_entry(c->translate, c->privilege, target));
     emit_op(e, EMIT_W, 0x3b, T0, rm_at(T2, offsetof(struct jump, rip)));
     emit_link(e, emit_jcc(e, CONDITION_NE), c->translate->exit_jump);
@@ -193,8 +197,7 @@ static void emit_indirect_target(struct context *c, struct slow_path *slow)
     const struct operand *op = &c->insn->op[0];
     c->held = RUN_NONE;
     if (op->kind == OPERAND_MEMORY) {
-        context_probe_operand(c, slow, 8, false);
-        emit_load(&c->e, T0, rm_at(T0, 0));
+        emit_load(&c->e, T0, context_probe_operand(c, slow, 8, false));
     } else {
         emit_mov(&c->e, T0, context_get(c, op->reg, T0));
     }
@@ -213,7 +216,7 @@ static void emit_push_return(struct context *c, struct slow_path *slow)
 {
     struct emit *e = &c->e;
     struct emit_rm top = context_stack(c, slow, GPR_RSP, -8, true);
-    emit_constant(e, T1, c->next_rip);
+    emit_rip(e, c->translation, T1, c->next_rip);
     emit_store(e, top, T1);
     emit_lea(e, HOST_R15, rm_at(HOST_R15, -8));
 }
@@ -231,7 +234,9 @@ static void emit_call(struct context *c)
     emit_jump_lookup(c, slow);
     emit_load(e, T1, rm_jump(offsetof(struct jump, code)));
     emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), T1);
+    emit_store(e, rm_at(HOST_RSP, FRAME_RIP), T0);
     emit_push_return(c, slow);
+    emit_load(e, T0, rm_at(HOST_RSP, FRAME_RIP));
     emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET));
 }
 

@@ -15,7 +15,8 @@
  *   - with a flush of everything, and with one that spares global pages (a CR3 load) unless its
  *     page is global. Two bitmaps say which slots are filled and which of those are global, so
  *     that a flush costs what has been filled since the last one;
- *   - with its translation: jump_forget.
+ *   - with its translation: jump_forget. That is under one RIP at a time, although it may be good
+ *     at several (relative.c).
  * Most pages that a kernel flushes are data. The filter `pages` has those that have had entries
  * since the last full flush, and a flush of any other page ends there. An entry from a large page
  * goes with a flush of any page in its GiB: `large_regions` has those. An instruction that crosses
@@ -107,11 +108,15 @@ static bool toss(struct translate *translate)
 /* Who was there before moves to the other slot, where it is found as well. Where that is taken one
  * of the two must go, and nobody knows which is still wanted: chance does not choose wrong for
  * long, as any fixed rule would with some pattern of use. */
-void jump_remember(struct translate *translate, const struct translation *t)
+void jump_remember(struct translate *translate, struct translation *t, uint64_t rip)
 {
     struct jump_cache *cache = &translate->jumps[t->privilege];
-    unsigned slot = home_of(t->rip), other = slot ^ 1;
+    unsigned slot = home_of(rip), other = slot ^ 1;
     const struct jump *jump = &cache->jumps[slot];
+    if (t->rip != rip) {
+        jump_forget(translate, t);
+        t->rip = rip;
+    }
     if (t->rip == 0)
         return;
     if (jump->rip == t->rip || cache->jumps[other].rip == t->rip) {

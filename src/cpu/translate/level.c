@@ -87,7 +87,7 @@ static void emit_syscall(struct context *c)
     emit_flags_check(c, slow, FLAG_AC);
     /* Nothing can fail from here on. */
     emit_store(e, rm_gpr(GPR_R11), T0);
-    emit_constant(e, HOST_RCX, c->next_rip);
+    emit_rip(e, c->translation, HOST_RCX, c->next_rip);
     emit_flags_put(c);
     emit_op(e, 0, 0x0fb7, T1, rm_vcpu(offsetof(struct vcpu, msr.star) + 4)); /* bits 32-47 */
     emit_alu_immediate(e, 4, 4, rm_reg(T1), ~3u);

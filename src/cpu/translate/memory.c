@@ -85,6 +85,8 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
+    if (slow->hint.jump != 0)
+        hint_emit_wrong(c, slow, number);
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     flags_emit_slow(c, &slow->recipe);
@@ -98,7 +100,7 @@ void context_call_handler(struct context *c, bool exits)
     struct emit *e = &c->e;
     context_flags_save(c);
     emit_constant(e, T0, (uint64_t)(uintptr_t)copy);
-    emit_constant(e, T1, c->rip);
+    emit_rip(e, c->translation, T1, c->rip);
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
     emit_call_to(e, exits ? c->translate->call_handler_exit : c->translate->call_handler);
     if (!exits)
@@ -116,11 +118,12 @@ void context_address_to(struct context *c, unsigned to)
     const struct insn *insn = c->insn;
     struct emit *e = &c->e;
     unsigned wide = insn->address_size == 8 ? EMIT_W : 0;
-    if (insn->base == INSN_REG_RIP ||
-        (insn->base == INSN_REG_NONE && insn->index == INSN_REG_NONE)) {
+    if (insn->base == INSN_REG_RIP) {
+        emit_rip(e, c->translation, to, c->next_rip + (uint64_t)insn->displacement);
+        if (!wide)
+            emit_op(e, 0, 0x8b, to, rm_reg(to));
+    } else if (insn->base == INSN_REG_NONE && insn->index == INSN_REG_NONE) {
         uint64_t address = (uint64_t)insn->displacement;
-        if (insn->base == INSN_REG_RIP)
-            address += c->next_rip;
         emit_constant(e, to, wide ? address : (uint32_t)address);
     } else {
         struct emit_rm rm = rm_at(HOST_NONE, (int32_t)insn->displacement);
@@ -157,23 +160,29 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
     emit_u8(e, count);
 }
 
-/* Tag and addend of the TLB's first entry, and how many there are. */
-static unsigned find_table(const struct context *c, bool write, struct emit_rm *tag,
-                           struct emit_rm *addend)
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
+
+/* Tag and addend of the TLB's entry in its first slot. */
+void context_find_table(const struct context *c, bool write, struct emit_rm *tag,
+                        struct emit_rm *addend)
 {
-    size_t table = write ? offsetof(struct vcpu, mmu.tlb_write) +
-                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb_write[0])
-                         : offsetof(struct vcpu, mmu.tlb) +
-                               c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]);
-    *tag = rm_vcpu(table + (write ? offsetof(struct tlb_entry, write_tag)
-                                  : offsetof(struct tlb_entry, read_tag)));
-    *addend = rm_vcpu(table + offsetof(struct tlb_entry, addend));
-    return write ? TLB_WRITE_ENTRIES : TLB_ENTRIES;
+    size_t entry =
+        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
+        offsetof(struct tlb_slot, of) + (write ? MMU_WRITE : MMU_READ) * sizeof(struct tlb_entry);
+    *tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
+    *addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
+}
+
+void context_find_slot(struct context *c)
+{
+    context_shifted(c, T1, T0, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
 }
 
 /*
- *      rorx r10, r9, 7                 or MOV and SHR; entries are 32 bytes
- *      and  r10d, 0x1ffe0              4096 entries; 2048 for a write
+ *      rorx r10, r9, 7                 or MOV and SHR; a slot is 32 bytes
+ *      and  r10d, 0x1ffe0              4096 slots
  *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
  *      and  r11, -4096
  *      cmp  r11, gs:[r10 + tag]
@@ -183,13 +192,11 @@ static unsigned find_table(const struct context *c, bool write, struct emit_rm *
 struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
 {
     struct emit *e = &c->e;
-    _Static_assert(sizeof(struct tlb_entry) == 32, "the shift below");
     struct emit_rm tag, addend;
-    unsigned entries = find_table(c, write, &tag, &addend);
+    context_find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
-    context_shifted(c, T1, T0, PAGE_SHIFT - 5);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), (entries - 1) * 32);
+    context_find_slot(c);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
@@ -205,10 +212,12 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
 {
-    context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
+    if (!hint_probe(c, slow, size, write))
+        context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
 }
 
-/* The memory operand is at an address that is known now. */
+/* The memory operand is at an address that is known now. In relative code that is its address
+ * where the code is made, if it depends on RIP. */
 static bool find_constant(const struct context *c, uint64_t *address)
 {
     const struct insn *insn = c->insn;
@@ -217,8 +226,11 @@ static bool find_constant(const struct context *c, uint64_t *address)
         *address += c->next_rip;
     else if (insn->base != INSN_REG_NONE || insn->index != INSN_REG_NONE)
         return false;
-    if (insn->address_size != 8)
+    if (insn->address_size != 8) {
         *address = (uint32_t)*address;
+        if (insn->base == INSN_REG_RIP && c->translation->is_relative)
+            return false;
+    }
     return insn->seg < SEG_FS;
 }
 
@@ -233,10 +245,10 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    unsigned entries = find_table(c, write, &tag, &addend);
-    uint64_t page = address & ~PAGE_MASK, entry = address >> PAGE_SHIFT & (entries - 1);
-    tag.displacement += (int32_t)(entry * sizeof(struct tlb_entry));
-    addend.displacement += (int32_t)(entry * sizeof(struct tlb_entry));
+    context_find_table(c, write, &tag, &addend);
+    uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
+    tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
+    addend.displacement += (int32_t)(slot << ENTRY_SHIFT);
     c->in_host = false;
     c->held = RUN_NONE;
     if ((int64_t)page == (int32_t)page) {
@@ -250,15 +262,42 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
     emit_op(e, EMIT_W, 0x03, T0, addend);
 }
 
-void context_probe_operand(struct context *c, struct slow_path *slow, unsigned size, bool write)
+/* The same for one that is a constant away from code_page: where in its page it is, is known.
+ *
+ *      mov  r9, gs:[code_page]
+ *      lea  r9, [r9 + pages]
+ *      the probe of its first byte, with R9 for its tag
+ */
+static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, uint64_t address,
+                                     bool write)
+{
+    struct emit *e = &c->e;
+    struct emit_rm tag, addend;
+    context_find_table(c, write, &tag, &addend);
+    tag.reg = addend.reg = T1;
+    c->in_host = false;
+    c->held = RUN_NONE;
+    emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
+    context_find_slot(c);
+    emit_op(e, EMIT_W, 0x3b, T0, tag);
+    context_slow_jump(c, slow, CONDITION_NE);
+    emit_op(e, EMIT_W, 0x03, T0, addend);
+    return rm_at(T0, (int32_t)(address & PAGE_MASK));
+}
+
+struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
+                                     bool write)
 {
     uint64_t address;
     if (find_constant(c, &address) && (address & PAGE_MASK) <= PAGE_SIZE - size) {
+        if (c->insn->base == INSN_REG_RIP && c->translation->is_relative)
+            return probe_relative(c, slow, address, write);
         probe_constant(c, slow, address, write);
-        return;
+    } else {
+        context_address(c);
+        context_probe(c, slow, size, write);
     }
-    context_address(c);
-    context_probe(c, slow, size, write);
+    return rm_at(T0, 0);
 }
 
 /* ------------------------------------------------------------------------- operands */
@@ -309,7 +348,7 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
     if (c->operand.is_memory)
         return c->operand;
     if (number == RUN_NONE) {
-        context_probe_operand(c, slow, size, write);
+        rm = context_probe_operand(c, slow, size, write);
     } else {
         rm.displacement = c->runs.at[c->index];
         if (run_begun(c) != RUN_NONE) {
@@ -318,8 +357,10 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
             first.displacement -= rm.displacement;
             const struct run *run = &c->runs.runs[number];
             c->insn = &first;
-            context_probe_operand(c, slow, run->span, run->writes);
+            struct emit_rm start = context_probe_operand(c, slow, run->span, run->writes);
             c->insn = insn;
+            if (start.displacement != 0)
+                emit_lea(&c->e, T0, start);
             hold_run(c, slow, number);
         } else {
             take_run(c, number);

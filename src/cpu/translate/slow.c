@@ -6,7 +6,9 @@
  * the key: the translation, and which of its slow paths. That says where the instruction is; what
  * it is, is decoded again, from guest memory, and kept for a while in a small cache.
  *
- * Where the operand is in a run (run.c), so go the instructions up to its end.
+ * Where the operand is in a run (run.c), so go the instructions up to its end. Runs that fail too
+ * often are given up, until the code runs at another address (relative.c): another process has its
+ * stack elsewhere.
  *
  * That its bytes are still those that were translated is sure: a translation that runs has not been
  * dropped, and that it would have been by the first write to its page. So what is in the cache is
@@ -43,14 +45,19 @@ static const struct insn *find_insn(struct vcpu *vcpu, struct translate *transla
     return &slot->insn;
 }
 
-static uint8_t *bad_runs(struct translate *translate, uint64_t rip)
+static unsigned bad_runs_slot(uint64_t gpa)
 {
-    return &translate->bad_runs[(rip ^ rip >> 12) % BAD_RUNS];
+    return (unsigned)(gpa ^ gpa >> PAGE_SHIFT) % BAD_RUNS;
 }
 
-bool slow_has_bad_runs(const struct translate *translate, uint64_t rip)
+bool slow_has_bad_runs(const struct translate *translate, uint64_t gpa)
 {
-    return translate->bad_runs[(rip ^ rip >> 12) % BAD_RUNS] >= BAD_RUNS_MAX;
+    return translate->bad_runs[bad_runs_slot(gpa)] >= BAD_RUNS_MAX;
+}
+
+void slow_forgive_runs(struct translate *translate, uint64_t gpa)
+{
+    translate->bad_runs[bad_runs_slot(gpa)] = 0;
 }
 
 /* Linear address of the access that begins a run. */
@@ -75,7 +82,7 @@ static void weigh_run(struct vcpu *vcpu, struct translate *translate, struct tra
     const uint8_t *host = entry->insn & SLOW_WRITES
                               ? mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, entry->span)
                               : mmu_probe_read(&vcpu->mmu, vcpu->privilege, linear, entry->span);
-    uint8_t *bad = bad_runs(translate, t->rip);
+    uint8_t *bad = &translate->bad_runs[bad_runs_slot(translation_gpa(t))];
     if (host != NULL || t->is_dead || *bad == BAD_RUNS_MAX)
         return;
     if (++*bad == BAD_RUNS_MAX)
@@ -88,10 +95,12 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     struct translation *t = ref_get(translate, key >> SLOW_KEY_BITS);
     const struct slow_entry *entries = ref_get(translate, (key >> SLOW_KEY_BITS) + t->slow);
     const struct slow_entry *entry = &entries[key & ((1u << SLOW_KEY_BITS) - 1)];
+    const uint64_t rip = translation_page(translate, t) | (t->rip & PAGE_MASK);
     uint64_t offset = entry->insn & PAGE_MASK, gpa = translation_gpa(t);
     const struct insn *insn = t->is_crossing ? &((const struct crossing *)t)->insn
                                              : find_insn(vcpu, translate, gpa + offset);
-    vcpu->rip = t->rip + offset;
+    vcpu->rip = rip + offset;
+    unsigned privilege = vcpu->privilege;
     uint64_t linear = entry->span != 0 ? access_address(vcpu, insn) - entry->at : 0;
     for (unsigned left = entry->count;;) {
         vcpu->next_rip = vcpu->rip + insn->length;
@@ -99,10 +108,14 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
         vcpu->rip = vcpu->next_rip;
         if (--left == 0 || vcpu->leave_block)
             break;
-        insn = find_insn(vcpu, translate, gpa + (vcpu->rip - t->rip));
+        insn = find_insn(vcpu, translate, gpa + (vcpu->rip - rip));
     }
     if (entry->span != 0 && !translate->is_lockstep)
         weigh_run(vcpu, translate, t, entry, linear);
+    if (entry->insn & SLOW_HINT)
+        hint_weigh(translate, t, key,
+                   hint_kind(privilege, entry->insn & SLOW_WRITES ? MMU_WRITE : MMU_READ),
+                   gpa + offset);
     if (entry->insn & SLOW_EXITS || vcpu->leave_block || t->is_dead)
         return NULL;
     return translate->code.execute + t->code + entry->resume;

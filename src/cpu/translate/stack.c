@@ -22,8 +22,7 @@ static void emit_push(struct context *c)
     struct emit *e = &c->e;
     struct slow_path *slow = is_memory(insn, 0) ? context_slow_begin_spare(c) : begin(c);
     if (is_memory(insn, 0)) {
-        context_probe_operand(c, slow, 8, false);
-        emit_load(e, T0, rm_at(T0, 0));
+        emit_load(e, T0, context_probe_operand(c, slow, 8, false));
         emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), T0);
     }
     struct emit_rm top = context_stack(c, slow, GPR_RSP, -8, true);

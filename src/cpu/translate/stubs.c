@@ -2,16 +2,13 @@
  * The fixed routines of generated code.
  *
  *   enter(code)          a C function: saves the host's registers, loads the guest's, jumps to code
- *                        that expects the flags in their slot. Returns the link through which the
- *                        guest left (a struct link, or NULL).
- *   slow                 T0: the key of a slow path, see slow.c; the flags are in their slot. One
- *                        for each level of vector registers that are to be in the CPU afterwards
- *   call_handler         T0: the instruction, T1: its RIP. Runs its handler on struct vcpu, as the
- *                        interpreter would, and goes on after the call; or leaves for the
- *                        dispatcher, where the handler has asked for it.
- *   call_handler_exit    the same, and leaves always
- *   exit_saved           T0: RIP to go on at; flags in their slot
- *   exit_host            the same, flags in the CPU
+ *                        that expects the flags in their slot, RIP in T0. Returns the link through
+ * which the guest left (a struct link, or NULL). slow                 T0: the key of a slow path,
+ * see slow.c; the flags are in their slot. One for each level of vector registers that are to be in
+ * the CPU afterwards call_handler         T0: the instruction, T1: its RIP. Runs its handler on
+ * struct vcpu, as the interpreter would, and goes on after the call; or leaves for the dispatcher,
+ * where the handler has asked for it. call_handler_exit    the same, and leaves always exit_saved
+ * T0: RIP to go on at; flags in their slot exit_host            the same, flags in the CPU
  *   exit_link_saved      T0: the link (a ref) to go on by, which says where; flags in their slot
  *   exit_link_host       the same, flags in the CPU
  *   exit_jump            T0: RIP to go on at; flags in their slot. Where there is nothing for the
@@ -80,11 +77,12 @@ static void emit_enter(struct emit *e)
         emit_u8(e, 0x50 | (callee_saved[i] & 7));
     }
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
-    emit_mov(e, T0, HOST_RDI);
-    emit_load(e, T1, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
+    emit_mov(e, T1, HOST_RDI);
+    emit_load(e, T0, OFFSET(rflags));
+    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
     emit_load_guest(e);
-    emit_op(e, 0, 0xff, 4, rm_reg(T0)); /* jmp */
+    emit_load(e, T0, OFFSET(rip));
+    emit_op(e, 0, 0xff, 4, rm_reg(T1)); /* jmp */
 }
 
 static uint32_t emit_jump_unless(struct emit *e, unsigned size, struct emit_rm rm, unsigned value)

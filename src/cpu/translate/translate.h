@@ -51,7 +51,7 @@ _Static_assert(sizeof(struct link) == 16 && BLOCK_DATA_MAX / REF_UNIT < 1u << 12
 
 /* An instruction that generated code may send to its handler (slow.c). */
 struct slow_entry {
-    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS, SLOW_WRITES */
+    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS, SLOW_WRITES, SLOW_HINT */
     uint16_t resume; /* where to go on, from the start of the code */
     uint8_t count;   /* instructions that are to be run */
     /* Where the probe was that of a run: its size, the place of the instruction's own access in it,
@@ -62,6 +62,7 @@ struct slow_entry {
 
 #define SLOW_EXITS  0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
 #define SLOW_WRITES 0x4000u
+#define SLOW_HINT   0x2000u
 
 /* Ways into a translation that only some have (entry.c). Offsets of code; 0: not made yet. */
 struct ways {
@@ -71,7 +72,7 @@ struct ways {
 
 /* Its links and slow paths are behind it. */
 struct translation {
-    uint64_t rip;
+    uint64_t rip; /* is_relative: only the page offset is good, and where jump_remember put it */
     uint64_t ppn : 40; /* where that is: guest-physical page */
     uint64_t privilege : 2;
     uint64_t vectors : 2;     /* enum vectors_level that it begins with */
@@ -79,6 +80,7 @@ struct translation {
     uint64_t is_dead : 1;
     uint64_t is_hot : 1;      /* made for a loop, or reached by a link from such a one */
     uint64_t is_crossing : 1; /* part of a struct crossing */
+    uint64_t is_relative : 1; /* its code is good wherever the page is mapped */
     uint64_t link_count : 8;
     ref younger;   /* the one made after it */
     ref hash_next; /* in its bucket; of a dead one: the next dead one */
@@ -93,7 +95,7 @@ struct translation {
 
 _Static_assert(sizeof(struct translation) == 56, "there are a hundred thousand of these");
 
-/* Everything leads to this entry but links, which know more. */
+/* Everything leads to this entry but links, which know more. T0 is RIP. */
 #define TRANSLATION_ENTRY(translate, t)                                                            \
     ((const void *)((translate)->code.execute + (t)->code + (t)->unloaded))
 
@@ -119,8 +121,11 @@ struct ring {
 
 #define BAD_RUNS     4096u
 #define BAD_RUNS_MAX 16u
+#define BAD_HINTS    16384u
 #define SLOW_INSNS   4096u /* entries of the cache of instructions, */
 #define SLOW_PAGE    64u   /* those that a page's may be in */
+
+#define RELATIVE_SLOTS 4096u
 
 struct crossing;
 
@@ -145,7 +150,10 @@ struct translate {
     } slow_insns[SLOW_INSNS];
     uint32_t jump_toss;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
-    uint8_t bad_runs[BAD_RUNS]; /* by a hash of RIP: how often a run of this block failed in vain */
+    uint64_t
+        bad_hints[BAD_HINTS / 64]; /* by a hash of their address: instructions that guess wrong */
+    uint64_t hints_since[VCPU_HINT_KINDS][VCPU_HINTS]; /* when their budget began, by the TSC */
+    uint8_t bad_runs[BAD_RUNS]; /* by a hash of its address: how often a run of a block failed */
 
     /* Offsets of the fixed routines. */
     uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
@@ -156,6 +164,9 @@ struct translate {
 
     bool has_rorx;    /* the host's CPU does */
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
+    uint64_t relative_seen[RELATIVE_SLOTS / 64]; /* a bit a page, by a hash (relative.c) */
+    /* For checks: pages whose number has one of these bits are relative from the start. */
+    uint64_t relative_pages;
 
     struct {
         uint64_t translations, evictions, dispatches, interpreted, jump_flushes;
@@ -175,6 +186,8 @@ void translate_destroy(struct translate *translate);
 void translate_drop(void *context, uint64_t ppn);
 /* Takes it from the tables; it is dead then, and to be buried. */
 void translate_unlink(struct translate *translate, struct translation *t);
+/* The same for all whose first byte is in this page, or anywhere (MMU_ALL_PAGES). */
+void translate_unlink_page(struct translate *translate, uint64_t ppn);
 /* The dispatcher's: the same, and undoes the jumps. Its memory is free. */
 void translate_evict(struct translate *translate, struct translation *t);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
@@ -182,6 +195,8 @@ void translate_bury(struct translate *translate);
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege);
 void translate_insert(struct translate *translate, struct translation *translation);
+/* Those of a page, among others, are a list (page_next), the youngest first. */
+struct translation *translate_page_first(const struct translate *translate, uint64_t ppn);
 /* Makes the way that the guest has just left by (`left_by`) a jump to where it went, if it may. */
 bool translate_chain(struct translate *translate, struct translation *to);
 /* Before generated code is run: makes sure that the CPU sees what was written of it. */
@@ -209,6 +224,32 @@ static inline ref ref_of(const struct translate *translate, const void *data)
     return (ref)((size_t)((const uint8_t *)data - translate->code.data) / REF_UNIT);
 }
 
+/* relative.c */
+/* Whether relative code may run at rip; it may at each other address of its page then. */
+bool relative_may_be_at(uint64_t rip);
+/* Whether what is now to be translated is to be relative. Where the page has just been found at its
+ * second address, drops what there is of it. */
+bool relative_is_wanted(struct translate *translate, uint64_t ppn, uint64_t rip);
+/* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
+void relative_forget(struct translate *translate, uint64_t ppn);
+/* to = rip, which is what it is at the place that t->rip is of. No flags. */
+void emit_rip(struct emit *e, const struct translation *t, unsigned to, uint64_t rip);
+/* T0 is RIP: sets code_page. Spoils T0; no flags. */
+void relative_emit_entry(struct emit *e, const struct translation *t);
+
+/* t, whose first byte is at the right guest-physical address, is good at rip. */
+static inline bool translation_is_for(const struct translation *t, uint64_t rip)
+{
+    return t->rip == rip || (t->is_relative && relative_may_be_at(rip));
+}
+
+/* Linear base of the page that t is running in, or has just run in. */
+static inline uint64_t translation_page(const struct translate *translate,
+                                        const struct translation *t)
+{
+    return t->is_relative ? translate->vcpu->code_page : t->rip & ~PAGE_MASK;
+}
+
 static inline uint64_t translation_gpa(const struct translation *t)
 {
     return (uint64_t)t->ppn << PAGE_SHIFT | (t->rip & PAGE_MASK);
@@ -232,8 +273,20 @@ static inline struct translation *link_from(const struct translate *translate,
  * NULL: to the dispatcher. */
 #define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
 const void *slow_run(struct vcpu *vcpu, uint32_t key);
-/* Runs in the block at rip have failed too often, which was not for want of a TLB entry. */
-bool slow_has_bad_runs(const struct translate *translate, uint64_t rip);
+/* Runs in the block at gpa have failed too often, which was not for want of a TLB entry. */
+bool slow_has_bad_runs(const struct translate *translate, uint64_t gpa);
+/* Its runs are to be given another try. */
+void slow_forgive_runs(struct translate *translate, uint64_t gpa);
+_Static_assert((MMU_USER_CHECKED << 1 | MMU_WRITE) < VCPU_HINT_KINDS, "kinds of hints");
+
+static inline unsigned hint_kind(enum mmu_privilege privilege, enum mmu_access access)
+{
+    return (unsigned)privilege << 1 | access;
+}
+
+/* hint.c: after a slow path of t, of the instruction at gpa, that has a hint: it may be none. */
+void hint_weigh(struct translate *translate, struct translation *t, uint32_t key, unsigned kind,
+                uint64_t gpa);
 /* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
 void slow_forget(struct translate *translate, uint64_t ppn);
 
@@ -241,8 +294,8 @@ void slow_forget(struct translate *translate, uint64_t ppn);
 void jump_init(struct translate *translate); /* after the fixed routines were emitted */
 /* The entry in which generated code looks for rip first, unless attention is raised. */
 struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip);
-/* So that generated code finds it by RIP from now on. */
-void jump_remember(struct translate *translate, const struct translation *t);
+/* So that generated code finds it by this RIP, and by no other, from now on. */
+void jump_remember(struct translate *translate, struct translation *t, uint64_t rip);
 void jump_forget(struct translate *translate, const struct translation *t);
 void jump_clear(struct translate *translate);
 /* mmu_code_flush_fn; the context is the struct translate. */
@@ -258,10 +311,10 @@ void translate_emit_stubs(struct translate *translate);
 void vectors_emit_save_stub(struct translate *translate, struct emit *e);
 void vectors_emit_load_stubs(struct translate *translate, struct emit *e);
 void vectors_emit_save(struct emit *e, const struct translate *translate);
-/* At a translation's entry, flags in their slot: the registers of this level are loaded if need be,
- * and the guest is at rip if they cannot be. */
-void vectors_emit_check(struct emit *e, const struct translate *translate, unsigned level,
-                        uint64_t rip);
+/* At the entry of t, flags in their slot: the registers that it begins with are loaded if need be,
+ * and the guest is at its RIP if they cannot be. */
+void vectors_emit_check(struct emit *e, const struct translate *translate,
+                        const struct translation *t);
 bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
 /* What the block begins with, by its instructions. block.c */
 unsigned translate_block_vectors(const struct block *block);
@@ -322,9 +375,10 @@ static inline struct emit_rm rm_jump(size_t offset)
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
  * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
-#define FRAME_SIZE   40
-#define FRAME_TARGET 0 /* the code that an indirect call goes to */
-#define FRAME_RUNS   8 /* host addresses of runs */
+#define FRAME_SIZE   56
+#define FRAME_TARGET 0  /* the code that an indirect call goes to, */
+#define FRAME_RIP    8  /* and its RIP */
+#define FRAME_RUNS   16 /* host addresses of runs */
 #define FLAGS_SLOT   (-8)
 
 #endif

@@ -217,12 +217,12 @@ void vectors_emit_save(struct emit *e, const struct translate *translate)
 
 /* ------------------------------------------------------------------------- in blocks */
 
-/* Flags are in their slot. */
-static void emit_load_call(struct emit *e, const struct translate *translate, unsigned level,
-                           uint64_t rip)
+/* In the code of t, flags in their slot. */
+static void emit_load_call(struct emit *e, const struct translate *translate,
+                           const struct translation *t, unsigned level, uint64_t rip)
 {
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
-    emit_constant(e, T1, rip);
+    emit_rip(e, t, T1, rip);
     emit_call_to(e, translate->vectors_load[level]);
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
 }
@@ -262,18 +262,18 @@ void vectors_load_emit(struct context *c, const struct vectors_load *load)
     c->in_slot = !load->in_host;
     context_flags_save(c);
     c->in_host = false;
-    emit_load_call(e, c->translate, load->level, load->rip);
+    emit_load_call(e, c->translate, c->translation, load->level, load->rip);
     if (load->in_host)
         context_flags_load(c);
     emit_jmp_to(e, load->back);
 }
 
-void vectors_emit_check(struct emit *e, const struct translate *translate, unsigned level,
-                        uint64_t rip)
+void vectors_emit_check(struct emit *e, const struct translate *translate,
+                        const struct translation *t)
 {
-    emit_alu_immediate(e, 7, 1, absent(level), 0);
+    emit_alu_immediate(e, 7, 1, absent(t->vectors), 0);
     uint32_t present = emit_jcc(e, CONDITION_E);
-    emit_load_call(e, translate, level, rip);
+    emit_load_call(e, translate, t, t->vectors, t->rip);
     emit_link(e, present, emit_offset(e));
 }
 

@@ -26,6 +26,8 @@ struct virtio_blk {
     struct virtio_device base;
     struct io_loop *own_loop;
     struct image *image;
+    struct disk_pages *pages; /* or NULL */
+    unsigned number;          /* the disk's, for pages */
     struct virtio_blk_config config;
     char serial[VIRTIO_BLK_ID_BYTES];
     struct virtqueue_chain chain;
@@ -38,6 +40,7 @@ static struct virtio_blk *blk_of(struct virtio_device *device)
 
 /* A request's data, between its header and its status byte. */
 struct blk_data {
+    const struct virtqueue_chain *chain;
     struct iovec *out; /* from the guest */
     unsigned out_count;
     uint64_t out_length;
@@ -76,14 +79,50 @@ static enum status blk_after_write(struct virtio_blk *blk)
     return write_back ? STATUS_OK : image_flush(blk->image);
 }
 
+typedef void blk_follow_fn(struct disk_pages *pages, unsigned disk, uint64_t offset, uint64_t gpa,
+                           uint64_t length);
+
+/* Tells of the guest memory of a transfer at `offset` of the disk: the chain's buffers in one
+ * direction, but for the header and the status byte. */
+static void blk_follow(struct virtio_blk *blk, const struct blk_data *data, bool to_guest,
+                       uint64_t offset, blk_follow_fn *follow)
+{
+    uint64_t skip = to_guest ? 0 : sizeof(struct virtio_blk_outhdr);
+    uint64_t rest = to_guest ? data->in_length : data->out_length;
+
+    for (unsigned i = 0; blk->pages != NULL && i < data->chain->segment_count; i++) {
+        const struct virtqueue_segment *segment = &data->chain->segments[i];
+        if (segment->write != to_guest)
+            continue;
+        uint64_t head = skip < segment->length ? skip : segment->length;
+        uint64_t length = segment->length - head < rest ? segment->length - head : rest;
+        if (!segment->borrowed)
+            follow(blk->pages, blk->number, offset, segment->gpa + head, length);
+        skip -= head;
+        rest -= length;
+        offset += length;
+    }
+}
+
+/* Blocks are about to change. */
+static enum status blk_before_change(struct virtio_blk *blk, uint64_t offset, uint64_t length)
+{
+    if (blk->pages == NULL)
+        return STATUS_OK;
+    return disk_pages_overwrite(blk->pages, blk->number, offset, length);
+}
+
 static enum status blk_read(struct virtio_blk *blk, uint64_t sector, struct blk_data *data)
 {
     uint64_t offset;
 
     if (!blk_range(blk, sector, data->in_length, &offset))
         return STATUS_IO;
+    blk_follow(blk, data, true, offset, disk_pages_transfer);
     enum status status = image_read(blk->image, offset, data->in, data->in_count);
-    if (status == STATUS_OK)
+    if (status != STATUS_OK)
+        blk_follow(blk, data, true, offset, disk_pages_failed);
+    else
         virtio_stats_add(&blk->base.stats.bytes_in, data->in_length);
     return status;
 }
@@ -94,8 +133,14 @@ static enum status blk_write(struct virtio_blk *blk, uint64_t sector, struct blk
 
     if (image_read_only(blk->image) || !blk_range(blk, sector, data->out_length, &offset))
         return STATUS_IO;
-    enum status status = image_write(blk->image, offset, data->out, data->out_count);
-    if (status == STATUS_OK)
+    enum status status = blk_before_change(blk, offset, data->out_length);
+    if (status != STATUS_OK)
+        return status;
+    blk_follow(blk, data, false, offset, disk_pages_transfer);
+    status = image_write(blk->image, offset, data->out, data->out_count);
+    if (status != STATUS_OK)
+        blk_follow(blk, data, false, offset, disk_pages_failed);
+    else
         status = blk_after_write(blk);
     if (status == STATUS_OK)
         virtio_stats_add(&blk->base.stats.bytes_out, data->out_length);
@@ -119,6 +164,9 @@ static enum status blk_zap_range(struct virtio_blk *blk, uint32_t type,
         return STATUS_OK;
     }
     offset = range->sector << SECTOR_SHIFT;
+    enum status status = blk_before_change(blk, offset, length);
+    if (status != STATUS_OK)
+        return status;
     if (discard)
         return image_discard(blk->image, offset, length);
     return image_write_zeroes(blk->image, offset, length, range->flags != 0);
@@ -178,6 +226,7 @@ static bool blk_handle(struct virtio_device *device, unsigned queue, struct virt
     struct virtio_blk *blk = blk_of(device);
     struct virtio_blk_outhdr header;
     struct blk_data data = {
+        .chain = chain,
         .out = chain->iov,
         .out_count = chain->out_count,
         .in = virtqueue_chain_in(chain),
@@ -229,6 +278,17 @@ static void blk_config_write(struct virtio_device *device, uint32_t offset, unsi
     }
 }
 
+/* For pages that come back from the disk, on any thread. */
+static enum status blk_read_block(void *context, uint64_t block, uint8_t *page)
+{
+    const struct virtio_blk *blk = context;
+    struct iovec iov = {.iov_base = page, .iov_len = PAGE_SIZE};
+
+    if (!range_fits(block, 1, image_size(blk->image) >> PAGE_SHIFT))
+        return STATUS_INTERNAL;
+    return image_read(blk->image, block << PAGE_SHIFT, &iov, 1);
+}
+
 static void blk_notify(struct virtio_device *device, unsigned queue)
 {
     virtio_device_drain(device, queue, &blk_of(device)->chain, blk_handle);
@@ -248,6 +308,8 @@ static void blk_destroy(struct virtio_device *device)
     virtio_device_reset(device);
     if (blk->own_loop != NULL)
         io_loop_stop(blk->own_loop);
+    if (blk->pages != NULL)
+        disk_pages_remove(blk->pages, blk->number);
     virtio_device_finish(device);
     io_loop_destroy(blk->own_loop);
     virtqueue_chain_finish(&blk->chain);
@@ -298,6 +360,12 @@ enum status virtio_blk_create(struct virtio_device **device, struct pmap *map,
     status = image_open(&blk->image, options->path, options->read_only, err);
     if (status != STATUS_OK)
         goto fail;
+    if (options->pages != NULL) {
+        status = disk_pages_add(options->pages, blk_read_block, blk, &blk->number, err);
+        if (status != STATUS_OK)
+            goto fail;
+        blk->pages = options->pages;
+    }
     blk_fill_config(blk);
     memcpy(blk->serial, serial, strnlen(serial, sizeof(blk->serial)));
     if (!options->synchronous) {
@@ -318,6 +386,8 @@ enum status virtio_blk_create(struct virtio_device **device, struct pmap *map,
     *device = &blk->base;
     return STATUS_OK;
 fail:
+    if (blk->pages != NULL)
+        disk_pages_remove(blk->pages, blk->number);
     io_loop_destroy(blk->own_loop);
     image_close(blk->image);
     free(blk);

@@ -11,9 +11,12 @@
  */
 
 #include "dev/virtio/device.h"
+#include "mem/disk_pages.h"
 
 struct virtio_blk_options {
     const char *path;
+    struct disk_pages
+        *pages; /* is told which guest memory the disk has read and written; or NULL */
     bool read_only;
     const char *serial; /* at most 20 bytes are used; NULL: "aerostat" */
     bool synchronous;   /* no loop of its own: virtio_device_run does the work (tests) */

@@ -139,7 +139,7 @@ void virtio_device_access_end(struct virtio_device *device)
 {
     device_check_queues(device);
     if (--device->accesses == 0)
-        pthread_cond_signal(&device->calm);
+        pthread_cond_broadcast(&device->calm);
     pthread_mutex_unlock(&device->lock);
 }
 

@@ -38,7 +38,7 @@
 #include "util/io_loop.h"
 #include "util/status.h"
 
-#define VIRTIO_DEVICE_QUEUES_MAX 4u
+#define VIRTIO_DEVICE_QUEUES_MAX 5u
 
 struct virtio_device;
 
@@ -117,8 +117,8 @@ void virtio_device_destroy(struct virtio_device *device);
 
 /* ---- for the loop's side: device implementations ---- */
 
-/* Around everything a callback of the loop does with the device; not around notify, which has it.
- */
+/* Around everything that a callback of the loop, or a thread of the VMM that is no vCPU, does with
+ * the device; not around notify, which has it. */
 void virtio_device_enter(struct virtio_device *device);
 void virtio_device_leave(struct virtio_device *device);
 

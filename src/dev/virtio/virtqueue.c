@@ -158,24 +158,25 @@ static bool segments_grow(struct virtqueue_chain *chain)
 {
     void *list = chain->segments;
     bool grown = list_grow(&list, &chain->segment_capacity, sizeof(*chain->segments),
-                           2 * VIRTQUEUE_CHAIN_DESCRIPTORS_MAX);
+                           2 * (VIRTQUEUE_CHAIN_DESCRIPTORS_MAX + VIRTQUEUE_BORROWED_MAX));
 
     chain->segments = list;
     return grown;
 }
 
-bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
-                         uint32_t length, bool write)
+static bool segment_add(struct virtqueue *queue, struct virtqueue_chain *chain,
+                        struct virtqueue_segment segment)
 {
-    if (!write && chain->in_count > 0)
-        return virtqueue_break(queue, "readable buffer after a writable one");
-    if (length > VIRTQUEUE_CHAIN_BYTES_MAX - chain->out_length - chain->in_length)
-        return virtqueue_break(queue, "chain too long");
-    if (length == 0)
-        return true;
     if (chain->segment_count == chain->segment_capacity && !segments_grow(chain))
         return virtqueue_break(queue, "no memory for a chain");
+    chain->segments[chain->segment_count++] = segment;
+    return true;
+}
 
+/* Pins a buffer and appends it to the chain's list. */
+static bool chain_pin(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
+                      uint32_t length, bool write)
+{
     unsigned base = write ? chain->out_count : 0;
     unsigned *count = write ? &chain->in_count : &chain->out_count;
     for (;;) {
@@ -185,7 +186,7 @@ bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain,
                                       chain->iov == NULL ? NULL : chain->iov + base, count,
                                       chain->iov_capacity - base);
         if (status == STATUS_OK)
-            break;
+            return true;
         if (status == STATUS_IO)
             return virtqueue_break(queue, "buffer lost");
         if (status != STATUS_NO_SPACE)
@@ -193,8 +194,78 @@ bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain,
         if (!iov_grow(chain))
             return virtqueue_break(queue, "no memory for a chain");
     }
-    chain->segments[chain->segment_count++] =
-        (struct virtqueue_segment){.gpa = gpa, .length = length, .write = write};
+}
+
+/* Holds [gpa, end), which does not wrap, until the chain is unpinned. */
+static bool chain_hold(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
+                       uint64_t end, bool write)
+{
+    struct virtqueue_segment segment = {
+        .gpa = gpa, .length = (uint32_t)(end - gpa), .write = write};
+    if (gpa == end)
+        return true;
+    /* The place first: what is pinned must be found again. */
+    if (!segment_add(queue, chain, segment))
+        return false;
+    if (chain->bare || chain_pin(queue, chain, gpa, segment.length, write))
+        return true;
+    chain->segment_count--;
+    return false;
+}
+
+/* Borrows a page if it is away. */
+static bool chain_borrow(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa)
+{
+    struct virtqueue_segment segment = {.gpa = gpa, .length = PAGE_SIZE, .borrowed = true};
+    if (chain->borrowed_count == VIRTQUEUE_BORROWED_MAX)
+        return false;
+    if (chain->borrowed == NULL)
+        chain->borrowed = malloc(VIRTQUEUE_BORROWED_MAX * PAGE_SIZE);
+    if (chain->borrowed == NULL || (chain->out_count == chain->iov_capacity && !iov_grow(chain)))
+        return false;
+    uint8_t *page = chain->borrowed + chain->borrowed_count * PAGE_SIZE;
+    /* Where it fails the page is there meanwhile; or it is lost, of which pinning it tells. */
+    if (pmap_peek(queue->map, gpa >> PAGE_SHIFT, page) != STATUS_OK ||
+        !segment_add(queue, chain, segment))
+        return false;
+    chain->borrowed_count++;
+    chain->iov[chain->out_count++] = (struct iovec){.iov_base = page, .iov_len = PAGE_SIZE};
+    return true;
+}
+
+/* A buffer for the device to read: its whole pages that are away are borrowed, the rest is held. */
+static bool chain_hold_for_reading(struct virtqueue *queue, struct virtqueue_chain *chain,
+                                   uint64_t gpa, uint64_t end)
+{
+    uint64_t next = gpa; /* what comes before is in the chain */
+    for (uint64_t page = align_up(gpa, PAGE_SIZE); page + PAGE_SIZE <= end; page += PAGE_SIZE) {
+        if (!pmap_is_away(queue->map, page >> PAGE_SHIFT))
+            continue;
+        if (!chain_hold(queue, chain, next, page, false))
+            return false;
+        next = page;
+        if (chain_borrow(queue, chain, page))
+            next += PAGE_SIZE;
+    }
+    return chain_hold(queue, chain, next, end, false);
+}
+
+bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
+                         uint32_t length, bool write)
+{
+    if (!write && chain->in_length > 0)
+        return virtqueue_break(queue, "readable buffer after a writable one");
+    uint64_t limit = chain->bare ? VIRTQUEUE_BARE_BYTES_MAX : VIRTQUEUE_CHAIN_BYTES_MAX;
+    if (length > limit - chain->out_length - chain->in_length)
+        return virtqueue_break(queue, "chain too long");
+    if (length == 0)
+        return true;
+    if (!chain->bare && !range_fits(gpa, length, (uint64_t)1 << 63))
+        return virtqueue_break(queue, "buffer outside RAM");
+    bool is_held = write || chain->bare ? chain_hold(queue, chain, gpa, gpa + length, write)
+                                        : chain_hold_for_reading(queue, chain, gpa, gpa + length);
+    if (!is_held)
+        return false;
     if (write)
         chain->in_length += length;
     else
@@ -232,13 +303,15 @@ unsigned virtqueue_load_table(struct virtqueue *queue, uint64_t gpa, uint32_t le
 /* Unpins a chain of which the device wrote `written` bytes. */
 static void chain_unpin(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t written)
 {
-    for (unsigned i = 0; i < chain->segment_count; i++) {
+    for (unsigned i = 0; !chain->bare && i < chain->segment_count; i++) {
         const struct virtqueue_segment *segment = &chain->segments[i];
-        pmap_unpin(queue->map, segment->gpa, segment->length, segment->write && written > 0);
+        if (!segment->borrowed)
+            pmap_unpin(queue->map, segment->gpa, segment->length, segment->write && written > 0);
         if (segment->write)
             written -= written < segment->length ? written : segment->length;
     }
     chain->segment_count = 0;
+    chain->borrowed_count = 0;
     chain->held = false;
 }
 
@@ -302,5 +375,6 @@ void virtqueue_chain_finish(struct virtqueue_chain *chain)
 {
     free(chain->iov);
     free(chain->segments);
+    free(chain->borrowed);
     *chain = (struct virtqueue_chain){0};
 }

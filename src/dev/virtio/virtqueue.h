@@ -35,12 +35,18 @@
  * the ring. */
 #define VIRTQUEUE_CHAIN_DESCRIPTORS_MAX 1024u
 #define VIRTQUEUE_CHAIN_BYTES_MAX       (32 * MIB)
+#define VIRTQUEUE_BARE_BYTES_MAX        (1024 * MIB)
 
-/* One pinned range of guest memory. */
+/* Pages of a chain that may be borrowed: see below. */
+#define VIRTQUEUE_BORROWED_MAX 256u
+
+/* One pinned range of guest memory; of a bare chain, any range that the driver named; or a page
+ * that was borrowed. */
 struct virtqueue_segment {
     uint64_t gpa;
     uint32_t length;
     bool write;
+    bool borrowed;
 };
 
 /*
@@ -48,6 +54,14 @@ struct virtqueue_segment {
  * iov[0, out_count), those it writes in the in_count entries after. The device may narrow the
  * entries (iov.h): the pins are kept apart. All of it is reused by the next pop into the same
  * chain.
+ *
+ * A page that the device reads and that is away (compressed, swapped, on a disk) is borrowed: its
+ * bytes come to memory of the chain's, and the page stays where it is. So what a guest that is
+ * short of memory pages out to its disk does not have to be paged in for that first ("double
+ * paging").
+ *
+ * A bare chain is one whose buffers the device will not touch, since what matters is only where
+ * they are: it has segments, which are neither pinned nor checked, and no iov.
  */
 struct virtqueue_chain {
     struct iovec *iov;
@@ -56,6 +70,7 @@ struct virtqueue_chain {
     uint64_t out_length;
     uint64_t in_length;
     bool held; /* popped and not yet pushed or dropped */
+    bool bare; /* set by the chain's owner, once */
 
     uint16_t id;    /* the driver's name for it */
     uint16_t slots; /* ring places it takes */
@@ -63,6 +78,8 @@ struct virtqueue_chain {
     struct virtqueue_segment *segments;
     unsigned segment_count;
     unsigned segment_capacity;
+    uint8_t *borrowed; /* VIRTQUEUE_BORROWED_MAX pages, when there has been one */
+    unsigned borrowed_count;
 };
 
 struct virtqueue {

@@ -47,9 +47,17 @@ def frame(length):
     return bytes([9]) + struct.pack("<H", length)
 
 
+WATCH, TARGET = 0x4100, 0x0108  # of a balloon, and some time
+
+
+def balloon(operand):
+    return bytes([9]) + struct.pack("<H", operand)
+
+
 def chain(queue, buffers, packed, indirect):
     """Descriptors for (gpa, length, flags) buffers, made available."""
-    where = TABLE if indirect else queue
+    ring = queue if queue < 2 else 9 + queue - 2  # as fuzz_virtqueue.c names them
+    where = TABLE if indirect else ring
     out = b""
     for i, (gpa, length, flags) in enumerate(buffers):
         last = i == len(buffers) - 1
@@ -58,7 +66,7 @@ def chain(queue, buffers, packed, indirect):
             flags |= AVAIL
         out += descriptor(where, i, gpa, length, flags, 0 if packed else i + 1)
     if indirect:
-        out += descriptor(queue, 0, 0, 16 * len(buffers), INDIRECT | (AVAIL if packed else 0), 0)
+        out += descriptor(ring, 0, 0, 16 * len(buffers), INDIRECT | (AVAIL if packed else 0), 0)
     return out if packed else out + offer(queue, 0)
 
 
@@ -89,6 +97,15 @@ def seeds():
         receive = chain(0, [(DATA_GPA, 2048, WRITE)], packed, indirect) + notify(0)
         transmit = chain(1, [(DATA_GPA, 12, 0), (DATA_GPA + 12, 300, 0)], packed, indirect)
         yield f"console-{mode}", bytes([2]) + begin + receive + transmit + notify(1)
+        pages = poke(DATA_GPA, struct.pack("<5I", 0x1b, 0x1a, 0x1d, 0x1b, 0x7fffffff))
+        taken = chain(0, [(DATA_GPA, 20, 0)], packed, indirect) + notify(0)
+        given = chain(1, [(DATA_GPA, 16, 0)], packed, indirect) + notify(1)
+        entries = b"".join(struct.pack("<HQ", tag, 1000 + tag) for tag in (4, 5, 15, 99))
+        told = poke(DATA_GPA, entries) + chain(2, [(DATA_GPA, 40, 0)], packed, False) + notify(2)
+        free = chain(3, [(0x1c000, 0x3000, WRITE)], packed, False) + notify(3)
+        yield f"balloon-{mode}", bytes([4]) + begin + balloon(TARGET) + pages + taken + given
+        yield f"balloon-stats-{mode}", bytes([4]) + begin + told + balloon(WATCH) * 3
+        yield f"balloon-report-{mode}", bytes([4]) + begin + pages + free + taken
         yield f"net-{mode}", bytes([3]) + begin + receive + transmit + notify(1) + frame(200)
     yield "registers", bytes([0]) + b"".join(read(i) for i in range(0, 0x140, 4))
     yield "reset", bytes([3]) + setup(0x51) + frame(100) + write(0x70, 0) + setup(0x50) + frame(9)

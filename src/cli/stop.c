@@ -1,0 +1,144 @@
+/*
+ * aerostat stop VM: asks, and waits until the VM is gone, which is when it hangs up.
+ *
+ * With --force, a VM that does not even answer is killed: the process that listens at the socket is
+ * known from the socket itself, so it is the right one as long as the connection stands.
+ */
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "cli/arguments.h"
+#include "cli/client.h"
+#include "cli/command.h"
+#include "util/clock.h"
+#include "util/size.h"
+#include "vm/exit_status.h"
+
+#define WAIT_DEFAULT  60u
+#define FORCE_SECONDS 5u
+
+static const char help[] =
+    "usage: aerostat stop [--wait SECONDS] VM\n"
+    "       aerostat stop --force VM\n"
+    "\n"
+    "Presses the VM's power button and waits until its guest has shut down. A guest that has no\n"
+    "driver for the button is ended at once, in good order but without its knowledge.\n"
+    "\n"
+    "  --wait SECONDS   how long the guest has, 0 to 86400, default 60; after that the exit "
+    "status\n"
+    "                   is 1 and the VM still runs, perhaps on its way down\n"
+    "  --force          end the VM at once, as if its power failed; kill it if it hangs\n"
+    "  --help           this text\n";
+
+/* True: the other end has hung up, within the time. */
+static bool wait_for_end(int fd, uint64_t seconds)
+{
+    uint64_t deadline = clock_monotonic_ns() + seconds * NS_PER_SECOND;
+    for (;;) {
+        char bytes[256];
+        ssize_t count = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
+        if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR))
+            return true;
+        uint64_t now = clock_monotonic_ns();
+        if (now >= deadline)
+            return false;
+        struct pollfd hung_up = {.fd = fd, .events = POLLIN};
+        poll(&hung_up, 1, (int)((deadline - now) / 1000000) + 1);
+    }
+}
+
+/* Kills the process that listens, if it is still there to hold the connection. */
+static bool kill_peer(int fd)
+{
+    pid_t pid;
+    uid_t uid;
+    if (!control_peer(fd, &pid, &uid))
+        return false;
+    int process = pidfd_open(pid, 0);
+    bool killed =
+        process >= 0 && !wait_for_end(fd, 0) && pidfd_send_signal(process, SIGKILL, NULL, 0) == 0;
+    if (process >= 0)
+        close(process);
+    return killed || wait_for_end(fd, 0);
+}
+
+static int stop_by_force(struct control_folder *folder, const char *vm)
+{
+    struct error err;
+    json_t *reply;
+    int fd;
+    enum status status =
+        client_send(folder, vm, json_pack("{s:s, s:b}", "request", "stop", "force", 1),
+                    FORCE_SECONDS, &fd, &err);
+    if (status != STATUS_OK)
+        return client_failed(&err);
+    if (client_receive(fd, vm, &reply, &err) == STATUS_OK)
+        json_decref(reply);
+    bool ended =
+        wait_for_end(fd, FORCE_SECONDS) || (kill_peer(fd) && wait_for_end(fd, FORCE_SECONDS));
+    close(fd);
+    if (!ended)
+        fprintf(stderr, "aerostat: %s cannot be killed\n", vm);
+    return ended ? EXIT_STATUS_OK : EXIT_STATUS_FAILURE;
+}
+
+static int stop_in_order(struct control_folder *folder, const char *vm, uint64_t seconds)
+{
+    struct error err;
+    json_t *reply;
+    int fd;
+    enum status status =
+        client_send(folder, vm, json_pack("{s:s}", "request", "stop"), CLIENT_SECONDS, &fd, &err);
+    if (status != STATUS_OK)
+        return client_failed(&err);
+    status = client_receive(fd, vm, &reply, &err);
+    if (status != STATUS_OK) {
+        close(fd);
+        return client_failed(&err);
+    }
+    json_decref(reply);
+    bool ended = wait_for_end(fd, seconds);
+    close(fd);
+    if (ended)
+        return EXIT_STATUS_OK;
+    fprintf(stderr,
+            "aerostat: the guest of %s has not shut down yet; aerostat stop --force %s ends it\n",
+            vm, vm);
+    return EXIT_STATUS_NOT_YET;
+}
+
+int stop_command(int argc, char **argv)
+{
+    bool force = false;
+    const char *wait = NULL;
+    const struct argument_option options[] = {{"force", &force, NULL}, {"wait", NULL, &wait}, {0}};
+    const struct arguments arguments = {
+        .command = "stop", .help = help, .options = options, .operands = {"VM"}};
+    const char *operands[1];
+    int exit_status;
+    uint64_t seconds = WAIT_DEFAULT;
+    if (!arguments_parse(&arguments, argc, argv, operands, &exit_status))
+        return exit_status;
+    if (wait != NULL && (force || number_parse(wait, 0, 86400, &seconds) != STATUS_OK)) {
+        fprintf(stderr, force ? "aerostat: --wait and --force exclude each other\n"
+                              : "aerostat: --wait needs a number of seconds from 0 to 86400\n");
+        return EXIT_STATUS_USAGE;
+    }
+    struct control_folder folder;
+    struct error err = {0};
+    if (control_folder_open(&folder, &err) != STATUS_OK)
+        return client_failed(&err);
+    exit_status =
+        force ? stop_by_force(&folder, operands[0]) : stop_in_order(&folder, operands[0], seconds);
+    if (exit_status == EXIT_STATUS_OK)
+        control_folder_tidy(&folder, operands[0]);
+    control_folder_close(&folder);
+    return exit_status;
+}

@@ -1,0 +1,505 @@
+/*
+ * See balloon.h. One thing to know about the queues: inflate and deflate are 0 and 1, and for those
+ * after them the specification's numbers and those of all drivers in use differ. The specification
+ * gives each its fixed number: statistics 2, free page hinting 3, reporting 4. Linux and QEMU count
+ * only those that exist, so that without hinting, which we do not offer, reporting is 3; and 2 if
+ * the driver has no statistics either. Here a queue's role follows from what was negotiated, and
+ * both 3 and 4 report.
+ *
+ * What the driver sends is bounded in what it costs: a request's page numbers by PFNS_MAX, a report
+ * by what a bare chain may have (virtqueue.h), and the loop goes on to other work after each.
+ */
+
+#include "dev/virtio/balloon.h"
+
+#include <errno.h>
+#include <linux/virtio_balloon.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "dev/virtio/iov.h"
+#include "util/clock.h"
+
+#define BALLOON_QUEUE_SIZE 128u /* Linux needs 32 for reports */
+
+enum { QUEUE_INFLATE, QUEUE_DEFLATE, QUEUE_THIRD, QUEUES = 5 };
+
+enum role { ROLE_NONE, ROLE_INFLATE, ROLE_DEFLATE, ROLE_STATS, ROLE_REPORT };
+
+/* Page numbers that are sorted at once, and the most that one request may have; Linux sends 256. */
+#define PFNS_AT_ONCE 1024u
+#define PFNS_MAX     (16 * PFNS_AT_ONCE)
+
+/* Entries of a statistics buffer that are looked at. */
+#define STATS_ENTRIES_MAX 64u
+
+struct virtio_balloon {
+    struct virtio_device base;
+    struct virtio_balloon_config config; /* fields are little endian, as we are */
+    struct device_time time;
+
+    /* Under the device's lock. */
+    uint64_t moved_ns; /* when a page moved, or the target was set */
+    uint64_t taken_pages, given_pages, reported_pages, ignored_pages;
+    struct virtqueue_chain request;     /* being handled */
+    struct virtqueue_chain report;      /* being handled; bare */
+    struct virtqueue_chain stats_chain; /* held, to be used when statistics are wanted */
+    uint32_t pfns[PFNS_AT_ONCE];
+
+    uint32_t stats_present;
+    uint64_t stats[BALLOON_STATS];
+    uint64_t stats_ns;            /* when they came */
+    uint64_t stats_count;         /* how often they came, or were forgotten */
+    pthread_cond_t stats_arrived; /* the count has changed */
+
+    struct device_timer *stats_timer;
+    bool stats_timer_armed;
+    uint64_t watched_until_ns;
+};
+
+static struct virtio_balloon *balloon_of(struct virtio_device *device)
+{
+    return container_of(device, struct virtio_balloon, base);
+}
+
+static uint64_t balloon_now(const struct virtio_balloon *balloon)
+{
+    return balloon->time.now(balloon->time.context);
+}
+
+static enum role queue_role(const struct virtio_device *device, unsigned queue)
+{
+    if (queue == QUEUE_INFLATE)
+        return ROLE_INFLATE;
+    if (queue == QUEUE_DEFLATE)
+        return ROLE_DEFLATE;
+    if (queue == QUEUE_THIRD && virtio_device_has_feature(device, VIRTIO_BALLOON_F_STATS_VQ))
+        return ROLE_STATS;
+    return virtio_device_has_feature(device, VIRTIO_BALLOON_F_REPORTING) ? ROLE_REPORT : ROLE_NONE;
+}
+
+/* ---- pages in and out of the balloon ---- */
+
+static int compare_pfns(const void *left, const void *right)
+{
+    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+
+    return (a > b) - (a < b);
+}
+
+/* Moves the pages of balloon->pfns[0, count). Returns how many moved. */
+static uint64_t balloon_move(struct virtio_balloon *balloon, enum role role, size_t count)
+{
+    uint32_t *pfns = balloon->pfns;
+    struct pmap *map = balloon->base.map;
+    uint64_t moved = 0;
+
+    qsort(pfns, count, sizeof(*pfns), compare_pfns);
+    for (size_t i = 0; i < count;) {
+        uint64_t first = pfns[i], end = first;
+        for (; i < count && pfns[i] <= end; i++)
+            end = (uint64_t)pfns[i] + 1;
+        moved += role == ROLE_INFLATE ? pmap_balloon_take(map, first, end - first)
+                                      : pmap_balloon_give(map, first, end - first);
+    }
+    balloon->ignored_pages += count - moved;
+    return moved;
+}
+
+/* An array of 32-bit page numbers. */
+static bool balloon_handle_request(struct virtio_device *device, unsigned queue,
+                                   struct virtqueue_chain *chain)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+    enum role role = queue_role(device, queue);
+    const size_t size = sizeof(balloon->pfns[0]);
+    uint64_t length = chain->out_length;
+    uint64_t moved = 0;
+
+    if (length == 0 || length % size != 0 || length > PFNS_MAX * size) {
+        virtio_stats_add(&device->stats.errors, 1);
+        length = 0;
+    }
+    for (uint64_t offset = 0; offset < length; offset += sizeof(balloon->pfns)) {
+        size_t got =
+            iov_read(chain->iov, chain->out_count, offset, balloon->pfns, sizeof(balloon->pfns));
+        moved += balloon_move(balloon, role, got / size);
+    }
+    if (moved > 0)
+        balloon->moved_ns = balloon_now(balloon);
+    if (role == ROLE_INFLATE) {
+        balloon->taken_pages += moved;
+        virtio_stats_add(&device->stats.bytes_out, moved * PAGE_SIZE);
+    } else {
+        balloon->given_pages += moved;
+        virtio_stats_add(&device->stats.bytes_in, moved * PAGE_SIZE);
+    }
+    virtio_device_complete(device, queue, chain, 0);
+    return true;
+}
+
+/* ---- free pages ---- */
+
+/* May pages that were reported come back as zero? */
+static bool reports_wanted(const struct virtio_balloon *balloon)
+{
+    return !virtio_device_has_feature(&balloon->base, VIRTIO_BALLOON_F_PAGE_POISON) ||
+           balloon->config.poison_val == 0;
+}
+
+/* The whole pages within the chain's buffers are free. */
+static bool balloon_handle_report(struct virtio_device *device, unsigned queue,
+                                  struct virtqueue_chain *chain)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+    bool wanted = queue_role(device, queue) == ROLE_REPORT && reports_wanted(balloon);
+
+    for (unsigned i = 0; wanted && i < chain->segment_count; i++) {
+        const struct virtqueue_segment *segment = &chain->segments[i];
+        if (!segment->write || !range_fits(segment->gpa, segment->length, (uint64_t)1 << 63))
+            continue;
+        uint64_t first = align_up(segment->gpa, PAGE_SIZE) >> PAGE_SHIFT;
+        uint64_t end = (segment->gpa + segment->length) >> PAGE_SHIFT;
+        if (first < end)
+            balloon->reported_pages += pmap_release(device->map, first, end - first);
+    }
+    virtio_device_complete(device, queue, chain, 0);
+    return true;
+}
+
+/* ---- the driver's statistics ---- */
+
+static void balloon_parse_stats(struct virtio_balloon *balloon)
+{
+    const struct virtqueue_chain *chain = &balloon->stats_chain;
+    struct virtio_balloon_stat entries[STATS_ENTRIES_MAX];
+    size_t length = iov_read(chain->iov, chain->out_count, 0, entries, sizeof(entries));
+
+    balloon->stats_present = 0;
+    for (size_t i = 0; i < length / sizeof(entries[0]); i++) {
+        if (entries[i].tag >= BALLOON_STATS)
+            continue;
+        balloon->stats[entries[i].tag] = entries[i].val;
+        balloon->stats_present |= (uint32_t)bit(entries[i].tag);
+    }
+    balloon->stats_ns = balloon_now(balloon);
+    balloon->stats_count++;
+    pthread_cond_broadcast(&balloon->stats_arrived);
+}
+
+/* The buffer that has statistics is kept until others are wanted: to use it is to ask for them. */
+static void balloon_take_stats(struct virtio_balloon *balloon, unsigned queue)
+{
+    struct virtqueue *vq = &balloon->base.queues[queue];
+
+    if (balloon->stats_chain.held)
+        return;
+    do {
+        if (virtqueue_pop(vq, &balloon->stats_chain)) {
+            balloon_parse_stats(balloon);
+            return;
+        }
+    } while (virtqueue_unmute(vq));
+}
+
+/* False: there is no driver to ask, or it has not answered yet. */
+static bool balloon_ask_stats(struct virtio_balloon *balloon)
+{
+    if (!balloon->stats_chain.held || !virtio_device_queue_runs(&balloon->base, QUEUE_THIRD))
+        return false;
+    virtio_device_complete(&balloon->base, QUEUE_THIRD, &balloon->stats_chain, 0);
+    balloon_take_stats(balloon, QUEUE_THIRD);
+    return true;
+}
+
+static void balloon_arm_stats(struct virtio_balloon *balloon, uint64_t now)
+{
+    balloon->stats_timer_armed = true;
+    balloon->time.timer_arm(balloon->stats_timer, now + BALLOON_STATS_PERIOD_NS);
+}
+
+static void balloon_stats_due(void *context)
+{
+    struct virtio_balloon *balloon = context;
+
+    virtio_device_enter(&balloon->base);
+    uint64_t now = balloon_now(balloon);
+    balloon->stats_timer_armed = false;
+    if (now < balloon->watched_until_ns) {
+        balloon_ask_stats(balloon);
+        balloon_arm_stats(balloon, now);
+    }
+    virtio_device_leave(&balloon->base);
+}
+
+static bool stats_fresh(const struct virtio_balloon *balloon, uint64_t now)
+{
+    return balloon->stats_present != 0 && now - balloon->stats_ns <= BALLOON_STATS_PERIOD_NS;
+}
+
+/* Waits, on the host's clock, for the answer to what was asked. */
+static void balloon_wait_stats(struct virtio_balloon *balloon, uint64_t wait_ns)
+{
+    uint64_t deadline = clock_monotonic_ns() + wait_ns;
+    const struct timespec until = {
+        .tv_sec = (time_t)(deadline / NS_PER_SECOND),
+        .tv_nsec = (long)(deadline % NS_PER_SECOND),
+    };
+    uint64_t before = balloon->stats_count;
+
+    while (balloon->stats_count == before &&
+           pthread_cond_timedwait(&balloon->stats_arrived, &balloon->base.lock, &until) == 0)
+        ;
+}
+
+bool balloon_watch(struct virtio_device *device, uint64_t wait_ns)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+
+    virtio_device_enter(device);
+    uint64_t now = balloon_now(balloon);
+    balloon->watched_until_ns = now + BALLOON_WATCH_NS;
+    if (!balloon->stats_timer_armed)
+        balloon_arm_stats(balloon, now);
+    if (!stats_fresh(balloon, now) && balloon_ask_stats(balloon) && !stats_fresh(balloon, now) &&
+        wait_ns > 0)
+        balloon_wait_stats(balloon, wait_ns);
+    bool fresh = stats_fresh(balloon, balloon_now(balloon));
+    virtio_device_leave(device);
+    return fresh;
+}
+
+/* ---- target and state ---- */
+
+static uint64_t target_limit(const struct virtio_balloon *balloon, uint64_t pages)
+{
+    struct pmap_stats stats;
+
+    pmap_get_stats(balloon->base.map, &stats);
+    if (pages > stats.max_pages)
+        pages = stats.max_pages;
+    return pages > UINT32_MAX ? UINT32_MAX : pages;
+}
+
+void balloon_set_target(struct virtio_device *device, uint64_t pages)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+
+    virtio_device_enter(device);
+    balloon->config.num_pages = (uint32_t)target_limit(balloon, pages);
+    balloon->moved_ns = balloon_now(balloon);
+    virtio_device_config_changed(device);
+    virtio_device_leave(device);
+}
+
+static enum balloon_state balloon_state(const struct virtio_balloon *balloon, uint64_t actual,
+                                        uint64_t still_ns)
+{
+    if (!virtio_device_queue_runs(&balloon->base, QUEUE_INFLATE))
+        return BALLOON_ABSENT;
+    if (actual == balloon->config.num_pages)
+        return BALLOON_STEADY;
+    return still_ns < BALLOON_PATIENCE_NS ? BALLOON_MOVING : BALLOON_STALLED;
+}
+
+void balloon_get(struct virtio_device *device, struct balloon_info *info)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+    struct pmap_stats pages;
+
+    virtio_device_enter(device);
+    pmap_get_stats(device->map, &pages);
+    uint64_t now = balloon_now(balloon);
+    *info = (struct balloon_info){
+        .target_pages = balloon->config.num_pages,
+        .actual_pages = pages.ballooned,
+        .claimed_pages = balloon->config.actual,
+        .taken_pages = balloon->taken_pages,
+        .given_pages = balloon->given_pages,
+        .reported_pages = balloon->reported_pages,
+        .ignored_pages = balloon->ignored_pages,
+        .stats_present = balloon->stats_present,
+        .stats_age_ns = now - balloon->stats_ns,
+    };
+    if (info->actual_pages != info->target_pages)
+        info->still_ns = now - balloon->moved_ns;
+    info->state = balloon_state(balloon, info->actual_pages, info->still_ns);
+    for (unsigned i = 0; i < BALLOON_STATS; i++)
+        info->stats[i] = balloon->stats[i];
+    virtio_device_leave(device);
+}
+
+const char *balloon_stat_name(enum balloon_stat stat)
+{
+    static const char *const names[BALLOON_STATS] = {
+        [BALLOON_STAT_SWAP_IN] = "swap_in",
+        [BALLOON_STAT_SWAP_OUT] = "swap_out",
+        [BALLOON_STAT_MAJOR_FAULTS] = "major_faults",
+        [BALLOON_STAT_MINOR_FAULTS] = "minor_faults",
+        [BALLOON_STAT_FREE] = "free",
+        [BALLOON_STAT_TOTAL] = "total",
+        [BALLOON_STAT_AVAILABLE] = "available",
+        [BALLOON_STAT_CACHES] = "caches",
+        [BALLOON_STAT_HUGETLB_ALLOCATIONS] = "hugetlb_allocations",
+        [BALLOON_STAT_HUGETLB_FAILURES] = "hugetlb_failures",
+        [BALLOON_STAT_OOM_KILLS] = "oom_kills",
+        [BALLOON_STAT_ALLOC_STALLS] = "alloc_stalls",
+        [BALLOON_STAT_ASYNC_SCAN] = "async_scan",
+        [BALLOON_STAT_DIRECT_SCAN] = "direct_scan",
+        [BALLOON_STAT_ASYNC_RECLAIM] = "async_reclaim",
+        [BALLOON_STAT_DIRECT_RECLAIM] = "direct_reclaim",
+    };
+
+    return names[stat];
+}
+
+const char *balloon_state_name(enum balloon_state state)
+{
+    static const char *const names[] = {
+        [BALLOON_ABSENT] = "absent",
+        [BALLOON_STEADY] = "steady",
+        [BALLOON_MOVING] = "moving",
+        [BALLOON_STALLED] = "stalled",
+    };
+
+    return names[state];
+}
+
+/* ---- the device ---- */
+
+static uint64_t balloon_features(struct virtio_device *device)
+{
+    return bit(VIRTIO_BALLOON_F_STATS_VQ) | bit(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) |
+           bit(VIRTIO_BALLOON_F_PAGE_POISON) | bit(VIRTIO_BALLOON_F_REPORTING);
+}
+
+static void balloon_config_write(struct virtio_device *device, uint32_t offset, unsigned size,
+                                 uint64_t value)
+{
+    struct virtio_balloon_config *config = &balloon_of(device)->config;
+
+    if (size != sizeof(uint32_t))
+        return;
+    if (offset == offsetof(struct virtio_balloon_config, actual))
+        config->actual = (uint32_t)value;
+    else if (offset == offsetof(struct virtio_balloon_config, poison_val))
+        config->poison_val = (uint32_t)value;
+}
+
+static void balloon_start(struct virtio_device *device)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+
+    balloon->moved_ns = balloon_now(balloon);
+}
+
+static void balloon_notify(struct virtio_device *device, unsigned queue)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+
+    switch (queue_role(device, queue)) {
+    case ROLE_INFLATE:
+    case ROLE_DEFLATE:
+        virtio_device_drain(device, queue, &balloon->request, balloon_handle_request);
+        break;
+    case ROLE_STATS:
+        balloon_take_stats(balloon, queue);
+        break;
+    case ROLE_REPORT:
+    case ROLE_NONE:
+        virtio_device_drain(device, queue, &balloon->report, balloon_handle_report);
+        break;
+    }
+}
+
+static void balloon_release(struct virtio_device *device, unsigned queue)
+{
+    if (queue == QUEUE_THIRD)
+        virtqueue_drop(&device->queues[queue], &balloon_of(device)->stats_chain);
+}
+
+/* The driver that comes next, or the guest without one, has all pages. */
+static void balloon_reset(struct virtio_device *device)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+
+    pmap_balloon_reset(device->map);
+    balloon->config.actual = 0;
+    balloon->config.poison_val = 0;
+    balloon->moved_ns = balloon_now(balloon);
+    balloon->stats_present = 0;
+    balloon->stats_count++;
+    pthread_cond_broadcast(&balloon->stats_arrived);
+}
+
+static void balloon_free(struct virtio_balloon *balloon)
+{
+    balloon->time.timer_destroy(balloon->stats_timer);
+    virtqueue_chain_finish(&balloon->request);
+    virtqueue_chain_finish(&balloon->report);
+    virtqueue_chain_finish(&balloon->stats_chain);
+    pthread_cond_destroy(&balloon->stats_arrived);
+    free(balloon);
+}
+
+static void balloon_destroy(struct virtio_device *device)
+{
+    struct virtio_balloon *balloon = balloon_of(device);
+
+    balloon->time.timer_destroy(balloon->stats_timer);
+    balloon->stats_timer = NULL;
+    virtio_device_finish(device);
+    balloon_free(balloon);
+}
+
+static const struct virtio_device_ops balloon_ops = {
+    .name = "balloon",
+    .id = VIRTIO_ID_BALLOON,
+    .queue_count = QUEUES,
+    .queue_size_max = BALLOON_QUEUE_SIZE,
+    .features = balloon_features,
+    .config_write = balloon_config_write,
+    .start = balloon_start,
+    .notify = balloon_notify,
+    .release = balloon_release,
+    .reset = balloon_reset,
+    .destroy = balloon_destroy,
+};
+
+static void condition_init(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+enum status virtio_balloon_create(struct virtio_device **device, struct pmap *map,
+                                  struct io_loop *loop, const struct device_time *time,
+                                  uint64_t target_pages, struct error *err)
+{
+    struct virtio_balloon *balloon = calloc(1, sizeof(*balloon));
+
+    if (balloon == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for the balloon");
+    balloon->time = *time;
+    balloon->report.bare = true;
+    condition_init(&balloon->stats_arrived);
+    enum status status =
+        time->timer_create(time->context, &balloon->stats_timer, balloon_stats_due, balloon, err);
+    if (status != STATUS_OK)
+        balloon->stats_timer = NULL;
+    else
+        status = virtio_device_init(&balloon->base, &balloon_ops, map, loop, &balloon->config,
+                                    sizeof(balloon->config), err);
+    if (status != STATUS_OK) {
+        balloon_free(balloon);
+        return status;
+    }
+    balloon->config.num_pages = (uint32_t)target_limit(balloon, target_pages);
+    balloon->moved_ns = balloon_now(balloon);
+    *device = &balloon->base;
+    return STATUS_OK;
+}

@@ -1,0 +1,24 @@
+#ifndef AEROSTAT_VM_CONTROL_ANSWER_H
+#define AEROSTAT_VM_CONTROL_ANSWER_H
+
+/* What a VM does when it is asked through its control socket. */
+
+#include <jansson.h>
+
+#include "control/request.h"
+#include "vm/options.h"
+#include "vm/vm_slot.h"
+
+/* The end of a machine that its user asked for; other values are signals. */
+#define STOP_BY_USER 0u
+
+struct control_answerer {
+    struct vm_slot *slot;
+    const struct vm_options *options;
+    uint64_t started_ns; /* clock_monotonic_ns */
+};
+
+/* For control_server_config; context is a struct control_answerer. */
+json_t *control_answer(void *context, const struct control_request *request, struct error *err);
+
+#endif

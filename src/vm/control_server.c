@@ -1,0 +1,295 @@
+#include "vm/control_server.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "control/folder.h"
+#include "util/clock.h"
+
+#define REFILL_NS    (NS_PER_SECOND / 20)
+#define REFILL_COUNT (CONTROL_RATE / 20)
+
+/* One connection. It reads while it has no reply to send and the server has tokens. */
+struct client {
+    struct control_server *server;
+    struct io_source *source; /* NULL: a free slot */
+    int fd;
+    uint64_t last_active; /* counts as the server's turns do */
+    char line[CONTROL_LINE_MOST];
+    size_t length;
+    char *reply; /* being sent, with its newline; NULL: none */
+    size_t reply_length, reply_sent;
+    bool close_after; /* the reply is the last */
+};
+
+struct control_server {
+    struct control_server_config config;
+    uid_t uid;
+    struct io_source *listener;
+    struct io_timer *refill;
+    unsigned tokens;
+    bool refilling;
+    uint64_t turns;
+    struct client clients[CONTROL_CLIENTS_MOST];
+};
+
+/* Takes a token; false where there is none. Whatever spends makes the refill go on. */
+static bool spend(struct control_server *server)
+{
+    if (!server->refilling) {
+        server->refilling = true;
+        io_timer_arm(server->refill, clock_monotonic_ns() + REFILL_NS);
+    }
+    if (server->tokens == 0)
+        return false;
+    server->tokens--;
+    return true;
+}
+
+/* Lets go of the connection without closing it. */
+static int client_release(struct client *client)
+{
+    io_source_destroy(client->source);
+    client->source = NULL;
+    free(client->reply);
+    client->reply = NULL;
+    return client->fd;
+}
+
+static void client_drop(struct client *client)
+{
+    close(client_release(client));
+}
+
+/* Takes over `body`, an object or NULL. False: out of memory. */
+static bool client_reply(struct client *client, json_t *body)
+{
+    char *text = body == NULL ? NULL : json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    if (text == NULL)
+        return false;
+    client->reply_length = strlen(text);
+    client->reply_sent = 0;
+    text[client->reply_length++] = '\n'; /* in the place of the terminating 0 */
+    client->reply = text;
+    return true;
+}
+
+static json_t *reply_error(const struct error *err)
+{
+    return json_pack("{s:i, s:b, s:s, s:s}", "version", CONTROL_VERSION, "ok", 0, "code",
+                     status_name(err->status), "error", err->text);
+}
+
+static json_t *reply_ok(json_t *members)
+{
+    json_t *body = json_pack("{s:i, s:b}", "version", CONTROL_VERSION, "ok", 1);
+    if (body != NULL && json_object_update(body, members) != 0) {
+        json_decref(body);
+        body = NULL;
+    }
+    json_decref(members);
+    return body;
+}
+
+/* The connection becomes the console's, which owns it from then on; `typed` came behind the
+ * request. False: it is gone. */
+static bool attach_console(struct client *client, const char *typed, size_t length)
+{
+    struct console_relay *relay = client->server->config.relay;
+    struct error err = {0};
+    char greeting[64];
+    if (relay == NULL)
+        error_set(&err, STATUS_UNSUPPORTED,
+                  "the console is where the VM was started; that of one in the background, without "
+                  "--console, can be attached to");
+    else if (!console_relay_has_room(relay))
+        error_set(&err, STATUS_BUSY, "the console is in use, by as many as it can serve");
+    if (err.status != STATUS_OK)
+        return client_reply(client, reply_error(&err));
+
+    snprintf(greeting, sizeof greeting, "{\"version\":%d,\"ok\":true}\n", CONTROL_VERSION);
+    int fd = client_release(client);
+    if (console_relay_attach(relay, fd, greeting, typed, length) != STATUS_OK)
+        close(fd);
+    return true;
+}
+
+/* Serves the request in the first `length` bytes of the line, of which `used` are taken with it.
+ * False: out of memory. */
+static bool client_serve(struct client *client, size_t length, size_t used)
+{
+    const struct control_server_config *config = &client->server->config;
+    struct control_request request;
+    struct error err = {0};
+    json_t *members = NULL;
+    if (control_request_parse(client->line, length, &request, &err) == STATUS_OK) {
+        if (request.kind == CONTROL_CONSOLE)
+            return attach_console(client, client->line + used, client->length - used);
+        members = config->answer(config->context, &request, &err);
+    }
+    return client_reply(client, members != NULL ? reply_ok(members) : reply_error(&err));
+}
+
+/* Serves what lies ready, as long as replies go out at once and there are tokens; then listens for
+ * what it needs to go on. False: the connection is to be closed. */
+static bool client_work(struct client *client)
+{
+    for (;;) {
+        if (client->reply != NULL) {
+            ssize_t count =
+                send(client->fd, client->reply + client->reply_sent,
+                     client->reply_length - client->reply_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+            if (count < 0 && errno != EAGAIN && errno != EINTR)
+                return false;
+            client->reply_sent += count < 0 ? 0 : (size_t)count;
+            if (client->reply_sent < client->reply_length) {
+                io_source_set_events(client->source, EPOLLOUT);
+                return true;
+            }
+            free(client->reply);
+            client->reply = NULL;
+            if (client->close_after)
+                return false;
+        }
+        const char *end = memchr(client->line, '\n', client->length);
+        if (end == NULL && client->length < sizeof client->line) {
+            io_source_set_events(client->source, EPOLLIN);
+            return true;
+        }
+        if (!spend(client->server)) {
+            io_source_set_events(client->source, 0); /* until the refill */
+            return true;
+        }
+        if (end == NULL) {
+            struct error err;
+            error_set(&err, STATUS_INVALID, "a request has at most %u bytes", CONTROL_LINE_MOST);
+            client->close_after = true;
+            if (!client_reply(client, reply_error(&err)))
+                return false;
+            continue;
+        }
+        size_t length = (size_t)(end - client->line), used = length + 1;
+        if (!client_serve(client, length, used))
+            return false;
+        if (client->source == NULL)
+            return true; /* the console's now */
+        memmove(client->line, client->line + used, client->length - used);
+        client->length -= used;
+    }
+}
+
+static void client_ready(void *context, uint32_t events)
+{
+    struct client *client = context;
+    client->last_active = ++client->server->turns;
+    if (client->reply == NULL && client->length < sizeof client->line) {
+        ssize_t count = recv(client->fd, client->line + client->length,
+                             sizeof client->line - client->length, MSG_DONTWAIT);
+        if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)) {
+            client_drop(client); /* hung up: what was not a whole line is forgotten */
+            return;
+        }
+        client->length += count < 0 ? 0 : (size_t)count;
+    }
+    if (!client_work(client))
+        client_drop(client);
+}
+
+/* A slot for a new connection: a free one, or that of the one that was silent longest. */
+static struct client *slot_find(struct control_server *server)
+{
+    struct client *oldest = &server->clients[0];
+    for (unsigned i = 0; i < CONTROL_CLIENTS_MOST; i++) {
+        struct client *client = &server->clients[i];
+        if (client->source == NULL)
+            return client;
+        if (client->last_active < oldest->last_active)
+            oldest = client;
+    }
+    client_drop(oldest);
+    return oldest;
+}
+
+static void listener_ready(void *context, uint32_t events)
+{
+    struct control_server *server = context;
+    if (!spend(server)) {
+        io_source_set_events(server->listener, 0); /* until the refill */
+        return;
+    }
+    int fd = accept4(server->config.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0)
+        return;
+    pid_t pid;
+    uid_t uid;
+    if (!control_peer(fd, &pid, &uid) || (uid != server->uid && uid != 0)) {
+        close(fd);
+        return;
+    }
+    struct client *client = slot_find(server);
+    *client = (struct client){.server = server, .fd = fd, .last_active = ++server->turns};
+    if (io_source_create(&client->source, server->config.loop, fd, EPOLLIN, client_ready, client,
+                         NULL) != STATUS_OK)
+        close(fd);
+}
+
+static void on_refill(void *context)
+{
+    struct control_server *server = context;
+    server->refilling = false;
+    server->tokens += REFILL_COUNT;
+    if (server->tokens >= CONTROL_BURST)
+        server->tokens = CONTROL_BURST;
+    else
+        io_timer_arm(server->refill, clock_monotonic_ns() + REFILL_NS);
+    server->refilling = server->tokens < CONTROL_BURST;
+    io_source_set_events(server->listener, EPOLLIN);
+    /* From another one each time, so that none is always the last to be served. */
+    unsigned first = (unsigned)(server->turns++ % CONTROL_CLIENTS_MOST);
+    for (unsigned i = 0; i < CONTROL_CLIENTS_MOST; i++) {
+        struct client *client = &server->clients[(first + i) % CONTROL_CLIENTS_MOST];
+        if (client->source != NULL && client->reply == NULL && !client_work(client))
+            client_drop(client);
+    }
+}
+
+enum status control_server_create(struct control_server **out,
+                                  const struct control_server_config *config, struct error *err)
+{
+    struct control_server *server = calloc(1, sizeof *server);
+    *out = server;
+    if (server == NULL)
+        return error_set(err, STATUS_NO_MEMORY, "no memory for the control socket");
+    server->config = *config;
+    server->uid = geteuid();
+    server->tokens = CONTROL_BURST;
+    enum status status = io_timer_create(&server->refill, config->loop, on_refill, server, err);
+    if (status == STATUS_OK)
+        status = io_source_create(&server->listener, config->loop, config->listener, EPOLLIN,
+                                  listener_ready, server, err);
+    if (status != STATUS_OK) {
+        control_server_destroy(server);
+        *out = NULL;
+    }
+    return status;
+}
+
+void control_server_destroy(struct control_server *server)
+{
+    if (server == NULL)
+        return;
+    for (unsigned i = 0; i < CONTROL_CLIENTS_MOST; i++) {
+        if (server->clients[i].source != NULL)
+            client_drop(&server->clients[i]);
+    }
+    io_source_destroy(server->listener);
+    io_timer_destroy(server->refill);
+    free(server);
+}

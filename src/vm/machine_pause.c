@@ -1,0 +1,97 @@
+/*
+ * Standing still. A pause is a wish that every vCPU's thread sees at its next safepoint: it leaves
+ * the engine (parked, its TLB lent to whoever moves pages) and waits here. The last one to come
+ * stops the guest's clock; nothing in the guest can see time pass after that, since nothing in it
+ * runs. Devices finish what they were asked to do.
+ *
+ * Going on: the clock is started, and each vCPU's TSC is set back by what it stood still, before
+ * any vCPU runs. KVM's clock is a function of the TSC that does not change (cpu/system/pvclock.c),
+ * and timers have what they had left. So the guest finds itself in the very moment in which it was
+ * stopped; only its idea of the date is late, until it asks somebody.
+ *
+ * `cpus_running` counts threads that may touch guest state. All here is under machine->lock, with
+ * the clock's locks below it.
+ */
+
+#include "vm/machine_private.h"
+
+/* With the lock held, when a thread has stopped or the wish has come. */
+static void settle(struct machine *machine)
+{
+    if (machine->pausing && machine->cpus_running == 0)
+        guest_clock_stop(machine->clock);
+    pthread_cond_broadcast(&machine->pause_changed);
+}
+
+void machine_cpu_begins(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->lock);
+    machine->cpus_running++;
+    pthread_mutex_unlock(&machine->lock);
+}
+
+void machine_cpu_ends(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->lock);
+    machine->cpus_running--;
+    settle(machine);
+    pthread_mutex_unlock(&machine->lock);
+}
+
+void machine_cpu_stands_still(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->lock);
+    machine->cpus_running--;
+    settle(machine);
+    while (machine->pausing && !machine->stopping)
+        pthread_cond_wait(&machine->pause_changed, &machine->lock);
+    machine->cpus_running++;
+    pthread_mutex_unlock(&machine->lock);
+}
+
+void machine_pause_begin(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->lock);
+    if (!machine->pausing) {
+        machine->pausing = true;
+        settle(machine);
+        for (unsigned i = 0; i < machine->cpu_count; i++)
+            vcpu_kick(machine->cpus[i].vcpu, ATTENTION_EXIT);
+    }
+    pthread_mutex_unlock(&machine->lock);
+}
+
+bool machine_pause(struct machine *machine)
+{
+    machine_pause_begin(machine);
+    pthread_mutex_lock(&machine->lock);
+    while (machine->pausing && machine->cpus_running != 0 && machine->end == MACHINE_RUNNING)
+        pthread_cond_wait(&machine->pause_changed, &machine->lock);
+    bool lives = machine->end == MACHINE_RUNNING;
+    pthread_mutex_unlock(&machine->lock);
+    return lives;
+}
+
+void machine_resume(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->lock);
+    if (machine->pausing) {
+        guest_clock_start(machine->clock);
+        uint64_t lost = guest_clock_ticks_lost(machine->clock);
+        for (unsigned i = 0; i < machine->cpu_count; i++) {
+            struct vcpu *vcpu = machine->cpus[i].vcpu;
+            if (vcpu->tsc_lost == lost)
+                continue; /* it may not have stopped yet: the wish comes and goes */
+            vcpu->tsc_offset -= (int64_t)(lost - vcpu->tsc_lost);
+            vcpu->tsc_lost = lost;
+        }
+        machine->pausing = false;
+        pthread_cond_broadcast(&machine->pause_changed);
+    }
+    pthread_mutex_unlock(&machine->lock);
+}
+
+bool machine_is_paused(struct machine *machine)
+{
+    return machine->pausing;
+}

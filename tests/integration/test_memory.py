@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Nothing that a guest keeps in memory may be lost, whatever is taken from it: the checker
+(guests/checker) runs in guests of 256 MiB, with files on ext4 and the guest's own swap on disks.
+
+CHECKER_SECONDS=n runs it for n seconds of the guest's time in each test, for `make soak`.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import harness
+from harness import Vm
+
+MIB = 1 << 20
+MEMORY = 256 * MIB
+SMALL = 64 * MIB
+SECONDS = int(os.environ.get("CHECKER_SECONDS", "0"))
+ROUNDS = 4 if harness.ENGINE == "interp" else 12
+SEED = int(os.environ.get("CHECKER_SEED", "1"))
+LIMIT = harness.BOOT_SECONDS + 20 * SECONDS
+
+
+def tool(name):
+    """A program of e2fsprogs: they need no privileges, but may not be on an ordinary user's path."""
+    return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+
+
+def make_initramfs(folder):
+    """The tests' initramfs with the checker."""
+    return harness.output_of("make-initramfs", os.path.join(folder, "initramfs.cpio"),
+                             f"{harness.CHECKER}=bin/checker")
+
+
+def inflated(mib):
+    """A command that waits until the balloon has so much."""
+    return ("until set -- $(grep -E 'balloon_(in|de)flate' /proc/vmstat)"
+            f" && [ $(($2 - $4)) -ge {mib * 256} ]; do usleep 100000; done")
+
+
+class Memory(harness.TestCase):
+    def make_disk(self):
+        disk = self.make_file("disk.img")
+        os.truncate(disk, 64 * MIB)
+        subprocess.run([tool("mke2fs"), "-q", "-t", "ext4", disk], check=True)
+        return disk
+
+    def check(self, *extra, size=96, memory=MEMORY, swap=192 * MIB, before="true",
+              rounds=ROUNDS, cpus=2):
+        """Runs the checker over `size` MiB in a guest, to its end; gives the VMM's statistics."""
+        disk, swap_disk = self.make_disk(), self.make_file("swap.img")
+        os.truncate(swap_disk, swap)
+        stats = self.path("stats.json")
+        much = f"--seconds {SECONDS}" if SECONDS else f"--rounds {rounds}"
+        arguments = harness.boot_arguments(
+            "mount -t ext4 /dev/vda /mnt && mkswap /dev/vdb >/dev/null && swapon /dev/vdb"
+            f" && {before} && checker {much} --size {size} --seed {SEED} --disk /mnt --drop-caches"
+            " && umount /mnt && grep -E 'balloon|pswpin|pswpout|oom_kill' /proc/vmstat",
+            memory=f"{memory // MIB}M")
+        arguments[arguments.index("--initrd") + 1] = make_initramfs(self.folder)
+        with Vm([*arguments, "--cpus", str(cpus), "--disk", disk, "--disk", swap_disk, "--stats",
+                 stats, *extra]) as vm:
+            status = vm.wait(LIMIT)
+            self.assertEqual((status, vm.errors), (harness.STATUS_OK, ""), vm.report())
+            self.assertRegex(vm.console, r"(?m)^checker: ok, \d{5,} pages verified in \d+ rounds$",
+                             vm.report())
+            self.assertRegex(vm.console, r"(?m)^aerostat-guest: exit 0$", vm.report())
+            # What the kernel itself keeps in memory is checked by the kernel.
+            self.assertNotRegex(vm.console, "BUG:|Oops|Bad page|Bad swap|EXT4-fs error|I/O error",
+                                vm.report())
+            self.console = vm.console
+        done = subprocess.run([tool("e2fsck"), "-fn", disk], check=False, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        with open(stats, encoding="utf-8") as stream:
+            return json.load(stream)
+
+    def guest_counter(self, name):
+        return int(re.search(rf"(?m)^{name} (\d+)$", self.console).group(1))
+
+    def test_plain(self):
+        self.check()
+        self.assertEqual(self.guest_counter("oom_kill"), 0)
+
+    def test_one_cpu(self):
+        self.check(cpus=1, rounds=ROUNDS // 2)
+
+    def test_guest_swaps(self):
+        """A guest that is short of memory by its own doing."""
+        self.check(memory=96 * MIB)
+        self.assertGreater(self.guest_counter("pswpin"), 1000)
+        self.assertGreater(self.guest_counter("pswpout"), 1000)
+
+    def check_paging(self, stats, least):
+        """That pages were taken from the guest and brought back, and how many are left to it."""
+        back = stats["faults_swap_in"] + stats["faults_compressed"]
+        self.assertGreater(back, least, stats)
+        # The target is a goal that the reclaim thread follows, from behind.
+        self.assertLess(stats["resident"], SMALL + 16 * MIB, stats)
+
+    def test_resident(self):
+        """Paging alone: no driver in the guest knows."""
+        stats = self.check("--resident", "64M", "--swap-dir", self.folder,
+                           before="rmmod virtio_balloon")
+        self.check_paging(stats, 1000)
+
+    def check_balloon(self, stats, mib):
+        """That the guest gave so much up. At its end its driver has given all back."""
+        self.assertGreaterEqual(stats["balloon_taken"], mib * MIB, stats)
+        held = self.guest_counter("balloon_inflate") - self.guest_counter("balloon_deflate")
+        self.assertGreater(held * 4096, mib * MIB // 2, self.console)
+
+    def test_balloon(self):
+        """The guest gives memory up, and pages out to its own swap. With 192 of 256 MiB gone its
+        kernel is at its limits: it takes some back now and then rather than kill a process."""
+        stats = self.check("--balloon", "192M", size=24, rounds=ROUNDS // 4, before=inflated(176))
+        self.check_balloon(stats, 176)
+        self.assertGreater(self.guest_counter("pswpout"), 1000)
+
+    def test_both(self):
+        """Half of it by the balloon, the rest by paging."""
+        stats = self.check("--balloon", "128M", "--resident", "64M", "--swap-dir", self.folder,
+                           size=64, rounds=ROUNDS // 2, before=inflated(128))
+        self.check_balloon(stats, 128)
+        self.check_paging(stats, 1000)
+
+    def test_chaos(self):
+        """Pages taken and brought back at random as fast as it goes, on the way the balloon too."""
+        stats = self.check("--chaos", str(SEED), "--swap-dir", self.folder)
+        for counter in ("faults_swap_in", "faults_compressed", "faults_zero"):
+            self.assertGreater(stats[counter], 1000, f"{counter} in {stats}")
+        for counter in ("chaos_taken", "chaos_brought", "chaos_sampled", "chaos_checks"):
+            self.assertGreater(stats[counter], 0, f"{counter} in {stats}")
+        self.assertGreater(stats["balloon_taken"], 0, stats)
+
+
+if __name__ == "__main__":
+    harness.main()

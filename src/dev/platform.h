@@ -11,11 +11,12 @@
 /* RAM below this, then from 4 GiB on; the hole between holds devices. */
 #define PLATFORM_LOW_RAM_END 0xc0000000u
 
-/* virtio-mmio transports: one 4 KiB window each, GSI 5 and up, level, active high. */
+/* virtio-mmio transports: one 4 KiB window each, GSI 9 and up, level, active high:
+ * behind those of the ISA devices, whose interrupts are edges. */
 #define PLATFORM_VIRTIO_BASE 0xd0000000u
 #define PLATFORM_VIRTIO_SIZE 0x1000u
-#define PLATFORM_VIRTIO_GSI  5u
-#define PLATFORM_VIRTIO_MAX  16u
+#define PLATFORM_VIRTIO_GSI  9u
+#define PLATFORM_VIRTIO_MAX  15u
 
 #define PLATFORM_PORT_PIC1       0x20u
 #define PLATFORM_PORT_PIC2       0xa0u
@@ -30,6 +31,10 @@
 #define PLATFORM_GSI_SERIAL      4u
 #define PLATFORM_GSI_PIT         2u
 #define PLATFORM_GSI_RTC         8u
-#define PLATFORM_GSI_POWER       21u /* behind the last virtio device's; edge */
+#define PLATFORM_GSI_POWER       5u /* edge */
+
+_Static_assert(PLATFORM_VIRTIO_GSI + PLATFORM_VIRTIO_MAX <= PLATFORM_IOAPIC_PINS,
+               "a pin for each window");
+_Static_assert(PLATFORM_VIRTIO_GSI > PLATFORM_GSI_RTC, "level and edge on different pins");
 
 #endif

@@ -170,6 +170,11 @@ enum status disk_pages_overwrite(struct disk_pages *disks, unsigned disk, uint64
 
 /* ------------------------------------------------------------------------- the way out and back */
 
+uint64_t disk_pages_overhead(struct disk_pages *disks)
+{
+    return sizeof(*disks) + origins_count(disks->origins) * ORIGIN_BYTES;
+}
+
 bool disk_pages_payload(struct disk_pages *disks, uint64_t ppn, uint64_t *payload)
 {
     struct origin origin;

@@ -54,6 +54,9 @@ void disk_pages_failed(struct disk_pages *disks, unsigned disk, uint64_t offset,
 enum status disk_pages_overwrite(struct disk_pages *disks, unsigned disk, uint64_t offset,
                                  uint64_t length);
 
+/* Memory that it all takes, in bytes. */
+uint64_t disk_pages_overhead(struct disk_pages *disks);
+
 /* For reclaim: the payload with which the page may leave as PAGE_DISK, if it is clean. */
 bool disk_pages_payload(struct disk_pages *disks, uint64_t ppn, uint64_t *payload);
 /* For the page store: the bytes of a page in state PAGE_DISK. There is nothing to drop. */

@@ -15,6 +15,7 @@
 
 #include "util/status.h"
 
+#define ORIGIN_BYTES      16u /* what a page that has one takes */
 #define ORIGIN_DISKS      16u /* disks are numbered below this, */
 #define ORIGIN_BLOCK_BITS 40u /* blocks of PAGE_SIZE bytes below 2^this */
 

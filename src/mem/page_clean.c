@@ -32,7 +32,6 @@ unsigned page_clean_begin(struct pmap *map, uint64_t *ppns, unsigned count)
         if (try_mark(map, ppns[i]))
             ppns[marked++] = ppns[i];
     }
-    /* Code decoded from it may stay: a page with code cannot be written unnoticed either. */
     pages_revoke(map, &(struct pmap_revocation){.ppns = ppns, .count = marked});
     return marked;
 }

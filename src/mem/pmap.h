@@ -134,8 +134,9 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable);
  */
 enum status pmap_page_bring(struct pmap *map, uint64_t ppn);
 
-/* The bytes of a page that is away, for a device that reads all of it: it stays away. NOT_FOUND: it
- * is not away, or this has been switched off for the map, to see what it saves. IO: lost. */
+/* The bytes of a page that is away, for a device that reads all of it: it stays away. `page` is
+ * aligned to PAGE_SIZE, since they may come past the host's page cache. NOT_FOUND: it is not away,
+ * or this has been switched off for the map, to see what it saves. IO: lost. */
 enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page);
 void pmap_set_peeking(struct pmap *map, bool on);
 

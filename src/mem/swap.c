@@ -358,7 +358,7 @@ static ssize_t read_one(struct swap *swap, uint64_t slot, uint8_t *page)
     return done;
 }
 
-enum status swap_read(struct swap *swap, uint64_t slot, uint8_t *page, struct error *err)
+static enum status read_aligned(struct swap *swap, uint64_t slot, uint8_t *page, struct error *err)
 {
     if (!run_is_taken(swap, slot, 1))
         return error_set(err, STATUS_INVALID, "slot %llu of the swap file is not in use",
@@ -380,6 +380,18 @@ enum status swap_read(struct swap *swap, uint64_t slot, uint8_t *page, struct er
         return error_set(err, STATUS_IO, "cannot read the swap file: %s", strerror((int)-done));
     return error_set(err, STATUS_IO, "the swap file has lost a page (slot %llu)",
                      (unsigned long long)slot);
+}
+
+enum status swap_read(struct swap *swap, uint64_t slot, uint8_t *page, struct error *err)
+{
+    if (((uintptr_t)page & PAGE_MASK) == 0)
+        return read_aligned(swap, slot, page, err);
+    /* A file that is open past the page cache reads into whole pages alone. */
+    uint8_t bounce[1 << PAGE_SHIFT] __attribute__((aligned(1 << PAGE_SHIFT)));
+    enum status status = read_aligned(swap, slot, bounce, err);
+    if (status == STATUS_OK)
+        memcpy(page, bounce, PAGE_SIZE);
+    return status;
 }
 
 void swap_get_stats(struct swap *swap, struct swap_stats *stats)

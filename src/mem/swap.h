@@ -66,7 +66,7 @@ enum status swap_write_end(struct swap *swap, struct swap_write *write, struct e
 enum status swap_write(struct swap *swap, struct swap_write *write, struct error *err);
 
 /* Reads a slot that was written. IO: the host failed, or what came is not what was written; `page`
- * (page-aligned) is then garbage. INVALID: no such slot in use. */
+ * is then garbage. A page-aligned one saves a copy. INVALID: no such slot in use. */
 enum status swap_read(struct swap *swap, uint64_t slot, uint8_t *page, struct error *err);
 
 void swap_get_stats(struct swap *swap, struct swap_stats *stats);

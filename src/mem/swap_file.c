@@ -1,23 +1,16 @@
-/*
- * See swap_file.h.
- *
- * The ring. A program that may use io_uring can do with it nearly all that system calls can, past
- * any filter of those. So ours is restricted for good before it is enabled: it can write to one
- * registered file, and nothing else. A host that does not know restrictions (before Linux 5.10) or
- * forbids io_uring gets none, and writes are ordinary ones.
- */
+/* See swap_file.h. */
 
 #include "mem/swap_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <liburing.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "mem/swap_ring.h"
 #include "util/bits.h"
 
 struct file {
@@ -167,24 +160,6 @@ static bool choose_mode(struct file *file)
     return good;
 }
 
-static bool ring_open(struct file *file)
-{
-    struct io_uring_restriction allowed[] = {
-        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
-        {.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE},
-    };
-    if (io_uring_queue_init(SWAP_QUEUE_DEPTH, &file->ring, IORING_SETUP_R_DISABLED) != 0)
-        return false;
-    int ring = file->ring.ring_fd;
-    if (io_uring_register((unsigned)ring, IORING_REGISTER_RESTRICTIONS, allowed,
-                          ARRAY_LENGTH(allowed)) == 0 &&
-        io_uring_register_files(&file->ring, &file->fd, 1) == 0 &&
-        io_uring_register((unsigned)ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0) == 0)
-        return true;
-    io_uring_queue_exit(&file->ring);
-    return false;
-}
-
 enum status swap_file_open(struct swap_file *out, const char *dir, uint64_t size,
                            enum swap_queue queue, struct error *err)
 {
@@ -206,7 +181,8 @@ enum status swap_file_open(struct swap_file *out, const char *dir, uint64_t size
         error_set(err, STATUS_INVALID, "cannot write a swap file in %s: %s", dir, strerror(errno));
         goto out;
     }
-    file->has_ring = queue == SWAP_QUEUE_IF_ANY && ring_open(file);
+    file->has_ring =
+        queue == SWAP_QUEUE_IF_ANY && swap_ring_open(&file->ring, SWAP_QUEUE_DEPTH, file->fd);
     *out = (struct swap_file){file->has_ring ? &ring_ops : &plain_ops, file};
     return STATUS_OK;
 out:

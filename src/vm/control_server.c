@@ -33,6 +33,7 @@ struct control_server {
     uid_t uid;
     struct io_source *listener;
     struct io_timer *refill;
+    struct io_event *more; /* clients have further requests that have come already */
     unsigned tokens;
     bool refilling;
     uint64_t turns;
@@ -137,10 +138,12 @@ static bool client_serve(struct client *client, size_t length, size_t used)
     return client_reply(client, members != NULL ? reply_ok(members) : reply_error(&err));
 }
 
-/* Serves what lies ready, as long as replies go out at once and there are tokens; then listens for
- * what it needs to go on. False: the connection is to be closed. */
+/* Serves one request, if one lies ready and there is a token; then listens for what it needs to go
+ * on. Further requests wait until the others have had their turn. False: the connection is to be
+ * closed. */
 static bool client_work(struct client *client)
 {
+    bool served = false;
     for (;;) {
         if (client->reply != NULL) {
             ssize_t count =
@@ -163,10 +166,13 @@ static bool client_work(struct client *client)
             io_source_set_events(client->source, EPOLLIN);
             return true;
         }
-        if (!spend(client->server)) {
-            io_source_set_events(client->source, 0); /* until the refill */
+        if (served || !spend(client->server)) {
+            io_source_set_events(client->source, 0); /* until the next turn, or the refill */
+            if (served)
+                io_event_signal(client->server->more);
             return true;
         }
+        served = true;
         if (end == NULL) {
             struct error err;
             error_set(&err, STATUS_INVALID, "a request has at most %u bytes", CONTROL_LINE_MOST);
@@ -240,6 +246,23 @@ static void listener_ready(void *context, uint32_t events)
         close(fd);
 }
 
+/* A turn for each, from another one each time, so that none is always the last when tokens are few.
+ */
+static void serve_all(struct control_server *server)
+{
+    unsigned first = (unsigned)(server->turns++ % CONTROL_CLIENTS_MOST);
+    for (unsigned i = 0; i < CONTROL_CLIENTS_MOST; i++) {
+        struct client *client = &server->clients[(first + i) % CONTROL_CLIENTS_MOST];
+        if (client->source != NULL && client->reply == NULL && !client_work(client))
+            client_drop(client);
+    }
+}
+
+static void on_more(void *context)
+{
+    serve_all(context);
+}
+
 static void on_refill(void *context)
 {
     struct control_server *server = context;
@@ -251,13 +274,7 @@ static void on_refill(void *context)
         io_timer_arm(server->refill, clock_monotonic_ns() + REFILL_NS);
     server->refilling = server->tokens < CONTROL_BURST;
     io_source_set_events(server->listener, EPOLLIN);
-    /* From another one each time, so that none is always the last to be served. */
-    unsigned first = (unsigned)(server->turns++ % CONTROL_CLIENTS_MOST);
-    for (unsigned i = 0; i < CONTROL_CLIENTS_MOST; i++) {
-        struct client *client = &server->clients[(first + i) % CONTROL_CLIENTS_MOST];
-        if (client->source != NULL && client->reply == NULL && !client_work(client))
-            client_drop(client);
-    }
+    serve_all(server);
 }
 
 enum status control_server_create(struct control_server **out,
@@ -271,6 +288,8 @@ enum status control_server_create(struct control_server **out,
     server->uid = geteuid();
     server->tokens = CONTROL_BURST;
     enum status status = io_timer_create(&server->refill, config->loop, on_refill, server, err);
+    if (status == STATUS_OK)
+        status = io_event_create(&server->more, config->loop, on_more, server, err);
     if (status == STATUS_OK)
         status = io_source_create(&server->listener, config->loop, config->listener, EPOLLIN,
                                   listener_ready, server, err);
@@ -290,6 +309,7 @@ void control_server_destroy(struct control_server *server)
             client_drop(&server->clients[i]);
     }
     io_source_destroy(server->listener);
+    io_event_destroy(server->more);
     io_timer_destroy(server->refill);
     free(server);
 }

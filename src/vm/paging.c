@@ -157,6 +157,7 @@ void paging_get(struct paging *paging, struct paging_info *info)
     info->target = info->reclaim.target > pages.max_pages ? max : info->reclaim.target * PAGE_SIZE;
     info->stall_ns = pages.reclaim_stall_ns + info->reclaim.wait_ns;
     info->active = sample.active_pages * PAGE_SIZE;
-    info->overhead = pages.max_pages * sizeof(uint64_t)    /* the page map's entries */
-                     + info->swap.used * sizeof(uint64_t); /* checksums */
+    info->overhead = pages.max_pages * sizeof(uint64_t)   /* the page map's entries */
+                     + info->swap.used * sizeof(uint64_t) /* checksums */
+                     + disk_pages_overhead(paging->disks);
 }

@@ -37,7 +37,7 @@ static const int allowed_calls[] = {
     SCMP_SYS(fallocate),
     SCMP_SYS(ftruncate),
     SCMP_SYS(fdatasync),
-    SCMP_SYS(io_uring_enter), /* of the swap file's ring, which can do one thing: swap_file.c */
+    SCMP_SYS(io_uring_enter), /* of the swap file's ring, which can do one thing: swap_ring.h */
     /* memory; executable mappings are judged below */
     SCMP_SYS(munmap),
     SCMP_SYS(mremap),

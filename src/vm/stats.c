@@ -108,6 +108,8 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "compressed", pages.compressed * PAGE_SIZE);
     add_count(stats, "disk_backed", pages.disk_backed * PAGE_SIZE);
     add_count(stats, "swapped", pages.swapped * PAGE_SIZE);
+    add_count(stats, "shared", 0);
+    add_count(stats, "shared_saved", 0);
     add_count(stats, "faults_zero", pages.faults_zero);
     add_count(stats, "faults_compressed", pages.faults_compressed);
     add_count(stats, "faults_disk", pages.faults_disk);

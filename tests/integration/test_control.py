@@ -543,6 +543,19 @@ class Hostile(Case):
             self.connect(self.name).socket.close()
         self.check_served()
 
+    def test_turns(self):
+        """Who has sent a hundred requests does not hold up who sends one."""
+        with self.connect(self.name) as flood, self.connect(self.name) as other:
+            self.assertTrue(other.ask(request="stats")["ok"])
+            flood.send(b'{"request":"stats"}\n' * 150)
+            self.assertTrue(other.ask(request="stats")["ok"])
+            flood.socket.setblocking(False)
+            served = 0
+            with contextlib.suppress(BlockingIOError):
+                while flood.line():
+                    served += 1
+            self.assertLess(served, 150)
+
     @unittest.skipIf(os.geteuid() != 0, "only root can be somebody else")
     def test_another_user(self):
         """Even if the folder were open to all."""

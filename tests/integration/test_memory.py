@@ -5,8 +5,10 @@
 CHECKER_SECONDS=n runs it for n seconds of the guest's time in each test, for `make soak`.
 """
 
+import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -89,7 +91,7 @@ class Memory(harness.TestCase):
 
     def test_guest_swaps(self):
         """A guest that is short of memory by its own doing."""
-        self.check(memory=96 * MIB)
+        self.check(memory=96 * MIB, rounds=max(2, ROUNDS // 4))
         self.assertGreater(self.guest_counter("pswpin"), 1000)
         self.assertGreater(self.guest_counter("pswpout"), 1000)
 
@@ -103,7 +105,7 @@ class Memory(harness.TestCase):
     def test_resident(self):
         """Paging alone: no driver in the guest knows."""
         stats = self.check("--resident", "64M", "--swap-dir", self.folder,
-                           before="rmmod virtio_balloon")
+                           rounds=ROUNDS // 2, before="rmmod virtio_balloon")
         self.check_paging(stats, 1000)
 
     def check_balloon(self, stats, mib):
@@ -126,9 +128,36 @@ class Memory(harness.TestCase):
         self.check_balloon(stats, 128)
         self.check_paging(stats, 1000)
 
+    def test_double_paging(self):
+        """A guest that is short of memory itself, and pages out what was taken from it already."""
+        stats = self.check("--resident", "48M", "--swap-dir", self.folder, size=112,
+                           memory=96 * MIB, rounds=ROUNDS // 3)
+        self.assertGreater(self.guest_counter("pswpout"), 1000)
+        self.assertGreater(stats["double_paging_avoided"], 100, stats)
+
+    def test_disk_pages(self):
+        """The guest's page cache goes without being stored, and its files are read right."""
+        image = self.make_file("data.img", random.Random(SEED).randbytes(80 * MIB))
+        with open(image, "rb") as stream:
+            digest = hashlib.md5(stream.read()).hexdigest()
+        stats = self.path("stats.json")
+        # Kept open, it stays in the page cache.
+        commands = "exec 3</dev/vda; for i in 1 2 3; do md5sum /dev/vda; done"
+        with Vm([*harness.boot_arguments(commands, memory="192M"), "--resident", "48M", "--disk",
+                 f"{image},ro", "--swap-dir", self.folder, "--stats", stats]) as vm:
+            status = vm.wait(LIMIT)
+            self.assertEqual((status, vm.errors), (harness.STATUS_OK, ""), vm.report())
+            self.assertEqual(re.findall(r"(?m)^([0-9a-f]{32})  /dev/vda", vm.console),
+                             [digest] * 3, vm.report())
+        with open(stats, encoding="utf-8") as stream:
+            stats = json.load(stream)
+        self.assertGreater(stats["reclaim_disk_backed"] * 4096, 60 * MIB, stats)
+        self.assertGreater(stats["faults_disk"], 1000, stats)
+        self.assertLess(stats["swap_written"], 40 * MIB, stats)
+
     def test_chaos(self):
         """Pages taken and brought back at random as fast as it goes, on the way the balloon too."""
-        stats = self.check("--chaos", str(SEED), "--swap-dir", self.folder)
+        stats = self.check("--chaos", str(SEED), "--swap-dir", self.folder, rounds=ROUNDS // 2)
         for counter in ("faults_swap_in", "faults_compressed", "faults_zero"):
             self.assertGreater(stats[counter], 1000, f"{counter} in {stats}")
         for counter in ("chaos_taken", "chaos_brought", "chaos_sampled", "chaos_checks"):

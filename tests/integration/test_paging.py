@@ -32,7 +32,7 @@ def find_swap_file(pid, swap_dir):
 
 class Paging(harness.TestCase):
     def check_short(self, errors, *extra, command=None):
-        """The VM cannot be held to its limit, and says so in one line; its guest notices nothing."""
+        """The VM cannot be held to its limit and says so in one line; its guest notices nothing."""
         stats = self.path("stats.json")
         arguments = ["--resident", f"{RESIDENT // MIB}M", "--stats", stats, *extra,
                      *harness.boot_arguments(COMMANDS)]

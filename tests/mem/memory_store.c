@@ -71,6 +71,9 @@ static enum status store_get(void *context, enum page_state state, uint64_t payl
                              uint8_t *page, struct error *err)
 {
     struct memory_store *store = context;
+    if ((uintptr_t)page % PAGE_SIZE != 0) /* as a file that is read past the page cache */
+        return error_set(err, STATUS_IO, "page 0x%llx is asked for at an odd address",
+                         (unsigned long long)ppn);
     if (atomic_load(&store->is_broken)) {
         memset(page, 0xbb, PAGE_SIZE / 2); /* part of it came */
         return error_set(err, STATUS_IO, "cannot read page 0x%llx", (unsigned long long)ppn);

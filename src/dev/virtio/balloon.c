@@ -10,62 +10,16 @@
  * by what a bare chain may have (virtqueue.h), and the loop goes on to other work after each.
  */
 
-#include "dev/virtio/balloon.h"
+#include "dev/virtio/balloon_private.h"
 
-#include <errno.h>
 #include <linux/virtio_balloon.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "dev/virtio/iov.h"
-#include "util/clock.h"
 
 #define BALLOON_QUEUE_SIZE 128u /* Linux needs 32 for reports */
 
-enum { QUEUE_INFLATE, QUEUE_DEFLATE, QUEUE_THIRD, QUEUES = 5 };
-
 enum role { ROLE_NONE, ROLE_INFLATE, ROLE_DEFLATE, ROLE_STATS, ROLE_REPORT };
-
-/* Page numbers that are sorted at once, and the most that one request may have; Linux sends 256. */
-#define PFNS_AT_ONCE 1024u
-#define PFNS_MAX     (16 * PFNS_AT_ONCE)
-
-/* Entries of a statistics buffer that are looked at. */
-#define STATS_ENTRIES_MAX 64u
-
-struct virtio_balloon {
-    struct virtio_device base;
-    struct virtio_balloon_config config; /* fields are little endian, as we are */
-    struct device_time time;
-
-    /* Under the device's lock. */
-    uint64_t moved_ns; /* when a page moved, or the target was set */
-    uint64_t taken_pages, given_pages, reported_pages, ignored_pages;
-    struct virtqueue_chain request;     /* being handled */
-    struct virtqueue_chain report;      /* being handled; bare */
-    struct virtqueue_chain stats_chain; /* held, to be used when statistics are wanted */
-    uint32_t pfns[PFNS_AT_ONCE];
-
-    uint32_t stats_present;
-    uint64_t stats[BALLOON_STATS];
-    uint64_t stats_ns;            /* when they came */
-    uint64_t stats_count;         /* how often they came, or were forgotten */
-    pthread_cond_t stats_arrived; /* the count has changed */
-
-    struct device_timer *stats_timer;
-    bool stats_timer_armed;
-    uint64_t watched_until_ns;
-};
-
-static struct virtio_balloon *balloon_of(struct virtio_device *device)
-{
-    return container_of(device, struct virtio_balloon, base);
-}
-
-static uint64_t balloon_now(const struct virtio_balloon *balloon)
-{
-    return balloon->time.now(balloon->time.context);
-}
 
 static enum role queue_role(const struct virtio_device *device, unsigned queue)
 {
@@ -167,108 +121,6 @@ static bool balloon_handle_report(struct virtio_device *device, unsigned queue,
     return true;
 }
 
-/* ---- the driver's statistics ---- */
-
-static void balloon_parse_stats(struct virtio_balloon *balloon)
-{
-    const struct virtqueue_chain *chain = &balloon->stats_chain;
-    struct virtio_balloon_stat entries[STATS_ENTRIES_MAX];
-    size_t length = iov_read(chain->iov, chain->out_count, 0, entries, sizeof(entries));
-
-    balloon->stats_present = 0;
-    for (size_t i = 0; i < length / sizeof(entries[0]); i++) {
-        if (entries[i].tag >= BALLOON_STATS)
-            continue;
-        balloon->stats[entries[i].tag] = entries[i].val;
-        balloon->stats_present |= (uint32_t)bit(entries[i].tag);
-    }
-    balloon->stats_ns = balloon_now(balloon);
-    balloon->stats_count++;
-    pthread_cond_broadcast(&balloon->stats_arrived);
-}
-
-/* The buffer that has statistics is kept until others are wanted: to use it is to ask for them. */
-static void balloon_take_stats(struct virtio_balloon *balloon, unsigned queue)
-{
-    struct virtqueue *vq = &balloon->base.queues[queue];
-
-    if (balloon->stats_chain.held)
-        return;
-    do {
-        if (virtqueue_pop(vq, &balloon->stats_chain)) {
-            balloon_parse_stats(balloon);
-            return;
-        }
-    } while (virtqueue_unmute(vq));
-}
-
-/* False: there is no driver to ask, or it has not answered yet. */
-static bool balloon_ask_stats(struct virtio_balloon *balloon)
-{
-    if (!balloon->stats_chain.held || !virtio_device_queue_runs(&balloon->base, QUEUE_THIRD))
-        return false;
-    virtio_device_complete(&balloon->base, QUEUE_THIRD, &balloon->stats_chain, 0);
-    balloon_take_stats(balloon, QUEUE_THIRD);
-    return true;
-}
-
-static void balloon_arm_stats(struct virtio_balloon *balloon, uint64_t now)
-{
-    balloon->stats_timer_armed = true;
-    balloon->time.timer_arm(balloon->stats_timer, now + BALLOON_STATS_PERIOD_NS);
-}
-
-static void balloon_stats_due(void *context)
-{
-    struct virtio_balloon *balloon = context;
-
-    virtio_device_enter(&balloon->base);
-    uint64_t now = balloon_now(balloon);
-    balloon->stats_timer_armed = false;
-    if (now < balloon->watched_until_ns) {
-        balloon_ask_stats(balloon);
-        balloon_arm_stats(balloon, now);
-    }
-    virtio_device_leave(&balloon->base);
-}
-
-static bool stats_fresh(const struct virtio_balloon *balloon, uint64_t now)
-{
-    return balloon->stats_present != 0 && now - balloon->stats_ns <= BALLOON_STATS_PERIOD_NS;
-}
-
-/* Waits, on the host's clock, for the answer to what was asked. */
-static void balloon_wait_stats(struct virtio_balloon *balloon, uint64_t wait_ns)
-{
-    uint64_t deadline = clock_monotonic_ns() + wait_ns;
-    const struct timespec until = {
-        .tv_sec = (time_t)(deadline / NS_PER_SECOND),
-        .tv_nsec = (long)(deadline % NS_PER_SECOND),
-    };
-    uint64_t before = balloon->stats_count;
-
-    while (balloon->stats_count == before &&
-           pthread_cond_timedwait(&balloon->stats_arrived, &balloon->base.lock, &until) == 0)
-        ;
-}
-
-bool balloon_watch(struct virtio_device *device, uint64_t wait_ns)
-{
-    struct virtio_balloon *balloon = balloon_of(device);
-
-    virtio_device_enter(device);
-    uint64_t now = balloon_now(balloon);
-    balloon->watched_until_ns = now + BALLOON_WATCH_NS;
-    if (!balloon->stats_timer_armed)
-        balloon_arm_stats(balloon, now);
-    if (!stats_fresh(balloon, now) && balloon_ask_stats(balloon) && !stats_fresh(balloon, now) &&
-        wait_ns > 0)
-        balloon_wait_stats(balloon, wait_ns);
-    bool fresh = stats_fresh(balloon, balloon_now(balloon));
-    virtio_device_leave(device);
-    return fresh;
-}
-
 /* ---- target and state ---- */
 
 static uint64_t target_limit(const struct virtio_balloon *balloon, uint64_t pages)
@@ -329,30 +181,6 @@ void balloon_get(struct virtio_device *device, struct balloon_info *info)
     virtio_device_leave(device);
 }
 
-const char *balloon_stat_name(enum balloon_stat stat)
-{
-    static const char *const names[BALLOON_STATS] = {
-        [BALLOON_STAT_SWAP_IN] = "swap_in",
-        [BALLOON_STAT_SWAP_OUT] = "swap_out",
-        [BALLOON_STAT_MAJOR_FAULTS] = "major_faults",
-        [BALLOON_STAT_MINOR_FAULTS] = "minor_faults",
-        [BALLOON_STAT_FREE] = "free",
-        [BALLOON_STAT_TOTAL] = "total",
-        [BALLOON_STAT_AVAILABLE] = "available",
-        [BALLOON_STAT_CACHES] = "caches",
-        [BALLOON_STAT_HUGETLB_ALLOCATIONS] = "hugetlb_allocations",
-        [BALLOON_STAT_HUGETLB_FAILURES] = "hugetlb_failures",
-        [BALLOON_STAT_OOM_KILLS] = "oom_kills",
-        [BALLOON_STAT_ALLOC_STALLS] = "alloc_stalls",
-        [BALLOON_STAT_ASYNC_SCAN] = "async_scan",
-        [BALLOON_STAT_DIRECT_SCAN] = "direct_scan",
-        [BALLOON_STAT_ASYNC_RECLAIM] = "async_reclaim",
-        [BALLOON_STAT_DIRECT_RECLAIM] = "direct_reclaim",
-    };
-
-    return names[stat];
-}
-
 const char *balloon_state_name(enum balloon_state state)
 {
     static const char *const names[] = {
@@ -403,7 +231,7 @@ static void balloon_notify(struct virtio_device *device, unsigned queue)
         virtio_device_drain(device, queue, &balloon->request, balloon_handle_request);
         break;
     case ROLE_STATS:
-        balloon_take_stats(balloon, queue);
+        balloon_take_stats(balloon);
         break;
     case ROLE_REPORT:
     case ROLE_NONE:
@@ -427,18 +255,14 @@ static void balloon_reset(struct virtio_device *device)
     balloon->config.actual = 0;
     balloon->config.poison_val = 0;
     balloon->moved_ns = balloon_now(balloon);
-    balloon->stats_present = 0;
-    balloon->stats_count++;
-    pthread_cond_broadcast(&balloon->stats_arrived);
+    balloon_forget_stats(balloon);
 }
 
 static void balloon_free(struct virtio_balloon *balloon)
 {
-    balloon->time.timer_destroy(balloon->stats_timer);
+    balloon_stats_finish(balloon);
     virtqueue_chain_finish(&balloon->request);
     virtqueue_chain_finish(&balloon->report);
-    virtqueue_chain_finish(&balloon->stats_chain);
-    pthread_cond_destroy(&balloon->stats_arrived);
     free(balloon);
 }
 
@@ -446,8 +270,7 @@ static void balloon_destroy(struct virtio_device *device)
 {
     struct virtio_balloon *balloon = balloon_of(device);
 
-    balloon->time.timer_destroy(balloon->stats_timer);
-    balloon->stats_timer = NULL;
+    balloon_stats_stop(balloon);
     virtio_device_finish(device);
     balloon_free(balloon);
 }
@@ -466,16 +289,6 @@ static const struct virtio_device_ops balloon_ops = {
     .destroy = balloon_destroy,
 };
 
-static void condition_init(pthread_cond_t *condition)
-{
-    pthread_condattr_t attributes;
-
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(condition, &attributes);
-    pthread_condattr_destroy(&attributes);
-}
-
 enum status virtio_balloon_create(struct virtio_device **device, struct pmap *map,
                                   struct io_loop *loop, const struct device_time *time,
                                   uint64_t target_pages, struct error *err)
@@ -486,12 +299,8 @@ enum status virtio_balloon_create(struct virtio_device **device, struct pmap *ma
         return error_set(err, STATUS_NO_MEMORY, "no memory for the balloon");
     balloon->time = *time;
     balloon->report.bare = true;
-    condition_init(&balloon->stats_arrived);
-    enum status status =
-        time->timer_create(time->context, &balloon->stats_timer, balloon_stats_due, balloon, err);
-    if (status != STATUS_OK)
-        balloon->stats_timer = NULL;
-    else
+    enum status status = balloon_stats_init(balloon, err);
+    if (status == STATUS_OK)
         status = virtio_device_init(&balloon->base, &balloon_ops, map, loop, &balloon->config,
                                     sizeof(balloon->config), err);
     if (status != STATUS_OK) {

@@ -220,7 +220,7 @@ static bool chain_borrow(struct virtqueue *queue, struct virtqueue_chain *chain,
     if (chain->borrowed_count == VIRTQUEUE_BORROWED_MAX)
         return false;
     if (chain->borrowed == NULL)
-        chain->borrowed = malloc(VIRTQUEUE_BORROWED_MAX * PAGE_SIZE);
+        chain->borrowed = aligned_alloc(PAGE_SIZE, VIRTQUEUE_BORROWED_MAX * PAGE_SIZE);
     if (chain->borrowed == NULL || (chain->out_count == chain->iov_capacity && !iov_grow(chain)))
         return false;
     uint8_t *page = chain->borrowed + chain->borrowed_count * PAGE_SIZE;

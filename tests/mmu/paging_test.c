@@ -382,7 +382,7 @@ static void move_some(struct storm *storm, uint64_t ppn, enum page_state from, e
     struct memory_store *store = storm->paging.store;
     for (uint64_t slot = 0; slot < STORE_SLOTS; slot++) {
         uint64_t payload = memory_store_payload(slot);
-        uint8_t bytes[1 << PAGE_SHIFT];
+        _Alignas(1 << PAGE_SHIFT) uint8_t bytes[1 << PAGE_SHIFT];
         struct error err;
         if (!page_move_begin(storm->paging.machine->map, ppn, from, payload))
             continue;

@@ -181,7 +181,7 @@ static bool chain_pin(struct virtqueue *queue, struct virtqueue_chain *chain, ui
     unsigned *count = write ? &chain->in_count : &chain->out_count;
     for (;;) {
         /* What a device does not write of a buffer means nothing to the driver (virtio 1.2,
-         * 2.7.8.2). */
+         * 2.7.8.3). */
         enum status status = pmap_pin(queue->map, gpa, length, write ? PIN_OVERWRITE : PIN_READ,
                                       chain->iov == NULL ? NULL : chain->iov + base, count,
                                       chain->iov_capacity - base);

@@ -337,10 +337,14 @@ class Console(Case):
         count = 200000
         name = self.detach(self.tiny(countdown(count) + tiny_kernel.serial(b"end!") +
                                      tiny_kernel.SPIN))
+        while self.stats(name)["port_io"] < count:
+            pass
+        # What the guest printed last may still be on its way: it comes after what was kept.
         kept = self.wait_for_console(name, b"end!")
         whole = bytes(i & 255 for i in range(count, 0, -1)) + b"end!"
-        self.assertEqual(len(kept), 65536)
-        self.assertEqual(kept, whole[-65536:])
+        self.assertGreaterEqual(len(kept), 65536)
+        self.assertLess(len(kept), len(whole))
+        self.assertEqual(kept, whole[-len(kept):])
 
     def test_a_reader_that_does_not_read(self):
         """It misses something; the guest and the others do not notice."""

@@ -238,9 +238,6 @@ struct vcpu_vectors {
     uint32_t host_mxcsr;
 };
 
-#define VCPU_HINTS      1024u
-#define VCPU_HINT_KINDS 8u /* by privilege and access: of one table of the TLB each */
-
 struct thunk_set;
 struct interp; /* the interpreter's caches, one a vCPU */
 
@@ -290,12 +287,6 @@ struct vcpu {
     /* Linear base of the page in which generated code runs, where that is made for any such
      * (cpu/translate/relative.c). */
     uint64_t code_page;
-
-    /* The translator's: TLB slots that accesses have used last (cpu/translate/hint.c). */
-    struct vcpu_hint {
-        uint32_t slot;   /* its distance from the first one */
-        uint32_t budget; /* of wrong guesses, until that is looked at */
-    } hints[VCPU_HINT_KINDS][VCPU_HINTS];
 
     struct mmu mmu;
 

@@ -128,8 +128,7 @@ static void emit_slow_paths(struct context *c)
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
             .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
             .count = (uint8_t)(slow->end - slow->index + 1)};
-        entries[i].insn |= slow->run.writes || slow->hint.write ? SLOW_WRITES : 0;
-        entries[i].insn |= slow->hint.jump != 0 ? SLOW_HINT : 0;
+        entries[i].insn |= slow->run.writes ? SLOW_WRITES : 0;
         entries[i].at = slow->at;
         entries[i].span = slow->run.span;
     }

@@ -49,14 +49,8 @@ struct slow_path {
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */
     uint8_t at;         /* the place of the access in the run, */
     struct run run;     /* whose probe this is; span 0: it is no run's */
-    struct {
-        uint32_t jump, back; /* the branch where the guess is wrong, 0: there is none; and where a
-                              * hit goes on */
-        uint8_t privilege, size;
-        bool write;
-    } hint;
-    bool exits;      /* does not resume: the handler says where it goes on */
-    uint8_t vectors; /* registers in the CPU when it resumes (enum vectors_level) */
+    bool exits;         /* does not resume: the handler says where it goes on */
+    uint8_t vectors;    /* registers in the CPU when it resumes (enum vectors_level) */
 };
 
 /* Vector registers missing: out of line they are loaded. */
@@ -155,11 +149,6 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
 /* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0: a
  * hit is "equal". Returns the addend of its TLB entry. Spoils T1, T2, flags. */
 struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write);
-/* The shift and mask that make the distance of its slot from the first of T0, in T1. */
-void context_find_slot(struct context *c);
-/* Tag and addend of the first slot's entry, at c->privilege. */
-void context_find_table(const struct context *c, bool write, struct emit_rm *tag,
-                        struct emit_rm *addend);
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The same up to a last byte, which may be given by T0. */
@@ -178,11 +167,6 @@ struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned
 void context_run_end(struct context *c);
 /* Or it is the slow path. Spoils T1 and flags. */
 void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg);
-/* hint.c: as context_probe, by a hint. False: this access has none. */
-bool hint_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
-/* Out of line, at the beginning of the slow path. */
-void hint_emit_wrong(struct context *c, const struct slow_path *slow, unsigned number);
-
 /* Runs the handler in line; leaves the block after it where `exits`. */
 void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */

@@ -85,8 +85,6 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
-    if (slow->hint.jump != 0)
-        hint_emit_wrong(c, slow, number);
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     flags_emit_slow(c, &slow->recipe);
@@ -164,8 +162,8 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
 _Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
 
 /* Tag and addend of the TLB's entry in its first slot. */
-void context_find_table(const struct context *c, bool write, struct emit_rm *tag,
-                        struct emit_rm *addend)
+static void find_table(const struct context *c, bool write, struct emit_rm *tag,
+                       struct emit_rm *addend)
 {
     size_t entry =
         offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
@@ -174,7 +172,8 @@ void context_find_table(const struct context *c, bool write, struct emit_rm *tag
     *addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
 }
 
-void context_find_slot(struct context *c)
+/* T1 = where the slot of T0 is in a table. */
+static void emit_slot(struct context *c)
 {
     context_shifted(c, T1, T0, PAGE_SHIFT - ENTRY_SHIFT);
     emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
@@ -193,10 +192,10 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    context_find_table(c, write, &tag, &addend);
+    find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
-    context_find_slot(c);
+    emit_slot(c);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
@@ -212,8 +211,7 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
 {
-    if (!hint_probe(c, slow, size, write))
-        context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
+    context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
 }
 
 /* The memory operand is at an address that is known now. In relative code that is its address
@@ -245,7 +243,7 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    context_find_table(c, write, &tag, &addend);
+    find_table(c, write, &tag, &addend);
     uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
     tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
     addend.displacement += (int32_t)(slot << ENTRY_SHIFT);
@@ -273,12 +271,12 @@ static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, 
 {
     struct emit *e = &c->e;
     struct emit_rm tag, addend;
-    context_find_table(c, write, &tag, &addend);
+    find_table(c, write, &tag, &addend);
     tag.reg = addend.reg = T1;
     c->in_host = false;
     c->held = RUN_NONE;
     emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
-    context_find_slot(c);
+    emit_slot(c);
     emit_op(e, EMIT_W, 0x3b, T0, tag);
     context_slow_jump(c, slow, CONDITION_NE);
     emit_op(e, EMIT_W, 0x03, T0, addend);

@@ -100,7 +100,6 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     const struct insn *insn = t->is_crossing ? &((const struct crossing *)t)->insn
                                              : find_insn(vcpu, translate, gpa + offset);
     vcpu->rip = rip + offset;
-    unsigned privilege = vcpu->privilege;
     uint64_t linear = entry->span != 0 ? access_address(vcpu, insn) - entry->at : 0;
     for (unsigned left = entry->count;;) {
         vcpu->next_rip = vcpu->rip + insn->length;
@@ -112,10 +111,6 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     }
     if (entry->span != 0 && !translate->is_lockstep)
         weigh_run(vcpu, translate, t, entry, linear);
-    if (entry->insn & SLOW_HINT)
-        hint_weigh(translate, t, key,
-                   hint_kind(privilege, entry->insn & SLOW_WRITES ? MMU_WRITE : MMU_READ),
-                   gpa + offset);
     if (entry->insn & SLOW_EXITS || vcpu->leave_block || t->is_dead)
         return NULL;
     return translate->code.execute + t->code + entry->resume;

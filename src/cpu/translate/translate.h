@@ -51,7 +51,7 @@ _Static_assert(sizeof(struct link) == 16 && BLOCK_DATA_MAX / REF_UNIT < 1u << 12
 
 /* An instruction that generated code may send to its handler (slow.c). */
 struct slow_entry {
-    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS, SLOW_WRITES, SLOW_HINT */
+    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS, SLOW_WRITES */
     uint16_t resume; /* where to go on, from the start of the code */
     uint8_t count;   /* instructions that are to be run */
     /* Where the probe was that of a run: its size, the place of the instruction's own access in it,
@@ -62,7 +62,6 @@ struct slow_entry {
 
 #define SLOW_EXITS  0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
 #define SLOW_WRITES 0x4000u
-#define SLOW_HINT   0x2000u
 
 /* Ways into a translation that only some have (entry.c). Offsets of code; 0: not made yet. */
 struct ways {
@@ -121,7 +120,6 @@ struct ring {
 
 #define BAD_RUNS     4096u
 #define BAD_RUNS_MAX 16u
-#define BAD_HINTS    16384u
 #define SLOW_INSNS   4096u /* entries of the cache of instructions, */
 #define SLOW_PAGE    64u   /* those that a page's may be in */
 
@@ -150,9 +148,6 @@ struct translate {
     } slow_insns[SLOW_INSNS];
     uint32_t jump_toss;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
-    uint64_t
-        bad_hints[BAD_HINTS / 64]; /* by a hash of their address: instructions that guess wrong */
-    uint64_t hints_since[VCPU_HINT_KINDS][VCPU_HINTS]; /* when their budget began, by the TSC */
     uint8_t bad_runs[BAD_RUNS]; /* by a hash of its address: how often a run of a block failed */
 
     /* Offsets of the fixed routines. */
@@ -277,16 +272,6 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key);
 bool slow_has_bad_runs(const struct translate *translate, uint64_t gpa);
 /* Its runs are to be given another try. */
 void slow_forgive_runs(struct translate *translate, uint64_t gpa);
-_Static_assert((MMU_USER_CHECKED << 1 | MMU_WRITE) < VCPU_HINT_KINDS, "kinds of hints");
-
-static inline unsigned hint_kind(enum mmu_privilege privilege, enum mmu_access access)
-{
-    return (unsigned)privilege << 1 | access;
-}
-
-/* hint.c: after a slow path of t, of the instruction at gpa, that has a hint: it may be none. */
-void hint_weigh(struct translate *translate, struct translation *t, uint32_t key, unsigned kind,
-                uint64_t gpa);
 /* Guest code has changed in this page, or anywhere (MMU_ALL_PAGES). */
 void slow_forget(struct translate *translate, uint64_t ppn);
 

@@ -10,6 +10,7 @@ struct engine_stats {
     uint64_t translations; /* blocks of guest code translated */
     uint64_t evictions;    /* translations that gave way to others */
     uint64_t dispatches;   /* times that generated code was entered */
+    uint64_t slow_paths;   /* accesses in generated code that C was called for */
     uint64_t interpreted;  /* blocks that the interpreter ran */
     uint64_t code_bytes;   /* memory of generated code and its tables that has been used, ... */
     uint64_t code_limit;   /* ... and that has been granted */

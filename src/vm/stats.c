@@ -47,6 +47,7 @@ static void add_engine(json_t *stats, const struct engine_ops *engine, struct vc
         sum.translations += one.translations;
         sum.evictions += one.evictions;
         sum.dispatches += one.dispatches;
+        sum.slow_paths += one.slow_paths;
         sum.interpreted += one.interpreted;
         sum.code_bytes += one.code_bytes;
         sum.code_limit += one.code_limit;
@@ -54,6 +55,7 @@ static void add_engine(json_t *stats, const struct engine_ops *engine, struct vc
     add_count(stats, "translations", sum.translations);
     add_count(stats, "evictions", sum.evictions);
     add_count(stats, "dispatches", sum.dispatches);
+    add_count(stats, "slow_paths", sum.slow_paths);
     add_count(stats, "blocks_interpreted", sum.interpreted);
     add_count(stats, "code_cache", sum.code_bytes);
     add_count(stats, "code_cache_max", sum.code_limit);

@@ -648,9 +648,48 @@ static void test_lockstep(void **state)
     run_programs(&translate_lockstep_engine, 0x5eed3u);
 }
 
+/* Calls the function `count` times with RBX = pointer; how often generated code called C for it. */
+static uint64_t call_often(struct testvm *vm, uint64_t function, uint64_t pointer, unsigned count)
+{
+    uint64_t before = translate_of(vm->vcpu)->stats.slow_paths;
+    vm->vcpu->gpr[GPR_RSP] = POOL - 64;
+    vm->vcpu->gpr[GPR_RSI] = function;
+    vm->vcpu->gpr[GPR_RBX] = pointer;
+    vm->vcpu->gpr[GPR_RDI] = count;
+    assert_int_equal(testvm_run(vm, CODE), VCPU_EXIT_HALTED);
+    return translate_of(vm->vcpu)->stats.slow_paths - before;
+}
+
+/* A block whose runs lie over a page border loses them, also where another block of the same hash
+ * has lost its own before. */
+static void test_bad_runs_of_one_hash(void **state)
+{
+    static const uint8_t caller[] = {0xff, 0xd6, 0xff, 0xcf,
+                                     0x75, 0xfa, 0xf4}; /* call rsi, dec edi,
+                                                            jnz, hlt */
+    static const uint8_t function[] = {0x48, 0x8b, 0x03, 0x48, 0x8b, 0x4b, 0x08, 0xc3};
+    const uint64_t first = CODE + 0x1020, second = CODE + 0x2023;
+    const uint64_t good = POOL, bad = POOL + PAGE_SIZE - 8;
+    struct testvm vm;
+    assert_int_equal((first ^ first >> PAGE_SHIFT) % BAD_RUNS,
+                     (second ^ second >> PAGE_SHIFT) % BAD_RUNS);
+    testvm_create(&vm, RAM_SIZE);
+    testvm_use_engine(&vm, &translate_engine);
+    testvm_set_mode(&vm, MODE_LONG, 8);
+    testvm_put(&vm, CODE, caller, sizeof(caller));
+    testvm_put(&vm, first, function, sizeof(function));
+    testvm_put(&vm, second, function, sizeof(function));
+
+    call_often(&vm, second, good, 100); /* translated, with a run */
+    assert_in_range(call_often(&vm, first, bad, 1000), BAD_RUNS_MAX, 100);
+    assert_in_range(call_often(&vm, second, bad, 1000), 1, 100);
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bad_runs_of_one_hash),
         cmocka_unit_test(test_runs),
         cmocka_unit_test(test_lockstep),
     };

@@ -335,6 +335,7 @@ __attribute__((no_sanitize("thread"))) static void translate_get_stats(const str
         .translations = translate->stats.translations,
         .evictions = translate->stats.evictions,
         .dispatches = translate->stats.dispatches,
+        .slow_paths = translate->stats.slow_paths,
         .interpreted = translate->stats.interpreted,
         .code_bytes = translate->code_ring.used + translate->data_ring.used,
         .code_limit = translate->code.granted,

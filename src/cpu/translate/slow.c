@@ -83,9 +83,10 @@ static void weigh_run(struct vcpu *vcpu, struct translate *translate, struct tra
                               ? mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, entry->span)
                               : mmu_probe_read(&vcpu->mmu, vcpu->privilege, linear, entry->span);
     uint8_t *bad = &translate->bad_runs[bad_runs_slot(translation_gpa(t))];
-    if (host != NULL || t->is_dead || *bad == BAD_RUNS_MAX)
+    if (host != NULL || t->is_dead)
         return;
-    if (++*bad == BAD_RUNS_MAX)
+    /* Others with this hash may have been there before: those made since have no runs. */
+    if (*bad == BAD_RUNS_MAX || ++*bad == BAD_RUNS_MAX)
         translate_unlink(translate, t);
 }
 
@@ -95,6 +96,7 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     struct translation *t = ref_get(translate, key >> SLOW_KEY_BITS);
     const struct slow_entry *entries = ref_get(translate, (key >> SLOW_KEY_BITS) + t->slow);
     const struct slow_entry *entry = &entries[key & ((1u << SLOW_KEY_BITS) - 1)];
+    translate->stats.slow_paths++;
     const uint64_t rip = translation_page(translate, t) | (t->rip & PAGE_MASK);
     uint64_t offset = entry->insn & PAGE_MASK, gpa = translation_gpa(t);
     const struct insn *insn = t->is_crossing ? &((const struct crossing *)t)->insn

@@ -164,7 +164,7 @@ struct translate {
     uint64_t relative_pages;
 
     struct {
-        uint64_t translations, evictions, dispatches, interpreted, jump_flushes;
+        uint64_t translations, evictions, dispatches, slow_paths, interpreted, jump_flushes;
         uint64_t lockstep_blocks, lockstep_differences;
     } stats;
 };

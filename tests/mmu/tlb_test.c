@@ -9,59 +9,12 @@
 
 #include <cmocka.h>
 
-#include "fixture.h"
-
-#define ROOT   0x10000u
-#define LINEAR ((uint64_t)0xffff888000201000)
-#define PAGE_A 0x20000u
-#define PAGE_B 0x21000u
-#define LEAF   (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
-
-static struct mmu_target target;
-static struct mmu_fault fault;
-
-static enum mmu_outcome resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                                enum mmu_privilege privilege)
-{
-    memset(&target, 0, sizeof(target));
-    memset(&fault, 0, sizeof(fault));
-    return mmu_resolve(mmu, linear, access, privilege, &target, &fault);
-}
-
-/* The guest-physical page that an access reaches; it must reach one. */
-static uint64_t reach(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                      enum mmu_privilege privilege)
-{
-    assert_int_equal(resolve(mmu, linear, access, privilege), MMU_OK);
-    return target.gpa & ~PAGE_MASK;
-}
+#include "tlb_fixture.h"
 
 /* Of the entry for reads. */
 static uint64_t *info_of(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear)
 {
     return &mmu->tlb_info[privilege][linear >> PAGE_SHIFT & (TLB_ENTRIES - 1)].of[MMU_READ];
-}
-
-static int setup(void **state)
-{
-    struct machine *machine = machine_create(1);
-    machine_at(machine, PAGE_A);
-    machine_at(machine, PAGE_B);
-    machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF);
-    machine_long_mode(&machine->cpus[0].mmu, ROOT);
-    *state = machine;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    machine_destroy(*state);
-    return 0;
-}
-
-static struct mmu *mmu_of(void **state)
-{
-    return &((struct machine *)*state)->cpus[0].mmu;
 }
 
 /* An entry stays as it was until it is flushed, for all kinds of access; then the new one counts.
@@ -569,148 +522,6 @@ static void test_unused(void **state)
         assert_int_not_equal(mmu->itlb[table][0].tag, 0);
 }
 
-/* Copying between two pages that share a slot: each has a place, and keeps it. Revocations and
- * flushes find both. */
-static void test_copy(void **state)
-{
-    struct machine *machine = *state;
-    struct mmu *mmu = mmu_of(state);
-    const uint64_t to = LINEAR + (uint64_t)TLB_ENTRIES * PAGE_SIZE;
-    const uint64_t table_of_it = 0x90000; /* the fixture has one for all */
-    machine_put(machine, ROOT + 0x2000 + (to >> 21 & 511) * 8, table_of_it | LEAF);
-    machine_put(machine, table_of_it + (to >> 12 & 511) * 8, PAGE_B | LEAF);
-    for (unsigned round = 0; round < 4; round++) {
-        assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_A);
-        assert_int_equal(reach(mmu, to, MMU_WRITE, MMU_USER), PAGE_B);
-        assert_non_null(mmu_probe_read(mmu, MMU_USER, LINEAR, 8));
-        assert_non_null(mmu_probe_write(mmu, MMU_USER, to, 8));
-        assert_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 8));
-        switch (round) {
-        case 0:
-            mmu_flush_page(mmu, to);
-            break;
-        case 1:
-            mmu_flush(mmu, true);
-            break;
-        case 2:
-            mmu_mark_code(mmu, PAGE_B >> PAGE_SHIFT);
-            break;
-        default:
-            mmu_park(mmu);
-            machine_revoke(machine, PAGE_B >> PAGE_SHIFT);
-            mmu_unpark(mmu);
-            break;
-        }
-        assert_null(mmu_probe_write(mmu, MMU_USER, to, 8));
-    }
-    /* A page alone is in both tables after one miss. */
-    mmu_flush(mmu, false);
-    uint64_t misses = mmu->stats.tlb_misses;
-    reach(mmu, LINEAR, MMU_READ, MMU_USER);
-    assert_non_null(mmu_probe_write(mmu, MMU_USER, LINEAR, 8));
-    mmu_flush(mmu, false);
-    reach(mmu, LINEAR, MMU_WRITE, MMU_USER);
-    assert_non_null(mmu_probe_read(mmu, MMU_USER, LINEAR, 8));
-    assert_int_equal(mmu->stats.tlb_misses, misses + 2);
-}
-
-/* Pages that take each other's slot are walked to once each; and whatever drops an entry drops it
- * where it is kept meanwhile, too. */
-static void test_spare_entries(void **state)
-{
-    struct machine *machine = *state;
-    struct mmu *mmu = mmu_of(state);
-    enum { PAGES = 5, FLUSH_PAGE = 0, FLUSH_LOCAL, FLUSH_ALL, WATCH, REVOKE, MARK_CODE, DROPS };
-    uint64_t linear[PAGES], gpa[PAGES];
-    for (unsigned i = 0; i < PAGES; i++) {
-        uint64_t table = 0x90000 + i * PAGE_SIZE;
-        linear[i] = LINEAR + (uint64_t)i * TLB_ENTRIES * PAGE_SIZE;
-        gpa[i] = 0x80000 + i * PAGE_SIZE;
-        machine_at(machine, gpa[i]);
-        machine_put(machine, ROOT + 0x2000 + (linear[i] >> 21 & 511) * 8, table | LEAF);
-        machine_put(machine, table + (linear[i] >> 12 & 511) * 8, gpa[i] | LEAF);
-    }
-    for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
-        for (enum mmu_privilege privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-            mmu_flush(mmu, false);
-            uint64_t misses = mmu->stats.tlb_misses;
-            for (unsigned i = 0; i < 10 * PAGES; i++)
-                assert_int_equal(reach(mmu, linear[i % PAGES], access, privilege), gpa[i % PAGES]);
-            assert_int_equal(mmu->stats.tlb_misses, misses + PAGES);
-        }
-        for (unsigned drop = 0; drop < DROPS; drop++) {
-            for (unsigned i = 0; i < 2 * PAGES; i++)
-                reach(mmu, linear[i % PAGES], access, MMU_USER);
-            /* The last one is where a probe looks; this one is not. */
-            assert_null(mmu_probe(mmu, access, MMU_USER, linear[0], 1));
-            uint64_t misses = mmu->stats.tlb_misses;
-            bool goes = true;
-            switch (drop) {
-            case FLUSH_PAGE:
-                mmu_flush_page(mmu, linear[0] + 5);
-                break;
-            case FLUSH_LOCAL:
-            case FLUSH_ALL:
-                mmu_flush(mmu, drop == FLUSH_LOCAL);
-                break;
-            case WATCH:
-                mmu_watch(mmu, &linear[0], 1);
-                break;
-            case REVOKE:
-                mmu_watch(mmu, NULL, 0);
-                reach(mmu, linear[0], access, MMU_USER);
-                reach(mmu, linear[1], access, MMU_USER);
-                misses = mmu->stats.tlb_misses;
-                mmu_park(mmu);
-                machine_revoke(machine, gpa[0] >> PAGE_SHIFT);
-                mmu_unpark(mmu);
-                break;
-            default:
-                mmu_mark_code(mmu, gpa[0] >> PAGE_SHIFT);
-                goes = access == MMU_WRITE;
-                break;
-            }
-            assert_int_equal(reach(mmu, linear[0], access, MMU_USER), gpa[0]);
-            assert_int_equal(mmu->stats.tlb_misses, misses + goes);
-        }
-    }
-}
-
-/* An entry that comes back is as it was: global, or a piece of a large page. */
-static void test_spare_kinds(void **state)
-{
-    struct machine *machine = *state;
-    struct mmu *mmu = mmu_of(state);
-    const uint64_t other = LINEAR + (uint64_t)TLB_ENTRIES * PAGE_SIZE, table = 0x90000;
-    machine_put(machine, ROOT + 0x2000 + (other >> 21 & 511) * 8, table | LEAF);
-    machine_put(machine, table + (other >> 12 & 511) * 8, PAGE_B | LEAF);
-    machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF | PTE_G);
-    mmu->cr4 = CR4_PAE_BIT | CR4_PGE_BIT;
-    for (unsigned recalled = 0; recalled < 2; recalled++) {
-        mmu_flush(mmu, false);
-        reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
-        reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
-        if (recalled)
-            reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
-        uint64_t misses = mmu->stats.tlb_misses;
-        mmu_flush(mmu, true);
-        reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
-        assert_int_equal(mmu->stats.tlb_misses, misses);
-        reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
-        assert_int_equal(mmu->stats.tlb_misses, misses + 1);
-    }
-    machine_put(machine, ROOT + 0x2000 + (other >> 21 & 511) * 8, 4 * MIB | LEAF | PTE_PS);
-    mmu_flush(mmu, false);
-    reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
-    reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
-    uint64_t misses = mmu->stats.tlb_misses;
-    mmu_flush_page(mmu, other + 0x1f000);
-    reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
-    assert_int_equal(mmu->stats.tlb_misses, misses);
-    reach(mmu, other, MMU_READ, MMU_SUPERVISOR);
-    assert_int_equal(mmu->stats.tlb_misses, misses + 1);
-}
-
 /*
  * Random accesses, changes of the tables and flushes over a few pages that share TLB slots, against
  * a model of what may be cached: a page must never show a mapping older than its last flush.
@@ -807,9 +618,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_probe_borders, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pdptes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unused, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_spare_entries, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_spare_kinds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_random_sequences, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@
 #include "cli/arguments.h"
 #include "cli/client.h"
 #include "cli/command.h"
+#include "util/signals.h"
 #include "util/terminal.h"
 #include "vm/exit_status.h"
 
@@ -123,11 +124,7 @@ static int relay(struct console *console, struct error *err)
 static int watch_signals(void)
 {
     sigset_t watched;
-    sigemptyset(&watched);
-    sigaddset(&watched, SIGINT);
-    sigaddset(&watched, SIGTERM);
-    sigaddset(&watched, SIGHUP);
-    sigaddset(&watched, SIGQUIT);
+    signals_that_end(&watched);
     sigprocmask(SIG_BLOCK, &watched, NULL);
     signal(SIGPIPE, SIG_IGN);
     return signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "util/signals.h"
 #include "vm/exit_status.h"
 
 static const char vm_program[] = "aerostat-vm";
@@ -70,12 +71,8 @@ static int supervise(pid_t child, const sigset_t *watched)
 static int run_on_terminal(const char *path, char **argv, const struct termios *terminal)
 {
     sigset_t watched, before;
-    sigemptyset(&watched);
+    signals_that_end(&watched);
     sigaddset(&watched, SIGCHLD);
-    sigaddset(&watched, SIGINT);
-    sigaddset(&watched, SIGTERM);
-    sigaddset(&watched, SIGHUP);
-    sigaddset(&watched, SIGQUIT);
     sigprocmask(SIG_BLOCK, &watched, &before);
 
     pid_t child = fork();

@@ -26,6 +26,7 @@
 #include "util/clock.h"
 #include "util/io_loop.h"
 #include "util/log.h"
+#include "util/signals.h"
 #include "util/terminal.h"
 #include "vm/console_relay.h"
 #include "vm/control_answer.h"
@@ -73,11 +74,7 @@ static void on_quit(void *context)
 static enum status watch_signals(struct program *program, struct error *err)
 {
     sigset_t watched;
-    sigemptyset(&watched);
-    sigaddset(&watched, SIGINT);
-    sigaddset(&watched, SIGTERM);
-    sigaddset(&watched, SIGHUP);
-    sigaddset(&watched, SIGQUIT);
+    signals_that_end(&watched);
     sigprocmask(SIG_BLOCK, &watched, NULL);
     signal(SIGPIPE, SIG_IGN); /* a closed console, a lost connection: EPIPE says it */
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes: EFBIG says it */

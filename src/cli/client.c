@@ -122,12 +122,18 @@ enum status client_receive(int fd, const char *name, json_t **reply, struct erro
     return STATUS_OK;
 }
 
-enum status client_ask(struct control_folder *folder, const char *name, json_t *request,
-                       json_t **reply, struct error *err)
+enum status client_ask(const char *name, json_t *request, json_t **reply, struct error *err)
 {
+    struct control_folder folder;
     int fd;
     *reply = NULL;
-    enum status status = client_send(folder, name, request, CLIENT_SECONDS, &fd, err);
+    enum status status = control_folder_open(&folder, err);
+    if (status != STATUS_OK) {
+        json_decref(request);
+        return status;
+    }
+    status = client_send(&folder, name, request, CLIENT_SECONDS, &fd, err);
+    control_folder_close(&folder);
     if (status != STATUS_OK)
         return status;
     status = client_receive(fd, name, reply, err);

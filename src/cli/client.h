@@ -21,9 +21,8 @@ enum status client_send(struct control_folder *folder, const char *name, json_t 
  * the status that it names, with its reason. Reads not a byte behind the reply. */
 enum status client_receive(int fd, const char *name, json_t **reply, struct error *err);
 
-/* Both, and closes. */
-enum status client_ask(struct control_folder *folder, const char *name, json_t *request,
-                       json_t **reply, struct error *err);
+/* All of it, from the folder of VMs on. */
+enum status client_ask(const char *name, json_t *request, json_t **reply, struct error *err);
 
 /* Prints the line, and gives the exit status for it. */
 int client_failed(const struct error *err);

@@ -11,16 +11,9 @@
 
 static int order(const char *vm, json_t *request)
 {
-    struct control_folder folder;
     struct error err = {0};
     json_t *reply;
-    enum status status = control_folder_open(&folder, &err);
-    if (status != STATUS_OK) {
-        json_decref(request);
-        return client_failed(&err);
-    }
-    status = client_ask(&folder, vm, request, &reply, &err);
-    control_folder_close(&folder);
+    enum status status = client_ask(vm, request, &reply, &err);
     json_decref(reply);
     return status == STATUS_OK ? EXIT_STATUS_OK : client_failed(&err);
 }

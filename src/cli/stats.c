@@ -163,15 +163,10 @@ int stats_command(int argc, char **argv)
     if (!arguments_parse(&arguments, argc, argv, operands, &exit_status))
         return exit_status;
 
-    struct control_folder folder;
     struct error err = {0};
-    json_t *reply = NULL;
-    enum status status = control_folder_open(&folder, &err);
-    if (status == STATUS_OK) {
-        status =
-            client_ask(&folder, operands[0], json_pack("{s:s}", "request", "stats"), &reply, &err);
-        control_folder_close(&folder);
-    }
+    json_t *reply;
+    enum status status =
+        client_ask(operands[0], json_pack("{s:s}", "request", "stats"), &reply, &err);
     json_t *stats = json_object_get(reply, "stats");
     if (status == STATUS_OK && !json_is_object(stats))
         status = error_set(&err, STATUS_IO, "%s: no statistics in the answer", operands[0]);

@@ -21,8 +21,8 @@
 /*
  * Where pages that are away can be had from. Both are called by any thread that needs the page, at
  * the same time for different pages; neither calls back into the map.
- * get: the PAGE_SIZE bytes of `payload` to `page`, which is aligned; it stays good. May block for the host's storage.
- * Any failure means that the bytes are lost, and *err says why in one line.
+ * get: the PAGE_SIZE bytes of `payload` to `page`, which is aligned; it stays good. May block for
+ * the host's storage. Any failure means that the bytes are lost, and *err says why in one line.
  * drop: the payload is no longer needed. Quick.
  */
 struct page_store_ops {

@@ -262,6 +262,47 @@ static void test_progress(void **state)
     balloon_driver_destroy(&balloon);
 }
 
+/* A driver that stands still short of its target is asked again, less and less often. */
+static void test_retry(void **state)
+{
+    struct balloon_driver balloon;
+
+    begin(&balloon);
+    balloon_set_target(balloon.driver.device, 100);
+    balloon_request_run(&balloon, INFLATE, balloon.first_ppn, 60);
+    driver_acknowledge(&balloon.driver);
+    fake_time_advance(&balloon.clock, BALLOON_PATIENCE_NS);
+    for (uint64_t wait = BALLOON_RETRY_FIRST_NS; wait <= BALLOON_RETRY_MOST_NS; wait *= 2) {
+        uint64_t rest = wait == BALLOON_RETRY_FIRST_NS ? wait - BALLOON_PATIENCE_NS : wait;
+        fake_time_advance(&balloon.clock, rest - 1);
+        assert_int_equal(driver_acknowledge(&balloon.driver), 0);
+        fake_time_advance(&balloon.clock, 1);
+        assert_int_equal(driver_acknowledge(&balloon.driver), VIRTIO_MMIO_INT_CONFIG);
+        assert_int_equal(balloon_look(&balloon).state, BALLOON_STALLED);
+    }
+    fake_time_advance(&balloon.clock, BALLOON_RETRY_MOST_NS);
+    assert_int_equal(driver_acknowledge(&balloon.driver), VIRTIO_MMIO_INT_CONFIG);
+
+    /* At its target it is left alone, until the guest takes pages back. */
+    balloon_request_run(&balloon, INFLATE, balloon.first_ppn + 60, 40);
+    driver_acknowledge(&balloon.driver);
+    fake_time_advance(&balloon.clock, 10 * BALLOON_RETRY_MOST_NS);
+    assert_int_equal(driver_acknowledge(&balloon.driver), 0);
+    balloon_request_run(&balloon, DEFLATE, balloon.first_ppn, 30);
+    driver_acknowledge(&balloon.driver);
+    fake_time_advance(&balloon.clock, BALLOON_RETRY_MOST_NS);
+    assert_int_equal(driver_acknowledge(&balloon.driver), VIRTIO_MMIO_INT_CONFIG);
+
+    /* A driver that is gone is not asked. The next one is, as often as the first. */
+    driver_write(&balloon.driver, VIRTIO_MMIO_STATUS, 0);
+    fake_time_advance(&balloon.clock, 10 * BALLOON_RETRY_MOST_NS);
+    balloon_driver_start(&balloon, driver_mode(0), BALLOON_FEATURES);
+    assert_int_equal(driver_acknowledge(&balloon.driver), 0);
+    fake_time_advance(&balloon.clock, BALLOON_RETRY_FIRST_NS);
+    assert_int_equal(driver_acknowledge(&balloon.driver), VIRTIO_MMIO_INT_CONFIG);
+    balloon_driver_destroy(&balloon);
+}
+
 /* Several threads look and order while the driver reads registers: nobody waits for ever. */
 #define LOOKS 3000u
 
@@ -568,6 +609,7 @@ int main(void)
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_target),
         cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_retry),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_waiters),
         cmocka_unit_test(test_bad_page_numbers),

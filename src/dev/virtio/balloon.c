@@ -81,6 +81,8 @@ static bool balloon_handle_request(struct virtio_device *device, unsigned queue,
     }
     if (moved > 0)
         balloon->moved_ns = balloon_now(balloon);
+    if (role == ROLE_DEFLATE)
+        balloon_retry_go_on(balloon);
     if (role == ROLE_INFLATE) {
         balloon->taken_pages += moved;
         virtio_stats_add(&device->stats.bytes_out, moved * PAGE_SIZE);
@@ -141,41 +143,53 @@ void balloon_set_target(struct virtio_device *device, uint64_t pages)
     balloon->config.num_pages = (uint32_t)target_limit(balloon, pages);
     balloon->moved_ns = balloon_now(balloon);
     virtio_device_config_changed(device);
+    balloon_retry_begin(balloon);
     virtio_device_leave(device);
 }
 
-static enum balloon_state balloon_state(const struct virtio_balloon *balloon, uint64_t actual,
-                                        uint64_t still_ns)
+static uint64_t actual_pages(const struct virtio_balloon *balloon)
+{
+    struct pmap_stats pages;
+
+    pmap_get_stats(balloon->base.map, &pages);
+    return pages.ballooned;
+}
+
+/* Since when it has stood still, 0 at its target. */
+static uint64_t still_ns(const struct virtio_balloon *balloon)
+{
+    if (actual_pages(balloon) == balloon->config.num_pages)
+        return 0;
+    return balloon_now(balloon) - balloon->moved_ns;
+}
+
+enum balloon_state balloon_state(const struct virtio_balloon *balloon)
 {
     if (!virtio_device_queue_runs(&balloon->base, QUEUE_INFLATE))
         return BALLOON_ABSENT;
-    if (actual == balloon->config.num_pages)
+    if (actual_pages(balloon) == balloon->config.num_pages)
         return BALLOON_STEADY;
-    return still_ns < BALLOON_PATIENCE_NS ? BALLOON_MOVING : BALLOON_STALLED;
+    return still_ns(balloon) < BALLOON_PATIENCE_NS ? BALLOON_MOVING : BALLOON_STALLED;
 }
 
 void balloon_get(struct virtio_device *device, struct balloon_info *info)
 {
     struct virtio_balloon *balloon = balloon_of(device);
-    struct pmap_stats pages;
 
     virtio_device_enter(device);
-    pmap_get_stats(device->map, &pages);
-    uint64_t now = balloon_now(balloon);
     *info = (struct balloon_info){
         .target_pages = balloon->config.num_pages,
-        .actual_pages = pages.ballooned,
+        .actual_pages = actual_pages(balloon),
         .claimed_pages = balloon->config.actual,
         .taken_pages = balloon->taken_pages,
         .given_pages = balloon->given_pages,
         .reported_pages = balloon->reported_pages,
         .ignored_pages = balloon->ignored_pages,
         .stats_present = balloon->stats_present,
-        .stats_age_ns = now - balloon->stats_ns,
+        .stats_age_ns = balloon_now(balloon) - balloon->stats_ns,
+        .still_ns = still_ns(balloon),
+        .state = balloon_state(balloon),
     };
-    if (info->actual_pages != info->target_pages)
-        info->still_ns = now - balloon->moved_ns;
-    info->state = balloon_state(balloon, info->actual_pages, info->still_ns);
     for (unsigned i = 0; i < BALLOON_STATS; i++)
         info->stats[i] = balloon->stats[i];
     virtio_device_leave(device);
@@ -219,6 +233,7 @@ static void balloon_start(struct virtio_device *device)
     struct virtio_balloon *balloon = balloon_of(device);
 
     balloon->moved_ns = balloon_now(balloon);
+    balloon_retry_begin(balloon);
 }
 
 static void balloon_notify(struct virtio_device *device, unsigned queue)
@@ -260,6 +275,7 @@ static void balloon_reset(struct virtio_device *device)
 
 static void balloon_free(struct virtio_balloon *balloon)
 {
+    balloon_retry_stop(balloon);
     balloon_stats_finish(balloon);
     virtqueue_chain_finish(&balloon->request);
     virtqueue_chain_finish(&balloon->report);
@@ -271,6 +287,7 @@ static void balloon_destroy(struct virtio_device *device)
     struct virtio_balloon *balloon = balloon_of(device);
 
     balloon_stats_stop(balloon);
+    balloon_retry_stop(balloon);
     virtio_device_finish(device);
     balloon_free(balloon);
 }
@@ -300,6 +317,8 @@ enum status virtio_balloon_create(struct virtio_device **device, struct pmap *ma
     balloon->time = *time;
     balloon->report.bare = true;
     enum status status = balloon_stats_init(balloon, err);
+    if (status == STATUS_OK)
+        status = balloon_retry_init(balloon, err);
     if (status == STATUS_OK)
         status = virtio_device_init(&balloon->base, &balloon_ops, map, loop, &balloon->config,
                                     sizeof(balloon->config), err);

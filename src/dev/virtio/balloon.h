@@ -8,7 +8,8 @@
  * The target is what the balloon is asked to hold, the actual size is what it does hold, counted by
  * the page map and not as the driver says: pages that the driver only claims to have given, or that
  * the guest touched again, are not in it. A driver may give less than it is asked for, or nothing:
- * there is none, it hangs, or the guest is out of memory and needs its pages ("deflate on OOM").
+ * there is none, it hangs, or the guest is out of memory and needs its pages ("deflate on OOM"). It
+ * is asked again and again then, less and less often.
  * balloon_get tells how long the balloon has stood still short of its target, for somebody who then
  * finds the memory in another way.
  *
@@ -35,6 +36,11 @@
 /* A balloon that has not come closer to its target for so long is called stalled. Linux tries five
  * times a second to get pages that it could not get. */
 #define BALLOON_PATIENCE_NS (2 * NS_PER_SECOND)
+
+/* A stalled balloon's target is told to its driver again after so long, then after twice as long,
+ * and so on. */
+#define BALLOON_RETRY_FIRST_NS (4 * NS_PER_SECOND)
+#define BALLOON_RETRY_MOST_NS  (64 * NS_PER_SECOND)
 
 /* While somebody watches, the driver's statistics are asked for once a period; who has not asked
  * for so long watches no more. */

@@ -1,7 +1,8 @@
 #ifndef AEROSTAT_DEV_VIRTIO_BALLOON_PRIVATE_H
 #define AEROSTAT_DEV_VIRTIO_BALLOON_PRIVATE_H
 
-/* What balloon.c (the device, pages) and balloon_stats.c (the driver's statistics) share. */
+/* What balloon.c (the device, pages), balloon_stats.c (the driver's statistics) and balloon_retry.c
+ * (asking again) share. */
 
 #include <linux/virtio_balloon.h>
 #include <pthread.h>
@@ -36,6 +37,10 @@ struct virtio_balloon {
     struct device_timer *stats_timer;
     bool stats_timer_armed;
     uint64_t watched_until_ns;
+
+    struct device_timer *retry_timer;
+    bool retry_armed;
+    uint64_t retry_ns; /* until the target is told again */
 };
 
 static inline struct virtio_balloon *balloon_of(struct virtio_device *device)
@@ -47,6 +52,21 @@ static inline uint64_t balloon_now(const struct virtio_balloon *balloon)
 {
     return balloon->time.now(balloon->time.context);
 }
+
+/* ---- balloon.c; under the device's lock ---- */
+
+enum balloon_state balloon_state(const struct virtio_balloon *balloon);
+
+/* ---- balloon_retry.c; under the device's lock, but for init and stop ---- */
+
+enum status balloon_retry_init(struct virtio_balloon *balloon, struct error *err);
+/* Nothing is told from here on. Not under the lock. */
+void balloon_retry_stop(struct virtio_balloon *balloon);
+
+/* There is a new target, or a new driver. */
+void balloon_retry_begin(struct virtio_balloon *balloon);
+/* The driver has taken pages back. */
+void balloon_retry_go_on(struct virtio_balloon *balloon);
 
 /* ---- balloon_stats.c; under the device's lock, but for init, stop and finish ---- */
 

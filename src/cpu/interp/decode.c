@@ -157,7 +157,8 @@ static bool decode_register(ZydisRegister reg, struct operand *op)
 }
 
 /* What Zydis 4.0 tells otherwise than CPUs do it. */
-static void correct_operands(const ZydisDecodedInstruction *decoded, ZydisDecodedOperand *operands)
+static void correct_operands(const struct vcpu *vcpu, const ZydisDecodedInstruction *decoded,
+                             ZydisDecodedOperand *operands)
 {
     /* A SIB byte with base 101 and mod 0 has no base but a displacement, whatever REX.B says (SDM
      * vol. 2 table 2-3). With 32-bit addresses Zydis takes R13D for the base. */
@@ -170,9 +171,30 @@ static void correct_operands(const ZydisDecodedInstruction *decoded, ZydisDecode
             mem->disp.value = decoded->raw.disp.value;
         }
     }
-    /* MOVSXD r16, r/m16 reads two bytes. */
-    if (decoded->mnemonic == ZYDIS_MNEMONIC_MOVSXD && decoded->operand_width == 16)
+    /* MOVSXD with a 16-bit register reads two bytes; four on AMD's CPUs, of which it drops two. */
+    if (decoded->mnemonic == ZYDIS_MNEMONIC_MOVSXD && decoded->operand_width == 16 &&
+        !vcpu->features->amd)
         operands[1].size = 16;
+}
+
+/* F3 REX.B 90 is PAUSE to Intel's CPUs and to Zydis, XCHG to AMD's. */
+static void correct_pause(const struct vcpu *vcpu, ZydisDecodedInstruction *decoded,
+                          ZydisDecodedOperand *operands)
+{
+    bool rex_b = decoded->attributes & ZYDIS_ATTRIB_HAS_REX && decoded->raw.rex.B;
+    if (decoded->mnemonic != ZYDIS_MNEMONIC_PAUSE || !rex_b || !vcpu->features->amd)
+        return;
+    ZydisRegisterClass class = decoded->operand_width == 64   ? ZYDIS_REGCLASS_GPR64
+                               : decoded->operand_width == 32 ? ZYDIS_REGCLASS_GPR32
+                                                              : ZYDIS_REGCLASS_GPR16;
+    decoded->mnemonic = ZYDIS_MNEMONIC_XCHG;
+    decoded->operand_count = decoded->operand_count_visible = 2;
+    memset(operands, 0, 2 * sizeof(operands[0]));
+    for (unsigned i = 0; i < 2; i++) {
+        operands[i].type = ZYDIS_OPERAND_TYPE_REGISTER;
+        operands[i].size = decoded->operand_width;
+        operands[i].reg.value = ZydisRegisterEncode(class, i == 0 ? 8 : 0);
+    }
 }
 
 static void decode_memory(const ZydisDecodedOperandMem *mem, struct insn *insn)
@@ -323,8 +345,16 @@ static bool decode_is_vector_namesake(const ZydisDecodedInstruction *decoded)
            decoded->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT;
 }
 
-static bool decode_is_offered(const struct vcpu *vcpu, unsigned mnemonic)
+/* A prefetch (0F 0D) of a register: a NOP to Intel, undefined to AMD. */
+static bool decode_is_prefetch_of_register(const ZydisDecodedInstruction *decoded)
 {
+    return decoded->opcode_map == ZYDIS_OPCODE_MAP_0F && decoded->opcode == 0x0d &&
+           decoded->raw.modrm.mod == 3;
+}
+
+static bool decode_is_offered(const struct vcpu *vcpu, const ZydisDecodedInstruction *decoded)
+{
+    const ZydisMnemonic mnemonic = decoded->mnemonic;
     for (unsigned i = 0; i < ARRAY_LENGTH(decode_features); i++) {
         if (decode_features[i].mnemonic == mnemonic)
             return features_has(vcpu->features, (enum feature)decode_features[i].feature);
@@ -332,7 +362,7 @@ static bool decode_is_offered(const struct vcpu *vcpu, unsigned mnemonic)
     if ((mnemonic == ZYDIS_MNEMONIC_LAHF || mnemonic == ZYDIS_MNEMONIC_SAHF) &&
         vcpu->mode == MODE_LONG)
         return features_has(vcpu->features, FEATURE_LAHF_LM);
-    return true;
+    return !(vcpu->features->amd && decode_is_prefetch_of_register(decoded));
 }
 
 /* Sets exec. False: the guest's CPU does not have this instruction. */
@@ -351,7 +381,7 @@ static bool decode_choose(struct vcpu *vcpu, const ZydisDecodedInstruction *deco
         if (lock && (!(entry->flags & INSN_LOCKABLE) || !decode_has(insn, OPERAND_MEMORY)))
             return false;
         insn->exec = entry->bind != NULL ? entry->bind(insn) : entry->exec;
-        return decode_is_offered(vcpu, insn->mnemonic);
+        return decode_is_offered(vcpu, decoded);
     }
     *ends_block = false;
     return !lock && vcpu->thunks != NULL &&
@@ -406,7 +436,8 @@ enum insn_decode_result insn_decode(struct vcpu *vcpu, const uint8_t *bytes, uns
         return decode_fail(insn, ends_block, INSN_TOO_LONG);
     if (!ZYAN_SUCCESS(status))
         return decode_fail(insn, ends_block, INSN_UNDEFINED);
-    correct_operands(&decoded, operands);
+    correct_operands(vcpu, &decoded, operands);
+    correct_pause(vcpu, &decoded, operands);
 
     memset(insn, 0, sizeof(*insn));
     insn->mnemonic = (uint16_t)decoded.mnemonic;

@@ -83,8 +83,9 @@ static void describe_flags(const ZydisDecodedInstruction *decoded, struct thunk 
 }
 
 /* Legacy SSE checks the alignment of 16-byte operands but for a few instructions, VEX that of
- * aligned moves only (SDM vol. 2 2.4). */
-static uint8_t alignment_mask(const ZydisDecodedInstruction *decoded, enum thunk_unit unit,
+ * aligned moves only (SDM vol. 2 2.4). AMD's CPUs do not check it for the SHA instructions. */
+static uint8_t alignment_mask(const struct features *features,
+                              const ZydisDecodedInstruction *decoded, enum thunk_unit unit,
                               unsigned size)
 {
     if (size < 16)
@@ -92,6 +93,8 @@ static uint8_t alignment_mask(const ZydisDecodedInstruction *decoded, enum thunk
     if (unit == THUNK_UNIT_AVX)
         return decoded->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX1 ? (uint8_t)(size - 1)
                                                                            : 0;
+    if (features->amd && decoded->meta.isa_set == ZYDIS_ISA_SET_SHA)
+        return 0;
     switch (decoded->mnemonic) {
     case ZYDIS_MNEMONIC_MOVUPS:
     case ZYDIS_MNEMONIC_MOVUPD:
@@ -126,8 +129,8 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *decoded, enum thunk_unit u
     }
 }
 
-bool thunk_describe(const ZydisDecoder *decoder, const struct thunk_key *key, enum thunk_unit unit,
-                    struct thunk *thunk)
+bool thunk_describe(const ZydisDecoder *decoder, const struct features *features,
+                    const struct thunk_key *key, enum thunk_unit unit, struct thunk *thunk)
 {
     ZydisDecodedInstruction decoded;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
@@ -144,7 +147,7 @@ bool thunk_describe(const ZydisDecoder *decoder, const struct thunk_key *key, en
                 op->size < 8 || op->size > 256)
                 return false;
             thunk->memory_size = (uint8_t)(op->size / 8);
-            thunk->alignment_mask = alignment_mask(&decoded, unit, thunk->memory_size);
+            thunk->alignment_mask = alignment_mask(features, &decoded, unit, thunk->memory_size);
             thunk->flags |= op->actions & ZYDIS_OPERAND_ACTION_MASK_READ ? THUNK_LOADS : 0;
             thunk->flags |= op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? THUNK_STORES : 0;
         } else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && !describe_register(op, unit, thunk)) {

@@ -275,7 +275,8 @@ void thunk_exec_uncached(struct vcpu *vcpu, const struct insn *insn)
 {
     struct thunk_key key = {.value = insn->immediate};
     struct thunk thunk;
-    if (!thunk_describe(&vcpu->thunks->decoder, &key, (enum thunk_unit)insn->operand_size, &thunk))
+    if (!thunk_describe(&vcpu->thunks->decoder, vcpu->features, &key,
+                        (enum thunk_unit)insn->operand_size, &thunk))
         vcpu_raise(vcpu, VECTOR_UD);
     run(vcpu, insn, &thunk);
 }

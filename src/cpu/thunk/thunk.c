@@ -84,8 +84,9 @@ static unsigned bucket_of(uint64_t key)
 
 /* The thunk of a key, generated if need be; NULL with *full where there is no more room, NULL
  * without where the host cannot run it. */
-static const struct thunk *find_or_build(struct thunk_set *set, const struct thunk_key *key,
-                                         enum thunk_unit unit, bool *full)
+static const struct thunk *find_or_build(struct thunk_set *set, const struct features *features,
+                                         const struct thunk_key *key, enum thunk_unit unit,
+                                         bool *full)
 {
     const struct thunk *found = NULL;
     *full = false;
@@ -101,7 +102,7 @@ static const struct thunk *find_or_build(struct thunk_set *set, const struct thu
     }
 
     struct thunk thunk;
-    if (!thunk_describe(&set->decoder, key, unit, &thunk)) {
+    if (!thunk_describe(&set->decoder, features, key, unit, &thunk)) {
         set->stats.refused++;
         goto out;
     }
@@ -144,7 +145,7 @@ bool thunk_bind(struct thunk_set *set, const struct vcpu *vcpu,
         return false;
     }
     bool full;
-    const struct thunk *thunk = find_or_build(set, &key, unit, &full);
+    const struct thunk *thunk = find_or_build(set, vcpu->features, &key, unit, &full);
     if (thunk == NULL && !full)
         return false;
     bound.exec = full ? thunk_exec_uncached : thunk_exec;

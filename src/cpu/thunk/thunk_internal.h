@@ -117,10 +117,11 @@ bool thunk_operand_register(const ZydisDecodedOperand *operand, struct operand *
 void thunk_bind_memory(const ZydisDecodedInstruction *decoded, const ZydisDecodedOperand *operand,
                        struct insn *insn);
 
-/* build.c: what a canonical instruction needs; then its code, for thunk->code at `execute` and
- * written at `write` (THUNK_CODE_MAX bytes each). Returns its length. */
-bool thunk_describe(const ZydisDecoder *decoder, const struct thunk_key *key, enum thunk_unit unit,
-                    struct thunk *thunk);
+/* build.c: what a canonical instruction needs in a guest of these features; then its code, for
+ * thunk->code at `execute` and written at `write` (THUNK_CODE_MAX bytes each). Returns its length.
+ */
+bool thunk_describe(const ZydisDecoder *decoder, const struct features *features,
+                    const struct thunk_key *key, enum thunk_unit unit, struct thunk *thunk);
 size_t thunk_emit(const struct thunk_key *key, struct thunk *thunk, uint8_t *write,
                   const uint8_t *execute);
 

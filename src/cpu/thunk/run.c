@@ -49,11 +49,13 @@ static void require_available(struct vcpu *vcpu, enum thunk_unit unit)
     }
 }
 
-/* VCVTPS2PH and x87 stores compute before they reach for memory, and do not where that ends in an
- * unmasked exception. The former changes nothing else; for the latter see check_x87_store. */
-static bool stores_late(const struct thunk *thunk)
+/* On Intel's CPUs VCVTPS2PH and x87 stores compute before they reach for memory, and do not where
+ * that ends in an unmasked exception. The former changes nothing else; for the latter see
+ * check_x87_store. On AMD's the page fault comes first, as with every other instruction. */
+static bool stores_late(const struct vcpu *vcpu, const struct thunk *thunk)
 {
-    return (thunk->flags & THUNK_USES_MXCSR) || thunk->unit == THUNK_UNIT_X87;
+    return !vcpu->features->amd &&
+           ((thunk->flags & THUNK_USES_MXCSR) || thunk->unit == THUNK_UNIT_X87);
 }
 
 /* All that can fault before the instruction itself runs. Returns the operand's linear address. */
@@ -73,7 +75,7 @@ static uint64_t prepare(struct vcpu *vcpu, const struct insn *insn, const struct
         uint8_t *place = copy->bytes + (linear & 63);
         if (thunk->flags & THUNK_LOADS)
             xstate_load(vcpu, linear, place, size);
-        if (stores && !stores_late(thunk) &&
+        if (stores && !stores_late(vcpu, thunk) &&
             mmu_probe_write(&vcpu->mmu, vcpu->privilege, linear, size) == NULL)
             access_check_store(vcpu, linear, size);
         frame->memory = place;
@@ -236,7 +238,8 @@ static void run_full(struct vcpu *vcpu, const struct insn *insn, const struct th
     struct xstate_image *image = xstate_of(vcpu);
     struct x87_pointers saved;
     uint8_t before[X87_PART];
-    bool x87_store = thunk->unit == THUNK_UNIT_X87 && (thunk->flags & THUNK_STORES);
+    bool x87_store =
+        thunk->unit == THUNK_UNIT_X87 && (thunk->flags & THUNK_STORES) && stores_late(vcpu, thunk);
     if (x87_store)
         memcpy(before, image, X87_PART);
     hide_pointers(image, &saved);

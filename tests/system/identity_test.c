@@ -71,6 +71,8 @@ static void leaves_are_consistent(void **state)
 
     struct cpuid_result sizes = cpuid_query(vcpu, 0x80000008, 0);
     assert_int_equal(sizes.eax, 48 << 8 | 46);
+    /* FXRSTOR always restores the x87 pointers: of AMD's CPUs only some do, and say so. */
+    assert_int_equal(sizes.ebx, vcpu->features->amd ? 1 << 2 : 0);
     char brand[49] = {0};
     for (unsigned i = 0; i < 3; i++) {
         struct cpuid_result part = cpuid_query(vcpu, 0x80000002 + i, 0);

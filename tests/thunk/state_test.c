@@ -74,6 +74,7 @@ static void test_round_trip(void **state)
         struct native_state before, other, after;
         native_random_state(n, &before, i % 2);
         native_random_state(n, &other, i % 3);
+        bool with_pointers = !n->vm.features.amd || (before.image.fsw & FSW_ES);
         before.image.xstate_bv = 7;
         before.image.fip = 0x123456789a;
         before.image.fdp = 0x23456789ab;
@@ -93,7 +94,8 @@ static void test_round_trip(void **state)
         memcpy(after.gpr, before.gpr, sizeof(after.gpr));
         after.rflags = before.rflags;
         assert_null(native_difference(&before, &after));
-        assert_true(after.image.fip == before.image.fip && after.image.fdp == before.image.fdp);
+        assert_true(after.image.fip == (with_pointers ? before.image.fip : 0));
+        assert_true(after.image.fdp == (with_pointers ? before.image.fdp : 0));
 
         /* The host agrees about the layout. */
         struct native_state host = before;
@@ -302,6 +304,7 @@ static void test_thirty_two_bit_code_sees_eight_registers(void **state)
     struct native *n = begin(state);
     struct native_state s;
     struct xstate_image area;
+    n->vm.features.amd = false; /* pointers whatever FSW says */
     testvm_set_mode(&n->vm, MODE_PROTECTED, 4);
     native_random_state(n, &s, false);
     s.image.fip = (uint64_t)0x10 << 32 | 0x12345678;

@@ -312,6 +312,7 @@ static struct cpuid_result extended_leaf(const struct vcpu *vcpu, uint32_t leaf)
     case LEAF_EXTENDED + 8: {
         struct cpuid_result result = {.eax = LINEAR_ADDRESS_BITS << 8 | PHYSICAL_ADDRESS_BITS};
         if (vcpu->features->amd) {
+            result.ebx = 1u << 2; /* XRSTOR and FXRSTOR always restore the x87 pointers */
             uint32_t bits = (uint32_t)__builtin_ctz(round_up_power(vcpu->cpu_count));
             result.ecx = bits << 12 | (vcpu->cpu_count - 1);
         }

@@ -126,8 +126,8 @@ struct x87_pointers {
     uint16_t fop;
 };
 
-/* The host must not see the guest's pointers, for they would be mistaken for the instruction's own,
- * and the guest must not see the host's. */
+/* The host must not see the guest's pointers, for an opcode would be mistaken for the instruction's
+ * own, and the guest must not see the host's. */
 static void hide_pointers(struct xstate_image *image, struct x87_pointers *saved)
 {
     *saved = (struct x87_pointers){image->fip, image->fdp, image->fop};
@@ -143,14 +143,16 @@ static uint64_t with_selector(const struct vcpu *vcpu, uint64_t offset, enum seg
     return (uint32_t)offset | (uint64_t)vcpu->seg[seg].selector << 32;
 }
 
-/* The host's CPU has set its FIP where the guest's would have: control and MMX instructions leave
- * it alone. FOP is only set by an unmasked exception, by many CPUs. */
+/* All x87 instructions that come here set FIP, and FDP if they have an operand in memory; control
+ * instructions, which do not, are in x87_env.c, and MMX instructions leave the pointers alone. What
+ * the host has stored does not tell, as AMD's FXSAVE has zeros unless an exception is pending.
+ * Except for FOP: many of Intel's CPUs set that by an unmasked exception only, AMD's always. */
 static void restore_pointers(struct vcpu *vcpu, const struct insn *insn, const struct thunk *thunk,
-                             const struct x87_pointers *saved)
+                             const struct thunk_frame *frame, const struct x87_pointers *saved)
 {
     struct xstate_image *image = xstate_of(vcpu);
-    bool updated = image->fip != 0;
-    bool has_opcode = image->fop != 0;
+    bool updated = thunk->unit == THUNK_UNIT_X87 && frame->fault == 0;
+    bool has_opcode = vcpu->features->amd || image->fop != 0;
     image->fip = updated ? with_selector(vcpu, vcpu->rip, SEG_CS) : saved->fip;
     image->fdp =
         updated && thunk->memory_size != 0
@@ -244,7 +246,7 @@ static void run_full(struct vcpu *vcpu, const struct insn *insn, const struct th
         memcpy(before, image, X87_PART);
     hide_pointers(image, &saved);
     run_code(vcpu->thunks, insn, thunk, frame);
-    restore_pointers(vcpu, insn, thunk, &saved);
+    restore_pointers(vcpu, insn, thunk, frame, &saved);
     if (unlikely(frame->fault != 0))
         raise_fault(vcpu, frame);
     if (x87_store)

@@ -53,13 +53,17 @@ static uint64_t pointer_image(uint64_t pointer, bool wide)
     return wide ? pointer : pointer & 0xffffffffffff;
 }
 
-/* Bytes 0-23 and 32-159. */
-static void put_x87(const struct xstate_image *from, bool wide, struct xstate_image *to)
+/* Bytes 0-23 and 32-159. AMD's CPUs store zeros for the pointers unless an exception is pending
+ * (FSW.ES); FNSTENV has them always. */
+static void put_x87(const struct vcpu *vcpu, bool wide, struct xstate_image *to)
 {
     memcpy(to, from, offsetof(struct xstate_image, mxcsr));
     to->reserved0 = 0;
-    to->fip = pointer_image(from->fip, wide);
-    to->fdp = pointer_image(from->fdp, wide);
+    const struct xstate_image *from = (const struct xstate_image *)(const void *)vcpu->xstate;
+    bool with_pointers = !vcpu->features->amd || (from->fsw & FSW_ES);
+    to->fop = with_pointers ? from->fop : 0;
+    to->fip = with_pointers ? pointer_image(from->fip, wide) : 0;
+    to->fdp = with_pointers ? pointer_image(from->fdp, wide) : 0;
     memset(to->st, 0, sizeof(to->st));
     for (unsigned i = 0; i < 8; i++)
         memcpy(to->st[i], from->st[i], 10);
@@ -84,7 +88,7 @@ static void exec_fxsave(struct vcpu *vcpu, const struct insn *insn)
     struct xstate_image out;
     xstate_require_x87(vcpu);
     uint64_t linear = operand_linear(vcpu, insn, LEGACY_SIZE, 16, MMU_WRITE);
-    put_x87(image, insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE64, &out);
+    put_x87(vcpu, insn->mnemonic == ZYDIS_MNEMONIC_FXSAVE64, &out);
     out.mxcsr = image->mxcsr;
     out.mxcsr_mask = MXCSR_VALID;
     memcpy(out.xmm, image->xmm, sizeof(out.xmm));
@@ -150,7 +154,7 @@ static void store_components(struct vcpu *vcpu, const struct insn *insn, uint64_
     size_t registers = 16 * vector_registers(vcpu);
     access_check_store(vcpu, linear, AVX_OFFSET + (components & XSTATE_AVX ? AVX_SIZE : 0));
 
-    put_x87(image, wide, out);
+    put_x87(vcpu, wide, out);
     out->mxcsr = image->mxcsr;
     out->mxcsr_mask = MXCSR_VALID;
     memcpy(out->xmm, image->xmm, sizeof(out->xmm));

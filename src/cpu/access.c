@@ -58,14 +58,17 @@ uint64_t access_linear_slow(struct vcpu *vcpu, enum segment_register seg, uint64
 /*
  * The alignment that #AC asks of an operand (SDM vol. 3 table 6-7). Integers and scalars: their
  * size. Ten bytes of x87 or BCD: 8. Vectors: none, for those whose alignment matters raise #GP
- * without being asked, and CPUs do not raise #AC for the others. The x87 environments and images of
- * 14 and 94, 28 and 108 bytes: words, doublewords.
+ * without being asked, and Intel's CPUs do not raise #AC for the others; AMD's do, unless they are
+ * aligned to 16 bytes, YMM as well. The x87 environments and images of 14 and 94, 28 and 108 bytes:
+ * words, doublewords.
  */
-static unsigned required_alignment(unsigned length)
+static unsigned required_alignment(const struct vcpu *vcpu, unsigned length)
 {
     if (length == 10)
         return 8;
-    return length % 16 == 0 ? 1 : length & -length;
+    if (length % 16 != 0)
+        return length & -length;
+    return vcpu->features->amd && length <= 32 ? 16 : 1;
 }
 
 /* #AC (SDM vol. 3 6.15): for explicit accesses at CPL 3 that ask for it. It comes before page
@@ -73,7 +76,8 @@ static unsigned required_alignment(unsigned length)
 static void check_alignment(struct vcpu *vcpu, uint64_t linear, unsigned length,
                             enum mmu_privilege privilege)
 {
-    if (unlikely(privilege == MMU_USER_CHECKED && (linear & (required_alignment(length) - 1)) != 0))
+    if (unlikely(privilege == MMU_USER_CHECKED &&
+                 (linear & (required_alignment(vcpu, length) - 1)) != 0))
         vcpu_raise_error(vcpu, VECTOR_AC, 0);
 }
 

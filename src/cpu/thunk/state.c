@@ -31,8 +31,10 @@ static uint64_t operand_linear(struct vcpu *vcpu, const struct insn *insn, unsig
 {
     uint64_t linear = access_linear(vcpu, (enum segment_register)insn->seg,
                                     insn_address(vcpu, insn), size, access);
-    /* Which of #AC and #GP it is may vary; this is what Intel's CPUs do. */
-    if (vcpu->privilege == MMU_USER_CHECKED && (linear & 3) != 0)
+    /* Which of #AC and #GP it is may vary. Intel's CPUs do this; so do AMD's for FXSAVE and
+     * FXRSTOR, but XSAVE and its family always raise #GP there. */
+    bool checked = alignment == 16 || !vcpu->features->amd;
+    if (checked && vcpu->privilege == MMU_USER_CHECKED && (linear & 3) != 0)
         vcpu_raise_error(vcpu, VECTOR_AC, 0);
     if ((linear & (alignment - 1)) != 0)
         vcpu_raise_error(vcpu, VECTOR_GP, 0);
@@ -57,10 +59,10 @@ static uint64_t pointer_image(uint64_t pointer, bool wide)
  * (FSW.ES); FNSTENV has them always. */
 static void put_x87(const struct vcpu *vcpu, bool wide, struct xstate_image *to)
 {
-    memcpy(to, from, offsetof(struct xstate_image, mxcsr));
-    to->reserved0 = 0;
     const struct xstate_image *from = (const struct xstate_image *)(const void *)vcpu->xstate;
     bool with_pointers = !vcpu->features->amd || (from->fsw & FSW_ES);
+    memcpy(to, from, offsetof(struct xstate_image, mxcsr));
+    to->reserved0 = 0;
     to->fop = with_pointers ? from->fop : 0;
     to->fip = with_pointers ? pointer_image(from->fip, wide) : 0;
     to->fdp = with_pointers ? pointer_image(from->fdp, wide) : 0;

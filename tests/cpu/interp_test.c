@@ -549,21 +549,47 @@ static void test_enter_probes_its_stack(void **state)
 }
 
 /* SCASB keeps the flags from before it until it ends. */
-static void test_string_compare_keeps_flags_on_fault(void **state)
+/* Those from before it on Intel's CPUs, those of the last element on AMD's. */
+static void test_string_compare_flags_on_fault(void **state)
 {
-    struct testvm vm;
-    set_up_long(&vm);
-    set_page(&vm, DATA + 0x1000, false);
-    PUT(&vm, CODE, 0xf2, 0xae, 0xf4); /* repne scasb; hlt */
-    vm.vcpu->gpr[GPR_RAX] = 1;
-    vm.vcpu->gpr[GPR_RDI] = DATA + 0xff0;
-    vm.vcpu->gpr[GPR_RCX] = 0x100;
-    vm.vcpu->rflags = FLAG_FIXED | FLAG_ZF | FLAG_OF;
-    run(&vm, CODE);
-    assert_exception(&vm, VECTOR_PF);
-    assert_int_equal(vm.vcpu->gpr[GPR_RCX], 0xf0);
-    assert_int_equal(get_u64(&vm, vm.vcpu->gpr[GPR_RSP] + 24) & FLAGS_STATUS, FLAG_ZF | FLAG_OF);
-    testvm_destroy(&vm);
+    for (unsigned amd = 0; amd < 2; amd++) {
+        struct testvm vm;
+        set_up_long(&vm);
+        vm.features.amd = amd;
+        set_page(&vm, DATA + 0x1000, false);
+        PUT(&vm, CODE, 0xf2, 0xae, 0xf4); /* repne scasb; hlt */
+        vm.vcpu->gpr[GPR_RAX] = 1;
+        vm.vcpu->gpr[GPR_RDI] = DATA + 0xff0;
+        vm.vcpu->gpr[GPR_RCX] = 0x100;
+        vm.vcpu->rflags = FLAG_FIXED | FLAG_ZF | FLAG_OF;
+        run(&vm, CODE);
+        assert_exception(&vm, VECTOR_PF);
+        assert_int_equal(vm.vcpu->gpr[GPR_RCX], 0xf0);
+        assert_int_equal(get_u64(&vm, vm.vcpu->gpr[GPR_RSP] + 24) & FLAGS_STATUS,
+                         amd ? 0 : FLAG_ZF | FLAG_OF); /* 1 - 0 leaves none */
+        testvm_destroy(&vm);
+    }
+}
+
+/* MOVSXD AX, [the end of a page]: two bytes for Intel's CPUs, four for AMD's. */
+static void test_movsxd_of_a_word(void **state)
+{
+    for (unsigned amd = 0; amd < 2; amd++) {
+        struct testvm vm;
+        set_up_long(&vm);
+        vm.features.amd = amd;
+        set_page(&vm, DATA + 0x1000, false);
+        PUT(&vm, DATA + 0xffe, 0x34, 0x12);
+        PUT(&vm, CODE, 0x66, 0x63, 0x03, 0xf4); /* movsxd ax, [rbx]; hlt */
+        vm.vcpu->gpr[GPR_RAX] = 0;
+        vm.vcpu->gpr[GPR_RBX] = DATA + 0xffe;
+        run(&vm, CODE);
+        if (amd)
+            assert_exception(&vm, VECTOR_PF);
+        else
+            assert_int_equal(vm.vcpu->gpr[GPR_RAX], 0x1234);
+        testvm_destroy(&vm);
+    }
 }
 
 /* Runs that change pages on either side, in both directions, against a plain copy. */
@@ -720,7 +746,8 @@ int main(void)
         cmocka_unit_test(test_string_restarts),
         cmocka_unit_test(test_enter_probes_its_stack),
         cmocka_unit_test(test_idiv_of_two_to_the_63),
-        cmocka_unit_test(test_string_compare_keeps_flags_on_fault),
+        cmocka_unit_test(test_string_compare_flags_on_fault),
+        cmocka_unit_test(test_movsxd_of_a_word),
         cmocka_unit_test(test_string_runs),
         cmocka_unit_test(test_string_over_own_code),
         cmocka_unit_test(test_random_bytes),

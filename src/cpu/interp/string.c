@@ -353,7 +353,7 @@ static uint64_t cmps_one(struct vcpu *vcpu, const struct insn *insn)
 }
 
 /* RFLAGS is written when the instruction ends or stops: a fault in the middle finds the flags from
- * before it (SDM vol. 2 REP). */
+ * before it (SDM vol. 2 REP). AMD's CPUs write it with each element. */
 static ALWAYS_INLINE void string_compare(struct vcpu *vcpu, const struct insn *insn,
                                          uint64_t (*one)(struct vcpu *, const struct insn *))
 {
@@ -369,6 +369,8 @@ static ALWAYS_INLINE void string_compare(struct vcpu *vcpu, const struct insn *i
         flags = one(vcpu, insn);
         count--;
         insn_gpr_set(vcpu, GPR_RCX, insn->address_size, count);
+        if (vcpu->features->amd)
+            vcpu->rflags = flags;
         if (!!(flags & FLAG_ZF) != while_equal)
             break;
         if (count != 0 && string_suspend(vcpu)) {

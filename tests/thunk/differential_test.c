@@ -60,6 +60,7 @@ struct shape {
     bool is_x87;
     bool may_fault_masked; /* whether it faults on bytes that are masked off is up to the CPU */
     int mxcsr_offset;      /* of one that is loaded from the operand, or -1 */
+    int mxcsr_mask_offset; /* of one that is stored there, or -1 */
 };
 
 static void find_shape(const struct form *form, struct shape *shape)
@@ -70,7 +71,8 @@ static void find_shape(const struct form *form, struct shape *shape)
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     assert_true(ZYAN_SUCCESS(
         ZydisDecoderDecodeFull(&decoder, form->code, form->length, &decoded, operands)));
-    *shape = (struct shape){.address_register = GPR_RBX, .mxcsr_offset = -1};
+    *shape =
+        (struct shape){.address_register = GPR_RBX, .mxcsr_offset = -1, .mxcsr_mask_offset = -1};
     for (unsigned i = 0; i < decoded.operand_count; i++) {
         if (operands[i].type != ZYDIS_OPERAND_TYPE_MEMORY)
             continue;
@@ -91,6 +93,10 @@ static void find_shape(const struct form *form, struct shape *shape)
     case ZYDIS_MNEMONIC_FXRSTOR64:
         shape->mxcsr_offset = offsetof(struct xstate_image, mxcsr);
         break;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        shape->mxcsr_mask_offset = offsetof(struct xstate_image, mxcsr_mask);
+        break;
     default:
         break;
     }
@@ -100,6 +106,17 @@ static void find_shape(const struct form *form, struct shape *shape)
         shape->memory_size = narrow ? 14 : 28;
     if (decoded.mnemonic == ZYDIS_MNEMONIC_FNSAVE || decoded.mnemonic == ZYDIS_MNEMONIC_FRSTOR)
         shape->memory_size = narrow ? 94 : 108;
+}
+
+/* MXCSR.MM is AMD's, which we do not offer: their MXCSR_MASK has it, the guest's has not. */
+static void forgive_misalign_bit(struct native *n, const struct shape *shape, unsigned offset)
+{
+    const uint32_t misalign = 1u << 17;
+    uint32_t mask;
+    uint8_t *at = n->page + offset + shape->mxcsr_mask_offset;
+    memcpy(&mask, at, sizeof(mask));
+    mask &= ~misalign;
+    memcpy(at, &mask, sizeof(mask));
 }
 
 /* One round; false with a line printed where the two differ. */
@@ -132,6 +149,8 @@ static bool run_round(struct native *n, const struct form *form, const struct sh
     if (shape->memory_size != 0) {
         if (host.gpr[shape->address_register] == (uintptr_t)n->page + offset)
             host.gpr[shape->address_register] = NATIVE_PAGE + offset;
+        if (shape->mxcsr_mask_offset >= 0 && host_vector == NATIVE_NO_FAULT)
+            forgive_misalign_bit(n, shape, offset);
         /* CPUs store the larger x87 operands in pieces, and may fault after the first. */
         bool in_pieces = shape->is_x87 && shape->memory_size > 8 && host_vector == VECTOR_PF;
         if (!in_pieces && !native_memory_equal(n)) {

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -68,7 +69,8 @@ void native_code_free(uint8_t *code)
 void native_create(struct native *n)
 {
     memset(n, 0, sizeof(*n));
-    n->random = 0x2545f4914f6cdd1d;
+    const char *seed = getenv("AEROSTAT_TEST_SEED");
+    n->random = seed != NULL ? strtoull(seed, NULL, 0) | 1 : 0x2545f4914f6cdd1d;
     struct sigaction action = {.sa_sigaction = note_fault, .sa_flags = SA_SIGINFO};
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGFPE, &action, NULL);

@@ -35,7 +35,7 @@
 #define NATIVE_HOST_GS  176
 #define NATIVE_MXCSR    184
 #define NATIVE_MASK     192 /* of XRSTOR */
-#define NATIVE_BASES    200 /* not 0: fs and gs bases are set */
+#define NATIVE_FSGSBASE 200 /* not 0: WRFSBASE and the like may be used */
 #define NATIVE_XSTATE   256
 
 #endif

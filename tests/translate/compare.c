@@ -198,7 +198,7 @@ static bool host_was_unsteady(const struct program *p)
 bool compare_seed(struct comparison *c, uint64_t seed)
 {
     static struct program program;
-    program_make(&program, seed, &c->guests[0]->vm.features, native_has_bases());
+    program_make(&program, seed, &c->guests[0]->vm.features, native_has_fsgsbase());
     run_native(&program, &host_outcome);
     c->programs++;
     if (host_outcome.state.vector == MACHINE_ENDLESS) {

@@ -15,7 +15,7 @@ struct native_context {
     uint64_t rip, rflags, fs_base, gs_base;
     uint64_t host_rsp, host_fs, host_gs;
     uint64_t host_mxcsr;
-    uint64_t mask, has_bases;
+    uint64_t mask, has_fsgsbase;
     _Alignas(64) struct xstate_image xstate;
 };
 
@@ -28,7 +28,7 @@ _Static_assert(offsetof(struct native_context, rip) == NATIVE_RIP &&
                    offsetof(struct native_context, host_gs) == NATIVE_HOST_GS &&
                    offsetof(struct native_context, host_mxcsr) == NATIVE_MXCSR &&
                    offsetof(struct native_context, mask) == NATIVE_MASK &&
-                   offsetof(struct native_context, has_bases) == NATIVE_BASES &&
+                   offsetof(struct native_context, has_fsgsbase) == NATIVE_FSGSBASE &&
                    offsetof(struct native_context, xstate) == NATIVE_XSTATE,
                "native_enter.S knows these");
 
@@ -37,7 +37,7 @@ void native_enter(void);
 void native_leave(void);
 void native_signal(int number, siginfo_t *info, void *opaque);
 /* Called from there. */
-void native_on_signal(int number, siginfo_t *info, void *opaque);
+bool native_on_signal(int number, siginfo_t *info, void *opaque);
 
 #define READ_ONLY_SIZE (ARENA_DATA_SIZE - ARENA_DATA_RW)
 #define SHARED_SIZE    (ARENA_CODE_SIZE + READ_ONLY_SIZE)
@@ -101,7 +101,8 @@ static void pass_on(int number, siginfo_t *info, void *opaque)
     signal(number, SIG_DFL); /* die of it */
 }
 
-void native_on_signal(int number, siginfo_t *info, void *opaque)
+/* True: a program is running and goes on. */
+bool native_on_signal(int number, siginfo_t *info, void *opaque)
 {
     ucontext_t *uc = opaque;
     greg_t *gregs = uc->uc_mcontext.gregs;
@@ -112,10 +113,10 @@ void native_on_signal(int number, siginfo_t *info, void *opaque)
         ticks = runs == runs_at_tick ? ticks + 1 : 0;
         runs_at_tick = runs;
         if (state == NULL || ticks < NATIVE_TICKS)
-            return;
+            return state != NULL;
     } else if (state == NULL) {
         pass_on(number, info, opaque);
-        return;
+        return false;
     }
     keep(state, uc);
     state->vector = number == SIGVTALRM ? MACHINE_ENDLESS : (unsigned)gregs[REG_TRAPNO];
@@ -123,6 +124,7 @@ void native_on_signal(int number, siginfo_t *info, void *opaque)
     gregs[REG_RIP] = (greg_t)(uintptr_t)native_leave;
     gregs[REG_RSP] = (greg_t)context()->host_rsp;
     gregs[REG_EFL] = 0x202;
+    return false;
 }
 
 static bool map_at(uint64_t address, size_t size, int protection, int fd, off_t offset)
@@ -170,7 +172,7 @@ bool native_open(void)
         return false;
     memset(code_writable, 0xcc, ARENA_CODE_SIZE);
     context()->mask = mask;
-    context()->has_bases = (getauxval(AT_HWCAP2) & 2) != 0;
+    context()->has_fsgsbase = (getauxval(AT_HWCAP2) & 2) != 0;
 
     stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof(signal_stack)};
     sigaltstack(&stack, &old_stack);
@@ -197,9 +199,9 @@ void native_close(void)
     munmap((void *)(uintptr_t)NATIVE_CONTEXT, sizeof(struct native_context));
 }
 
-bool native_has_bases(void)
+bool native_has_fsgsbase(void)
 {
-    return context()->has_bases;
+    return context()->has_fsgsbase;
 }
 
 void native_on_tick(void (*tick)(void))

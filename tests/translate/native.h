@@ -36,8 +36,8 @@ struct machine_memory {
  * signals must come here first, since the thunks' handlers cannot do with its fs base. */
 bool native_open(void);
 void native_close(void);
-/* Programs may have fs and gs bases of their own. */
-bool native_has_bases(void);
+/* Programs may use RDFSBASE and RDGSBASE. */
+bool native_has_fsgsbase(void);
 
 /* Runs code_size bytes at ARENA_CODE from *state on. */
 void native_run(const uint8_t *code, size_t code_size, struct machine_state *state,

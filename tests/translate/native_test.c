@@ -8,10 +8,13 @@
  */
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -93,6 +96,40 @@ static void test_programs(void **state)
     assert_true(c.vectors[VECTOR_BP] >= c.programs / 4); /* not all cut short */
 }
 
+/* The oracle itself: segment bases are the program's, also after a signal in the middle of it. */
+static void test_bases_outlive_a_signal(void **state)
+{
+    static const uint8_t code[] = {
+        0x0f, 0x05,                                           /* syscall: tgkill */
+        0x64, 0x48, 0x8b, 0x1c, 0x25, 0x00, 0x00, 0x00, 0x00, /* mov rbx, fs:[0] */
+        0x65, 0x48, 0x8b, 0x2c, 0x25, 0x00, 0x00, 0x00, 0x00, /* mov rbp, gs:[0] */
+        0xcc,
+    };
+    static struct machine_memory memory;
+    const uint64_t words[] = {0x1122334455667788, 0x99aabbccddeeff00};
+    struct machine_state machine = {
+        .rip = ARENA_CODE,
+        .rflags = FLAG_FIXED | FLAG_IF,
+        .fs_base = ARENA_DATA,
+        .gs_base = ARENA_DATA + sizeof(words[0]),
+        .xstate = {.fcw = FCW_INITIAL, .mxcsr = MXCSR_INITIAL},
+    };
+    if (!native_open())
+        skip();
+    memcpy(memory.data, words, sizeof(words));
+    machine.gpr[GPR_RSP] = ARENA_STACK + ARENA_STACK_SIZE;
+    machine.gpr[GPR_RAX] = SYS_tgkill;
+    machine.gpr[GPR_RDI] = (uint64_t)getpid();
+    machine.gpr[GPR_RSI] = (uint64_t)gettid();
+    machine.gpr[GPR_RDX] = SIGVTALRM;
+    native_run(code, sizeof(code), &machine, &memory);
+    native_close();
+    assert_int_equal(machine.vector, VECTOR_BP);
+    assert_int_equal(machine.gpr[GPR_RAX], 0);
+    assert_int_equal(machine.gpr[GPR_RBX], words[0]);
+    assert_int_equal(machine.gpr[GPR_RBP], words[1]);
+}
+
 int main(int argc, char **argv)
 {
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -107,6 +144,7 @@ int main(int argc, char **argv)
     if (options.seconds != 0 && options.seed == SEED)
         options.seed = (uint64_t)time(NULL) << 24;
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bases_outlive_a_signal),
         cmocka_unit_test(test_programs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,7 +20,7 @@ struct generator {
     uint32_t undefined; /* status flags */
     bool keeps_stack;   /* in a function: RSP stays */
     unsigned depth, cells;
-    bool with_bases;
+    bool with_fsgsbase;
 };
 
 struct decoded {

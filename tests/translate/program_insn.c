@@ -52,7 +52,7 @@ static size_t random_bytes(struct generator *g, uint8_t *b)
 {
     static const uint8_t segments[] = {0x64, 0x65, 0x64, 0x65, 0x26, 0x2e, 0x36, 0x3e};
     size_t n = 0;
-    if (one_in(g, 12) && g->with_bases)
+    if (one_in(g, 12))
         b[n++] = segments[below(g, sizeof(segments))];
     if (one_in(g, 12))
         b[n++] = 0x67;

@@ -2,8 +2,9 @@
 
 #include "program_generator.h"
 
-static bool is_offered(const struct features *f, ZydisISAExt extension)
+static bool is_offered(const struct generator *g, ZydisISAExt extension)
 {
+    const struct features *f = g->features;
     switch (extension) {
     case ZYDIS_ISA_EXT_BASE:
     case ZYDIS_ISA_EXT_LONGMODE:
@@ -48,7 +49,7 @@ static bool is_offered(const struct features *f, ZydisISAExt extension)
     case ZYDIS_ISA_EXT_BMI2:
         return features_has(f, FEATURE_BMI2);
     case ZYDIS_ISA_EXT_RDWRFSGS:
-        return features_has(f, FEATURE_FSGSBASE);
+        return g->with_fsgsbase && features_has(f, FEATURE_FSGSBASE);
     default:
         return false;
     }
@@ -162,9 +163,9 @@ bool generator_may_use(struct generator *g, const struct decoded *d)
 {
     const ZydisDecodedInstruction *insn = &d->insn;
     ZydisMnemonic m = insn->mnemonic;
-    if (insn->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED ||
-        !is_offered(g->features, insn->meta.isa_ext) || is_category_excluded(insn->meta.category) ||
-        is_mnemonic_excluded(m) || is_result_undefined(d))
+    if (insn->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED || !is_offered(g, insn->meta.isa_ext) ||
+        is_category_excluded(insn->meta.category) || is_mnemonic_excluded(m) ||
+        is_result_undefined(d))
         return false;
     if (m == ZYDIS_MNEMONIC_UD0 || m == ZYDIS_MNEMONIC_UD1 || m == ZYDIS_MNEMONIC_UD2)
         return one_in(g, 20);

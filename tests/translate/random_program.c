@@ -38,7 +38,7 @@ static uint64_t random_segment_base(struct generator *g)
     }
 }
 
-static void make_start(struct generator *g, bool with_bases)
+static void make_start(struct generator *g)
 {
     struct machine_state *start = &g->p->start;
     *start = (struct machine_state){.rip = ARENA_CODE + g->at};
@@ -46,10 +46,8 @@ static void make_start(struct generator *g, bool with_bases)
         start->gpr[i] = random_value(&g->random);
     start->gpr[GPR_RSP] = STACK_LOW + 0x200;
     start->rflags = FLAG_FIXED | FLAG_IF | (random_next(&g->random) & F_ALL);
-    if (with_bases) {
-        start->fs_base = random_segment_base(g);
-        start->gs_base = random_segment_base(g);
-    }
+    start->fs_base = random_segment_base(g);
+    start->gs_base = random_segment_base(g);
     struct xstate_image *x = &start->xstate;
     x->fcw = 0x37f;
     x->mxcsr = 0x1f80;
@@ -65,9 +63,9 @@ static void make_start(struct generator *g, bool with_bases)
 }
 
 void program_make(struct program *program, uint64_t seed, const struct features *features,
-                  bool with_bases)
+                  bool with_fsgsbase)
 {
-    struct generator g = {.p = program, .features = features, .with_bases = with_bases};
+    struct generator g = {.p = program, .features = features, .with_fsgsbase = with_fsgsbase};
     g.random.state = (seed + 1) * 0x9e3779b97f4a7c15u | 1;
     random_next(&g.random);
     ZydisDecoderInit(&g.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
@@ -80,7 +78,7 @@ void program_make(struct program *program, uint64_t seed, const struct features 
     uint32_t fuel = 1 + (uint32_t)below(&g, 24);
     memcpy(program->memory.control, &fuel, sizeof(fuel));
     g.at = (uint32_t)(one_in(&g, 3) ? 0xf00 + below(&g, 0xe0) : below(&g, 0x800));
-    make_start(&g, with_bases);
+    make_start(&g);
     generator_put_items(&g, 4 + (unsigned)below(&g, one_in(&g, 4) ? 60 : 16));
     generator_put(&g, "\xcc", 1, true);
 }

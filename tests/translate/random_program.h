@@ -40,9 +40,9 @@ struct program {
     struct machine_memory memory;
 };
 
-/* The program of a seed. with_bases: fs and gs bases other than 0. */
+/* The program of a seed. with_fsgsbase: RDFSBASE and RDGSBASE may be in it. */
 void program_make(struct program *program, uint64_t seed, const struct features *features,
-                  bool with_bases);
+                  bool with_fsgsbase);
 /* Status flags that may be anything when an exception finds the program at rip. */
 uint64_t program_undefined_flags(const struct program *program, uint64_t rip);
 void program_print(const struct program *program);

@@ -36,7 +36,7 @@ enum form_flags {
     FORM_COMPARE = 1 << 10,       /* accumulator often equals the destination */
     FORM_ALIGNED = 1 << 11,       /* memory is aligned to 16 */
     FORM_STACK = 1 << 12,         /* RSP stays what it is */
-    FORM_INTEL = 1 << 13,         /* AMD and Intel differ, and we are Intel */
+    FORM_INTEL = 1 << 13,         /* AMD and Intel differ, and we do as Intel for both */
 };
 
 struct form {

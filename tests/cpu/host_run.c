@@ -122,6 +122,17 @@ void host_close(void)
     munmap((void *)(uintptr_t)CONTEXT, 0x1000);
 }
 
+/* Asks the descriptor table itself: the kernel does not tell, nor does CPUID. */
+bool host_has_code32(void)
+{
+    const uint32_t is_code = 1u << 11, is_present = 1u << 15, is_32bit = 1u << 22;
+    const uint32_t wanted = is_code | is_present | is_32bit;
+    uint32_t rights;
+    bool visible;
+    __asm__("lar %2, %0" : "=r"(rights), "=@ccz"(visible) : "r"(SELECTOR_CODE32));
+    return visible && (rights & wanted) == wanted;
+}
+
 static uint8_t *emit(uint8_t *at, const void *bytes, size_t length)
 {
     memcpy(at, bytes, length);

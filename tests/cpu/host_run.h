@@ -31,6 +31,9 @@ struct host_state {
 bool host_open(void);
 void host_close(void);
 
+/* Can this host run 32-bit code? Some have no segment for it. */
+bool host_has_code32(void);
+
 /* Puts the instruction at HOST_CODE. */
 void host_load(const uint8_t *bytes, size_t length, bool code32);
 

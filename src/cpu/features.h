@@ -78,7 +78,8 @@ enum feature {
 
 struct features {
     uint32_t words[FEATURE_WORDS];
-    bool amd; /* vendor AuthenticAMD (or Hygon's), else GenuineIntel: as the host's */
+    bool amd; /* vendor AuthenticAMD (or Hygon's), else GenuineIntel: as the host's. Says which way
+                 an instruction goes where they differ: docs/testing.md */
 };
 
 /* What this host lets us offer. STATUS_UNSUPPORTED with what is missing below x86-64-v2. */

@@ -1,8 +1,8 @@
 /*
  * Alignment checks: #AC at CPL 3 with CR0.AM and RFLAGS.AC.
  *
- * What is expected was measured on an Intel CPU. Where the SDM leaves a choice (vectors that need
- * not be aligned, FXSAVE, gathers) that is the choice taken.
+ * What is expected was measured on an Intel CPU, and on an AMD one. Where the SDM leaves a choice
+ * (vectors that need not be aligned, FXSAVE, gathers) that is the choice taken.
  */
 
 #include "fixture.h"
@@ -42,30 +42,52 @@ OPERAND(vgather, "vpcmpeqd %xmm1, %xmm1, %xmm1; vpxor %xmm2, %xmm2, %xmm2\n"
 
 #define CODE_OF(name) name, name##_end
 
+enum case_flags {
+    AVX2 = 1, /* needs it */
+    AMD = 2,  /* #AC in a guest on AMD's CPUs */
+};
+
 static const struct {
     const uint8_t *code, *end;
     unsigned offset;
     int vector;
-    bool needs_avx2;
+    unsigned flags;
 } cases[] = {
-    {CODE_OF(load_2), 1, VECTOR_AC, false},       {CODE_OF(load_2), 2, VECTOR_UD, false},
-    {CODE_OF(load_8), 4, VECTOR_AC, false},       {CODE_OF(add_4), 2, VECTOR_AC, false},
-    {CODE_OF(movss), 2, VECTOR_AC, false},        {CODE_OF(movss), 4, VECTOR_UD, false},
-    {CODE_OF(movsd_store), 4, VECTOR_AC, false},  {CODE_OF(pmovzxbd), 2, VECTOR_AC, false},
-    {CODE_OF(pinsrw), 1, VECTOR_AC, false},       {CODE_OF(movups), 1, VECTOR_UD, false},
-    {CODE_OF(movdqu_store), 1, VECTOR_UD, false}, {CODE_OF(movaps), 8, VECTOR_GP, false},
-    {CODE_OF(lddqu), 1, VECTOR_UD, false},        {CODE_OF(pcmpistri), 1, VECTOR_UD, false},
-    {CODE_OF(cmpxchg16b), 8, VECTOR_GP, false},   {CODE_OF(fld_10), 4, VECTOR_AC, false},
-    {CODE_OF(fld_10), 8, VECTOR_UD, false},       {CODE_OF(fstp_10), 4, VECTOR_AC, false},
-    {CODE_OF(fnstenv), 2, VECTOR_AC, false},      {CODE_OF(fnstenv), 4, VECTOR_UD, false},
-    {CODE_OF(fnstenv_16), 1, VECTOR_AC, false},   {CODE_OF(fnstenv_16), 2, VECTOR_UD, false},
-    {CODE_OF(fnsave), 2, VECTOR_AC, false},       {CODE_OF(fnsave), 4, VECTOR_UD, false},
-    {CODE_OF(movq_mmx), 4, VECTOR_AC, false},     {CODE_OF(stmxcsr), 2, VECTOR_AC, false},
-    {CODE_OF(fxsave), 2, VECTOR_AC, false},       {CODE_OF(fxsave), 4, VECTOR_GP, false},
-    {CODE_OF(prefetch), 1, VECTOR_UD, false},     {CODE_OF(enter), 1, VECTOR_AC, false},
-    {CODE_OF(vmovups), 1, VECTOR_UD, true},       {CODE_OF(vaddps), 1, VECTOR_UD, true},
-    {CODE_OF(vmaskmov), 1, VECTOR_UD, true},      {CODE_OF(vmaskmov_store), 1, VECTOR_UD, true},
-    {CODE_OF(vgather), 1, VECTOR_UD, true},
+    {CODE_OF(load_2), 1, VECTOR_AC, 0},
+    {CODE_OF(load_2), 2, VECTOR_UD, 0},
+    {CODE_OF(load_8), 4, VECTOR_AC, 0},
+    {CODE_OF(add_4), 2, VECTOR_AC, 0},
+    {CODE_OF(movss), 2, VECTOR_AC, 0},
+    {CODE_OF(movss), 4, VECTOR_UD, 0},
+    {CODE_OF(movsd_store), 4, VECTOR_AC, 0},
+    {CODE_OF(pmovzxbd), 2, VECTOR_AC, 0},
+    {CODE_OF(pinsrw), 1, VECTOR_AC, 0},
+    {CODE_OF(movups), 1, VECTOR_UD, AMD},
+    {CODE_OF(movdqu_store), 1, VECTOR_UD, AMD},
+    {CODE_OF(movaps), 8, VECTOR_GP, 0},
+    {CODE_OF(lddqu), 1, VECTOR_UD, AMD},
+    {CODE_OF(pcmpistri), 1, VECTOR_UD, AMD},
+    {CODE_OF(cmpxchg16b), 8, VECTOR_GP, 0},
+    {CODE_OF(fld_10), 4, VECTOR_AC, 0},
+    {CODE_OF(fld_10), 8, VECTOR_UD, 0},
+    {CODE_OF(fstp_10), 4, VECTOR_AC, 0},
+    {CODE_OF(fnstenv), 2, VECTOR_AC, 0},
+    {CODE_OF(fnstenv), 4, VECTOR_UD, 0},
+    {CODE_OF(fnstenv_16), 1, VECTOR_AC, 0},
+    {CODE_OF(fnstenv_16), 2, VECTOR_UD, 0},
+    {CODE_OF(fnsave), 2, VECTOR_AC, 0},
+    {CODE_OF(fnsave), 4, VECTOR_UD, 0},
+    {CODE_OF(movq_mmx), 4, VECTOR_AC, 0},
+    {CODE_OF(stmxcsr), 2, VECTOR_AC, 0},
+    {CODE_OF(fxsave), 2, VECTOR_AC, 0},
+    {CODE_OF(fxsave), 4, VECTOR_GP, 0},
+    {CODE_OF(prefetch), 1, VECTOR_UD, 0},
+    {CODE_OF(enter), 1, VECTOR_AC, 0},
+    {CODE_OF(vmovups), 1, VECTOR_UD, AVX2 | AMD},
+    {CODE_OF(vaddps), 1, VECTOR_UD, AVX2 | AMD},
+    {CODE_OF(vmaskmov), 1, VECTOR_UD, AVX2},
+    {CODE_OF(vmaskmov_store), 1, VECTOR_UD, AVX2},
+    {CODE_OF(vgather), 1, VECTOR_UD, AVX2},
 };
 
 static void set_up(struct testvm *vm)
@@ -77,22 +99,30 @@ static void set_up(struct testvm *vm)
     fixture_enter_user(vm);
 }
 
+static void run_operand(unsigned i, bool amd)
+{
+    struct testvm vm;
+    const int vector = amd && cases[i].flags & AMD ? VECTOR_AC : cases[i].vector;
+    set_up(&vm);
+    vm.features.amd = amd;
+    if (!(cases[i].flags & AVX2) || features_has(&vm.features, FEATURE_AVX2)) {
+        vm.vcpu->rflags |= FLAG_AC;
+        vcpu_update_mode(vm.vcpu);
+        vm.vcpu->gpr[GPR_RBX] = DATA + cases[i].offset;
+        fixture_run_bytes(&vm, cases[i].code, (size_t)(cases[i].end - cases[i].code));
+        if (fixture_caught(&vm) != vector)
+            fail_msg("case %u: vector %d, want %d", i, fixture_caught(&vm), vector);
+        if (vector == VECTOR_AC)
+            assert_int_equal(fixture_peek(&vm, vm.vcpu->gpr[GPR_RSP], 8), 0);
+    }
+    testvm_destroy(&vm);
+}
+
 static void operands(void **state)
 {
     for (unsigned i = 0; i < ARRAY_LENGTH(cases); i++) {
-        struct testvm vm;
-        set_up(&vm);
-        if (!cases[i].needs_avx2 || features_has(&vm.features, FEATURE_AVX2)) {
-            vm.vcpu->rflags |= FLAG_AC;
-            vcpu_update_mode(vm.vcpu);
-            vm.vcpu->gpr[GPR_RBX] = DATA + cases[i].offset;
-            fixture_run_bytes(&vm, cases[i].code, (size_t)(cases[i].end - cases[i].code));
-            if (fixture_caught(&vm) != cases[i].vector)
-                fail_msg("case %u: vector %d, want %d", i, fixture_caught(&vm), cases[i].vector);
-            if (cases[i].vector == VECTOR_AC)
-                assert_int_equal(fixture_peek(&vm, vm.vcpu->gpr[GPR_RSP], 8), 0);
-        }
-        testvm_destroy(&vm);
+        run_operand(i, false);
+        run_operand(i, true);
     }
 }
 

@@ -57,6 +57,15 @@ void layer_destroy(struct layer *layer)
     *layer = (struct layer){.fd = -1};
 }
 
+bool layer_populate(const struct layer *layer, uint64_t ppn)
+{
+    int result;
+    do {
+        result = madvise(layer->base + (ppn << PAGE_SHIFT), PAGE_SIZE, MADV_POPULATE_WRITE);
+    } while (result != 0 && (errno == EINTR || errno == EAGAIN));
+    return result == 0 || errno == EINVAL;
+}
+
 bool layer_copy(const struct layer *layer, uint64_t ppn, uint8_t *to)
 {
     ssize_t got;

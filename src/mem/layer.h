@@ -19,6 +19,11 @@ struct layer {
 enum status layer_create(struct layer *layer, uint64_t size, struct error *err);
 void layer_destroy(struct layer *layer); /* a zeroed one, or one that failed to be made, is fine */
 
+/* Gives page `ppn` memory, zeros, if it has none, so that a touch cannot fail. False: the host has
+ * none to give (errno). A host that cannot be asked (Linux before 5.14) is taken at its word: there
+ * a touch may be answered by SIGBUS. */
+bool layer_populate(const struct layer *layer, uint64_t ppn);
+
 /* Copies page `ppn`, PAGE_SIZE bytes, without giving it memory if it has none. False: failed. */
 bool layer_copy(const struct layer *layer, uint64_t ppn, uint8_t *to);
 

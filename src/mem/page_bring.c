@@ -3,13 +3,14 @@
  *
  * Whoever wants an away page does it itself: it wins COMING, reads the bytes straight into layer 0,
  * where nobody looks before the page is private, and wakes those who came later. A page whose
- * memory has not gone yet (HOLLOW), and one whose old bytes need not survive, is private by one
- * compare-and-swap.
+ * memory has not gone yet (HOLLOW) is private by one compare-and-swap. If the host refuses memory for
+ * it, COMING is given up before anything is waited for: whoever makes room may need the page's entry.
  *
  * A page that cannot be read stays away. Whoever wanted it gets STATUS_IO, now and each time again;
  * nobody ever sees other bytes in its place, until something overwrites all of it.
  */
 
+#include <errno.h>
 #include <string.h>
 
 #include "mem/pmap_private.h"
@@ -76,19 +77,27 @@ enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_
         page_wait(map, entry, ENTRY_COMING | ENTRY_PUNCHING);
         return STATUS_OK;
     }
-    if (value & ENTRY_HOLLOW || bytes == BYTES_USELESS) {
+    if (value & ENTRY_HOLLOW) {
         if (arrive(map, entry, &value, bytes))
-            count_event(value & ENTRY_HOLLOW ? &map->second_chances : &map->overwritten, 1);
+            count_event(&map->second_chances, 1);
         return STATUS_OK;
     }
 
     if (!entry_change(map, entry, &value, value | ENTRY_COMING))
         return STATUS_OK;
-    if (bytes == BYTES_REPLACED) {
-        memcpy(pmap_private_page(map, ppn), whole, PAGE_SIZE);
+    if (!layer_populate(&map->ram, ppn)) {
+        int error = errno;
+        page_wake(map, &ppn, 1, ENTRY_COMING);
+        errno = error;
+        return page_refused(map) ? STATUS_OK : STATUS_NO_MEMORY;
+    }
+    if (bytes == BYTES_KEPT) {
+        if (fetch_home(map, ppn, value) != STATUS_OK)
+            return STATUS_IO;
+    } else {
+        if (bytes == BYTES_REPLACED)
+            memcpy(pmap_private_page(map, ppn), whole, PAGE_SIZE);
         count_event(&map->overwritten, 1);
-    } else if (fetch_home(map, ppn, value) != STATUS_OK) {
-        return STATUS_IO;
     }
     /* Marks and samples alone can have changed. */
     value = atomic_load(entry);

@@ -10,6 +10,9 @@
  * ends. A page that was never lent skips all this.
  */
 
+#include <errno.h>
+#include <string.h>
+
 #include "mem/pmap_private.h"
 #include "util/clock.h"
 
@@ -53,6 +56,17 @@ void page_wake(struct pmap *map, const uint64_t *ppns, unsigned count, uint64_t 
         atomic_fetch_and(&map->entries[ppns[i]], ~flags);
     pthread_cond_broadcast(&map->waited);
     pthread_mutex_unlock(&map->wait_lock);
+}
+
+bool page_refused(struct pmap *map)
+{
+    struct error err;
+    error_set(&err, STATUS_NO_MEMORY, "the host has no memory for the guest: %s", strerror(errno));
+    if (map->pressure != NULL && map->pressure->refused(map->pressure_context))
+        return true;
+    if (map->trouble != NULL)
+        map->trouble(map->trouble_context, &err);
+    return false;
 }
 
 /* ------------------------------------------------------------------------- look-ups */
@@ -137,6 +151,12 @@ const uint8_t *pmap_page_read(struct pmap *map, uint64_t ppn, bool *writable)
     return pmap_private_page(map, ppn);
 }
 
+/* Before a zero page becomes private. False: refused. */
+static bool zero_has_memory(struct pmap *map, uint64_t ppn, uint64_t value)
+{
+    return value & ENTRY_HOLLOW || likely(layer_populate(&map->ram, ppn));
+}
+
 const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable)
 {
     page_entry *entry = pmap_entry(map, ppn);
@@ -148,8 +168,9 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable)
             break;
         if (value & ENTRY_PUNCHING)
             return NULL;
-        if (unlikely(pmap_is_tight(map)))
-            break; /* not writable: the caller parks, and waits in pmap_page_write */
+        /* Else it is not writable: the caller parks, and waits in pmap_page_write. */
+        if (unlikely(pmap_is_tight(map)) || !zero_has_memory(map, ppn, value))
+            break;
         /* If it is hollow, its bytes are zero. */
         if (entry_touch(map, entry, &value, PAGE_PRIVATE | entry_touched(value))) {
             count_event(&map->faults_zero, 1);
@@ -186,22 +207,25 @@ enum status pmap_page_bring(struct pmap *map, uint64_t ppn)
 /* ------------------------------------------------------------------------- to private */
 
 /* One step from zero or ballooned. */
-static void zero_step(struct pmap *map, uint64_t ppn, uint64_t value)
+static enum status zero_step(struct pmap *map, uint64_t ppn, uint64_t value)
 {
     page_entry *entry = &map->entries[ppn];
     if (value & ENTRY_PUNCHING) {
         page_wait(map, entry, ENTRY_PUNCHING);
-        return;
+        return STATUS_OK;
     }
+    if (!zero_has_memory(map, ppn, value))
+        return page_refused(map) ? STATUS_OK : STATUS_NO_MEMORY;
     uint64_t settling = value & ENTRY_LENT ? ENTRY_SETTLING : 0;
     if (!entry_touch(map, entry, &value, PAGE_PRIVATE | entry_touched(value) | settling))
-        return;
+        return STATUS_OK;
     count_event(&map->faults_zero, 1);
     if (settling) {
         /* Code decoded from it stays: the bytes are the same. */
         pages_revoke(map, &(struct pmap_revocation){.ppns = &ppn, .count = 1});
         page_wake(map, &ppn, 1, ENTRY_SETTLING);
     }
+    return STATUS_OK;
 }
 
 /* Makes the page private and settled, and adds `pins` to it. */
@@ -213,12 +237,11 @@ static enum status make_private(struct pmap *map, uint64_t ppn, uint64_t pins,
         pmap_wait_for_room(map);
     for (;;) {
         uint64_t value = atomic_load(entry);
-        if (entry_is_away(value)) {
-            enum status status = page_come(map, ppn, value, bytes, whole);
+        if (entry_state(value) != PAGE_PRIVATE) {
+            enum status status = entry_is_away(value) ? page_come(map, ppn, value, bytes, whole)
+                                                      : zero_step(map, ppn, value);
             if (status != STATUS_OK)
                 return status;
-        } else if (entry_state(value) != PAGE_PRIVATE) {
-            zero_step(map, ppn, value);
         } else if (value & ENTRY_SETTLING) {
             page_wait(map, entry, ENTRY_SETTLING);
         } else {

@@ -66,8 +66,9 @@ struct pmap_revocation {
 
 typedef void pmap_revoke_fn(void *context, const struct pmap_revocation *what);
 
-/* A page's bytes are lost: err says why, in one line. Called once in a map's life, by whichever
- * thread found out; it must not wait for a vCPU. */
+/* Called by whichever thread found out; err says what, in one line. It must not wait for a vCPU.
+ * STATUS_NO_MEMORY: the host has no memory for a page; nothing is lost, and whoever wanted the page
+ * can try again later. Else a page's bytes are lost: that is told once in a map's life. */
 typedef void pmap_trouble_fn(void *context, const struct error *err);
 
 /* Pages in a state now, and counts of events. */
@@ -129,8 +130,8 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable);
 
 /*
  * Brings the page's bytes to hand, if they are away. By the time the caller looks they may be away
- * again: so it is done in a loop. INVALID: not RAM. IO: the bytes are lost, and the trouble hook
- * has been called.
+ * again: so it is done in a loop. INVALID: not RAM. IO: the bytes are lost; NO_MEMORY: the host has
+ * none for them now; the trouble hook has been called.
  */
 enum status pmap_page_bring(struct pmap *map, uint64_t ppn);
 
@@ -142,7 +143,7 @@ void pmap_set_peeking(struct pmap *map, bool on);
 
 /*
  * Makes the page private if it is not (revoking others), for the parked vCPU that is going to write
- * it. Leaves a code mark alone. NULL: not RAM, or lost. The address is for who knows that nothing
+ * it. Leaves a code mark alone. NULL: not RAM, lost, or no memory. The address is for who knows that nothing
  * takes pages away (tests); all others look again.
  */
 uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
@@ -164,7 +165,8 @@ bool pmap_has_code(const struct pmap *map, uint64_t ppn);
 
 /*
  * Copies between guest-physical memory and the host. INVALID, and nothing copied, where any byte of
- * the range is not RAM or the range wraps. IO where a page is lost: then part may have been copied.
+ * the range is not RAM or the range wraps. IO where a page is lost, NO_MEMORY where the host has none
+ * for it: then part may have been copied.
  * A page that is away and overwritten whole is not read back.
  */
 enum status pmap_read(struct pmap *map, uint64_t gpa, void *buffer, uint64_t length);
@@ -181,7 +183,8 @@ enum pmap_pin_use {
 /*
  * Pins for DMA: appends the host pieces of [gpa, gpa + length) to iov, neighbours merged within one
  * call and never with what was in iov before; *count is in and out, `capacity` bounds it. A length
- * of 0 appends nothing. On failure (not RAM: INVALID; no room: NO_SPACE; lost: IO) nothing is
+ * of 0 appends nothing. On failure (not RAM: INVALID; no room: NO_SPACE; lost: IO; the
+ * host has no memory for a page now: NO_MEMORY) nothing is
  * pinned and *count is unchanged. Pinned pages are private and stay where they are until unpinned
  * with the same range. At unpin a device that might write tells whether it may have.
  */

@@ -29,6 +29,8 @@
  * Invariants
  *   - A page that is not private, and has no HOLLOW, PUNCHING or COMING, has no memory in layer 0,
  *     or (where the host would not take it) memory that is all zero.
+ *   - A page has memory before it is private: so touching it cannot fail, and a host that has none
+ *     is met where the change can still be left undone (page_refused).
  *   - Each of SETTLING, PUNCHING and COMING is set by one thread's compare-and-swap, which owns the
  *     page's bytes until it clears the flag; only then are waiters woken.
  *   - A private page's bytes are only written through a TLB or under a pin. So when LEAVING
@@ -261,6 +263,10 @@ void page_wait(struct pmap *map, page_entry *entry, uint64_t flags);
 /* Clears flags and wakes who waits for that. */
 void page_wake(struct pmap *map, const uint64_t *ppns, unsigned count, uint64_t flags);
 
+/* The host has refused memory for a page. True: there may be some now, try again. False: the map's
+ * owner has been told. Waits as for room. */
+bool page_refused(struct pmap *map);
+
 /* How a page's old bytes are wanted. */
 enum page_bytes {
     BYTES_KEPT,     /* they count */
@@ -269,16 +275,17 @@ enum page_bytes {
 };
 
 /* Makes the page private and pins it. `whole`: the bytes for BYTES_REPLACED, put there unless the
- * page is at hand; then the caller stores them as ever. NO_SPACE: too many pins. IO: lost. */
+ * page is at hand; then the caller stores them as ever. NO_SPACE: too many pins. IO: lost. NO_MEMORY: the host
+ * has none for it. */
 enum status page_pin(struct pmap *map, uint64_t ppn, enum page_bytes bytes, const void *whole);
 void page_unpin(struct pmap *map, uint64_t ppn);
 
 /* The page's bytes for reading, pinned if they are in layer 0: *bytes is NULL where they are all
- * zero. Never blocks unless the page is away. NO_SPACE: too many pins. IO: lost. */
+ * zero. Never blocks unless the page is away. NO_SPACE: too many pins. IO, NO_MEMORY: as above. */
 enum status page_borrow(struct pmap *map, uint64_t ppn, const uint8_t **bytes);
 
 /* One step towards an away page, whose entry was `value`, being private: does it, or waits for who
- * does it. OK: look again. IO: lost. */
+ * does it. OK: look again. IO, NO_MEMORY: as above. */
 enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_bytes bytes,
                       const void *whole);
 

@@ -32,6 +32,7 @@
 
 #include "util/bits.h"
 #include "util/clock.h"
+#include "util/log.h"
 
 #define GROUP_PAGES    16u
 #define GROUP_TRIES    64u  /* groups looked at for one batch */
@@ -57,6 +58,7 @@ struct reclaim {
     sem_t wake;         /* posted when `woken` becomes true */
     _Atomic bool woken; /* there may be work */
     _Atomic bool stopping;
+    _Atomic bool said_refused;
     _Atomic uint64_t target, chosen, taken, given_up, wait_ns;
     _Atomic uint64_t grown_to; /* after giving up: leave the VM alone up to here. Else 0 */
 
@@ -156,7 +158,26 @@ static void on_wait(void *context)
     atomic_fetch_add(&reclaim->wait_ns, clock_monotonic_ns() - from);
 }
 
-static const struct page_pressure_ops pressure_ops = {.over = on_over, .wait = on_wait};
+/* The host has less for us than our target is: the target comes down, for good, by what makes it
+ * worth it. */
+static bool on_refused(void *context)
+{
+    struct reclaim *reclaim = context;
+    uint64_t held = pmap_private_pages(reclaim->map) + cache_pages(reclaim);
+    uint64_t step = held / SLACK_PART > RETRY_PAGES ? held / SLACK_PART : RETRY_PAGES;
+    uint64_t target = held > step + RECLAIM_TARGET_LEAST ? held - step : RECLAIM_TARGET_LEAST;
+    uint64_t before = atomic_load(&reclaim->target), taken = atomic_load(&reclaim->taken);
+    while (target < before && !atomic_compare_exchange_weak(&reclaim->target, &before, target))
+        ;
+    if (!atomic_exchange(&reclaim->said_refused, true))
+        log_warning("the host refuses memory: the guest's is kept below %llu MiB",
+                    (unsigned long long)(target >> (20 - PAGE_SHIFT)));
+    reclaim_wait(reclaim);
+    return atomic_load(&reclaim->taken) != taken;
+}
+
+static const struct page_pressure_ops pressure_ops = {
+    .over = on_over, .wait = on_wait, .refused = on_refused};
 
 /* ------------------------------------------------------------------------- what */
 

@@ -66,6 +66,14 @@ static void report_shutdown(struct machine *machine, struct vcpu *vcpu)
     machine_finish(machine, MACHINE_SHUTDOWN, 0);
 }
 
+static bool machine_has_ended(struct machine *machine)
+{
+    pthread_mutex_lock(&machine->lock);
+    bool has_ended = machine->end != MACHINE_RUNNING;
+    pthread_mutex_unlock(&machine->lock);
+    return has_ended;
+}
+
 static void *cpu_thread(void *context)
 {
     struct machine_cpu *cpu = context;
@@ -88,7 +96,9 @@ static void *cpu_thread(void *context)
             report_shutdown(machine, cpu->vcpu);
             goto out;
         case VCPU_EXIT_LOST: /* the trouble hook has been called */
-            goto out;
+            if (machine_has_ended(machine))
+                goto out;
+            break; /* paused, for want of memory: it tries again afterwards */
         }
     }
 out:

@@ -63,9 +63,13 @@ static const struct vcpu_apic_ops apic_ops = {
     .tsc_changed = lapic_tsc_changed,
 };
 
-/* A page cannot be had any more: the guest must not go on without it. */
-static void on_lost_page(void *context, const struct error *err)
+/* A page cannot be had now, or not any more: the guest must not go on without it. */
+static void on_trouble(void *context, const struct error *err)
 {
+    if (err->status == STATUS_NO_MEMORY) {
+        machine_pause_for_memory(context, err);
+        return;
+    }
     log_error("guest memory is lost: %s", err->text);
     machine_finish(context, MACHINE_FAILED, 0);
 }
@@ -77,7 +81,7 @@ static enum status create_memory(struct machine *machine, struct error *err)
     struct ram_range ranges[] = {{0, low}, {4 * GIB, size - low}};
     enum status status = pmap_create(&machine->map, ranges, size > low ? 2 : 1, err);
     if (status == STATUS_OK) {
-        pmap_set_trouble_hook(machine->map, on_lost_page, machine);
+        pmap_set_trouble_hook(machine->map, on_trouble, machine);
         pmap_set_peeking(machine->map, !machine->host->options->double_paging);
         status = bus_create(&machine->mmio, NULL, err);
     }

@@ -13,6 +13,7 @@
  * the clock's locks below it.
  */
 
+#include "util/log.h"
 #include "vm/machine_private.h"
 
 /* With the lock held, when a thread has stopped or the wish has come. */
@@ -49,16 +50,33 @@ void machine_cpu_stands_still(struct machine *machine)
     pthread_mutex_unlock(&machine->lock);
 }
 
+/* With the lock held. */
+static void wish_pause(struct machine *machine)
+{
+    machine->pausing = true;
+    settle(machine);
+    for (unsigned i = 0; i < machine->cpu_count; i++)
+        vcpu_kick(machine->cpus[i].vcpu, ATTENTION_EXIT);
+}
+
 void machine_pause_begin(struct machine *machine)
 {
     pthread_mutex_lock(&machine->lock);
-    if (!machine->pausing) {
-        machine->pausing = true;
-        settle(machine);
-        for (unsigned i = 0; i < machine->cpu_count; i++)
-            vcpu_kick(machine->cpus[i].vcpu, ATTENTION_EXIT);
-    }
+    if (!machine->pausing)
+        wish_pause(machine);
     pthread_mutex_unlock(&machine->lock);
+}
+
+void machine_pause_for_memory(struct machine *machine, const struct error *err)
+{
+    pthread_mutex_lock(&machine->lock);
+    bool begins = !machine->pausing && machine->cpus_running != 0;
+    if (begins)
+        wish_pause(machine);
+    pthread_mutex_unlock(&machine->lock);
+    if (begins)
+        log_error("%s; the VM is paused: make room, then aerostat resume %s", err->text,
+                  machine->host->options->name);
 }
 
 bool machine_pause(struct machine *machine)
@@ -89,6 +107,7 @@ void machine_resume(struct machine *machine)
         pthread_cond_broadcast(&machine->pause_changed);
     }
     pthread_mutex_unlock(&machine->lock);
+    virtio_set_notify(machine->virtio); /* what was left in the rings for want of memory */
 }
 
 bool machine_is_paused(struct machine *machine)

@@ -87,5 +87,7 @@ void machine_finish(struct machine *machine, enum machine_end end, uint32_t valu
 void machine_cpu_begins(struct machine *machine);
 void machine_cpu_ends(struct machine *machine);
 void machine_cpu_stands_still(struct machine *machine);
+/* Begins a pause of a machine that runs, and says why. Of one that does not run, nothing. */
+void machine_pause_for_memory(struct machine *machine, const struct error *err);
 
 #endif

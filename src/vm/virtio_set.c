@@ -155,6 +155,15 @@ struct virtio_device *virtio_set_balloon(const struct virtio_set *set)
     return set->balloon;
 }
 
+void virtio_set_notify(const struct virtio_set *set)
+{
+    for (unsigned i = 0; i < set->count; i++) {
+        struct virtio_device *device = set->slots[i].device;
+        for (unsigned queue = 0; queue < device->ops->queue_count; queue++)
+            virtio_device_notify(device, queue);
+    }
+}
+
 json_t *virtio_set_stats(const struct virtio_set *set)
 {
     json_t *list = json_array();

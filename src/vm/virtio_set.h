@@ -44,6 +44,9 @@ unsigned virtio_set_describe(const struct virtio_set *set, struct acpi_virtio *w
 /* For balloon.h's functions; the set keeps it. Not before virtio_set_create succeeded. */
 struct virtio_device *virtio_set_balloon(const struct virtio_set *set);
 
+/* As if the driver had notified every queue, which it may at any time: the devices look again. */
+void virtio_set_notify(const struct virtio_set *set);
+
 /* An array with an object of counters for each device, owned by the caller. */
 json_t *virtio_set_stats(const struct virtio_set *set);
 

@@ -173,6 +173,13 @@ static bool segment_add(struct virtqueue *queue, struct virtqueue_chain *chain,
     return true;
 }
 
+/* The host has no memory for a page of the chain: it stays in the ring, to be popped later. */
+static bool virtqueue_starve(struct virtqueue *queue)
+{
+    queue->starved = true;
+    return false;
+}
+
 /* Pins a buffer and appends it to the chain's list. */
 static bool chain_pin(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
                       uint32_t length, bool write)
@@ -187,6 +194,8 @@ static bool chain_pin(struct virtqueue *queue, struct virtqueue_chain *chain, ui
                                       chain->iov_capacity - base);
         if (status == STATUS_OK)
             return true;
+        if (status == STATUS_NO_MEMORY)
+            return virtqueue_starve(queue);
         if (status == STATUS_IO)
             return virtqueue_break(queue, "buffer lost");
         if (status != STATUS_NO_SPACE)
@@ -293,7 +302,12 @@ unsigned virtqueue_load_table(struct virtqueue *queue, uint64_t gpa, uint32_t le
             return 0;
         }
     }
-    if (pmap_read(queue->map, gpa, queue->table, length) != STATUS_OK) {
+    enum status status = pmap_read(queue->map, gpa, queue->table, length);
+    if (status == STATUS_NO_MEMORY) {
+        virtqueue_starve(queue);
+        return 0;
+    }
+    if (status != STATUS_OK) {
         virtqueue_break(queue, "indirect table outside RAM");
         return 0;
     }
@@ -324,6 +338,7 @@ bool virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
     chain->out_length = 0;
     chain->in_length = 0;
     chain->segment_count = 0;
+    queue->starved = false;
     chain->held = queue->packed ? packed_pop(queue, chain) : split_pop(queue, chain);
     if (!chain->held)
         chain_unpin(queue, chain, 0);
@@ -366,7 +381,7 @@ void virtqueue_mute(struct virtqueue *queue)
 
 bool virtqueue_unmute(struct virtqueue *queue)
 {
-    if (!queue->ready || queue->broken)
+    if (!queue->ready || queue->broken || queue->starved)
         return false;
     return queue->packed ? packed_unmute(queue) : split_unmute(queue);
 }

@@ -11,12 +11,13 @@
 /* Marks the queue broken, returns false. `reason` is a literal. */
 bool virtqueue_break(struct virtqueue *queue, const char *reason);
 
-/* Adds one descriptor's buffer to the chain: checks order and totals, pins. False: broken. */
+/* Adds one descriptor's buffer to the chain: checks order and totals, pins. False: broken or
+ * starved. */
 bool virtqueue_chain_add(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
                          uint32_t length, bool write);
 
 /* Copies the indirect table at gpa into queue->table. Returns its number of descriptors, 0 when the
- * queue is now broken. */
+ * queue is now broken, or starved. */
 unsigned virtqueue_load_table(struct virtqueue *queue, uint64_t gpa, uint32_t length);
 
 /* Sizes of the three areas in bytes. */

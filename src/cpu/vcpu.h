@@ -261,6 +261,7 @@ struct vcpu {
     bool halted;            /* HLT executed, waiting for an interrupt */
     bool wait_for_sipi;     /* an application processor after INIT */
     bool nmi_blocked;       /* until IRET */
+    unsigned undelivered;   /* 1 + the vector of an interrupt that is being delivered; 0: none */
     uint64_t pending_debug; /* DR6 bits of a #DB trap to be raised after this instruction */
     struct vcpu_step step;
 

@@ -191,12 +191,68 @@ static void test_lost(void **state)
     }
 }
 
+#define VECTOR  0x40u
+#define IDT     0x40000u
+#define HANDLER 0x8000u
+
+static int pending(void *context)
+{
+    return *(bool *)context ? VECTOR : -1;
+}
+
+static int acknowledge(void *context)
+{
+    *(bool *)context = false;
+    return VECTOR;
+}
+
+/* An interrupt that its controller has given away is not lost with the page that its frame needs. */
+static void test_interrupt_meets_lost_page(void **state)
+{
+    static const struct vcpu_apic_ops ops = {.pending = pending, .acknowledge = acknowledge};
+    for (unsigned e = 0; e < ARRAY_LENGTH(engines); e++) {
+        struct suite suite;
+        make(&suite, engines[e]);
+        struct vcpu *vcpu = suite.vm.vcpu;
+        bool is_pending = true;
+        uint64_t gate[2] = {(uint64_t)vcpu->seg[SEG_CS].selector << 16 | (uint64_t)0x8e << 40 |
+                            HANDLER};
+        testvm_put(&suite.vm, IDT + VECTOR * sizeof(gate), gate, sizeof(gate));
+        testvm_put(&suite.vm, CODE, "\xf4", 1);                     /* hlt */
+        testvm_put(&suite.vm, HANDLER, "\x48\xff\xc0\xf4", 4); /* inc rax; hlt */
+        testvm_put(&suite.vm, STACK - 8, "", 1);
+        evict(&suite, STACK - PAGE_SIZE);
+        vcpu->idtr.base = IDT;
+        vcpu->idtr.limit = 0xfff;
+        vcpu->apic = &ops;
+        vcpu->apic_context = &is_pending;
+        vcpu->gpr[GPR_RSP] = STACK;
+        vcpu->gpr[GPR_RAX] = 0;
+        vcpu->rflags |= FLAG_IF;
+        atomic_fetch_or(&vcpu->attention, ATTENTION_IRQ);
+        suite.store->is_broken = true;
+        for (unsigned i = 0; i < 2; i++) {
+            enum vcpu_exit exit = i == 0 ? testvm_run(&suite.vm, CODE) : suite.vm.engine->run(vcpu);
+            assert_int_equal(exit, VCPU_EXIT_LOST);
+            assert_int_equal(vcpu->rip, CODE);
+            assert_int_equal(vcpu->stats.interrupts, 0);
+        }
+        assert_false(is_pending);
+        suite.store->is_broken = false;
+        assert_int_equal(suite.vm.engine->run(vcpu), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RAX], 1);
+        assert_int_equal(vcpu->stats.interrupts, 1);
+        unmake(&suite);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stos),
         cmocka_unit_test(test_movs),
         cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_interrupt_meets_lost_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -145,8 +145,10 @@ static bool try_deliver(struct vcpu *vcpu, const struct delivery *delivery)
 static bool deliver_event(struct vcpu *vcpu, struct delivery delivery, enum event_class class)
 {
     while (!try_deliver(vcpu, &delivery)) {
-        if (unlikely(vcpu->is_lost))
+        if (unlikely(vcpu->is_lost)) {
+            atomic_fetch_or(&vcpu->attention, ATTENTION_IRQ); /* for vcpu->undelivered */
             vcpu_lose(vcpu);
+        }
         if (class == CLASS_DOUBLE_FAULT)
             return false;
         struct vcpu_event event = vcpu->fault;
@@ -180,12 +182,16 @@ bool vcpu_deliver_fault(struct vcpu *vcpu)
 
 bool vcpu_deliver_interrupt(struct vcpu *vcpu, uint8_t vector)
 {
-    vcpu->stats.interrupts++;
     struct delivery delivery = {
         .vector = vector,
         .ext = SELECTOR_EXT,
         .return_rip = vcpu->rip,
         .flags = vcpu->rflags,
     };
-    return deliver_event(vcpu, delivery, CLASS_BENIGN);
+    /* The interrupt controller has let go of it: until it is delivered it is ours alone. */
+    vcpu->undelivered = vector + 1u;
+    bool is_up = deliver_event(vcpu, delivery, CLASS_BENIGN);
+    vcpu->undelivered = 0;
+    vcpu->stats.interrupts++;
+    return is_up;
 }

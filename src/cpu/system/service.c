@@ -87,6 +87,13 @@ static bool service_nmi(struct vcpu *vcpu)
     return vcpu_deliver_interrupt(vcpu, VECTOR_NMI);
 }
 
+/* An interrupt whose delivery found that a page cannot be had: it begins again. */
+static bool service_undelivered(struct vcpu *vcpu)
+{
+    return vcpu->undelivered == 0 ||
+           vcpu_deliver_interrupt(vcpu, (uint8_t)(vcpu->undelivered - 1));
+}
+
 static bool service_interrupt(struct vcpu *vcpu)
 {
     if (vcpu->interrupt_shadow)
@@ -143,7 +150,7 @@ bool vcpu_service(struct vcpu *vcpu, enum vcpu_exit *exit)
         return true;
     }
     service_debug_traps(vcpu);
-    if (!service_nmi(vcpu) || !service_interrupt(vcpu)) {
+    if (!service_undelivered(vcpu) || !service_nmi(vcpu) || !service_interrupt(vcpu)) {
         *exit = VCPU_EXIT_SHUTDOWN;
         return true;
     }

@@ -139,6 +139,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
     flush_any(&vcpu->mmu);
 
     vcpu->interrupt_shadow = vcpu->halted = vcpu->nmi_blocked = false;
+    vcpu->undelivered = 0;
     vcpu->pending_debug = 0;
     vcpu->step = (struct vcpu_step){0};
     vcpu->leave_block = true;

@@ -59,6 +59,7 @@ struct reclaim {
     _Atomic bool woken; /* there may be work */
     _Atomic bool stopping;
     _Atomic bool said_refused;
+    _Atomic uint64_t asked; /* target that was set; the host may have less for us */
     _Atomic uint64_t target, chosen, taken, given_up, wait_ns;
     _Atomic uint64_t grown_to; /* after giving up: leave the VM alone up to here. Else 0 */
 
@@ -158,8 +159,7 @@ static void on_wait(void *context)
     atomic_fetch_add(&reclaim->wait_ns, clock_monotonic_ns() - from);
 }
 
-/* The host has less for us than our target is: the target comes down, for good, by what makes it
- * worth it. */
+/* The host has less for us than our target is: that comes down, by what makes it worth it. */
 static bool on_refused(void *context)
 {
     struct reclaim *reclaim = context;
@@ -335,6 +335,7 @@ enum status reclaim_create(struct reclaim **out, struct pmap *map, struct pager 
     reclaim->max_pages = stats.max_pages;
     reclaim->seed = clock_tsc() | 1;
     atomic_store(&reclaim->target, UINT64_MAX);
+    atomic_store(&reclaim->asked, UINT64_MAX);
     sem_init(&reclaim->wake, 0, 0);
     pthread_mutex_init(&reclaim->lock, NULL);
     pthread_cond_init(&reclaim->progress, NULL);
@@ -384,8 +385,16 @@ void reclaim_set_target(struct reclaim *reclaim, uint64_t pages)
 {
     if (pages < RECLAIM_TARGET_LEAST)
         pages = RECLAIM_TARGET_LEAST;
+    atomic_store(&reclaim->asked, pages);
     atomic_store(&reclaim->target, pages);
     wake(reclaim);
+}
+
+void reclaim_restore_target(struct reclaim *reclaim)
+{
+    uint64_t asked = atomic_load(&reclaim->asked);
+    if (atomic_exchange(&reclaim->target, asked) != asked)
+        wake(reclaim);
 }
 
 void reclaim_wait(struct reclaim *reclaim)

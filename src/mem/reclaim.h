@@ -44,6 +44,10 @@ void reclaim_destroy(struct reclaim *reclaim); /* stops it first; NULL is fine *
 #define RECLAIM_TARGET_LEAST 256u
 void reclaim_set_target(struct reclaim *reclaim, uint64_t pages);
 
+/* Where the host has refused memory the target has come down to what it gave (page_leave.h,
+ * `refused`). This sets it to what was asked for last: there may be room again. */
+void reclaim_restore_target(struct reclaim *reclaim);
+
 /* Waits until it is at its target, or has given up; for tests. */
 void reclaim_wait(struct reclaim *reclaim);
 

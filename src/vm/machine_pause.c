@@ -107,6 +107,7 @@ void machine_resume(struct machine *machine)
         pthread_cond_broadcast(&machine->pause_changed);
     }
     pthread_mutex_unlock(&machine->lock);
+    paging_restore_resident(machine->paging);
     virtio_set_notify(machine->virtio); /* what was left in the rings for want of memory */
 }
 

@@ -79,6 +79,11 @@ void paging_set_resident(struct paging *paging, uint64_t bytes)
     reclaim_set_target(paging->reclaim, bytes == UINT64_MAX ? UINT64_MAX : bytes >> PAGE_SHIFT);
 }
 
+void paging_restore_resident(struct paging *paging)
+{
+    reclaim_restore_target(paging->reclaim);
+}
+
 enum status paging_start_sample(struct paging *paging, struct io_loop *loop, unsigned cpus,
                                 uint64_t (*vm_time_ns)(void *context), void *context,
                                 struct error *err)

@@ -31,6 +31,9 @@ enum status paging_create(struct paging **paging, struct pmap *map, struct swap 
 /* Bytes of host memory that the guest's may take; UINT64_MAX: any. From any thread. */
 void paging_set_resident(struct paging *paging, uint64_t bytes);
 
+/* After the host has refused memory: it may have room again for what was asked for. */
+void paging_restore_resident(struct paging *paging);
+
 /* Begins sampling. vm_time_ns(context): CPU time that the vCPUs have used, asked on the loop. */
 enum status paging_start_sample(struct paging *paging, struct io_loop *loop, unsigned cpus,
                                 uint64_t (*vm_time_ns)(void *context), void *context,

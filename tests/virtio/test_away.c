@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "../mem/memory_store.h"
+#include "../mem/refusing_host.h"
 #include "dev/virtio/iov.h"
 #include "dev/virtio/virtqueue.h"
 
@@ -179,12 +180,32 @@ static void test_lost(void **state)
     virtqueue_chain_finish(&chain);
 }
 
+/* A chain for whose pages the host has no memory stays in the ring until it has. */
+static void test_starved(void **state)
+{
+    struct suite *suite = *state;
+    struct virtqueue_chain chain = {0};
+    assert_true(virtqueue_enable(&suite->queue, false, false, false));
+    host_refuses = host_refuses_all;
+    for (unsigned i = 0; i < 2; i++) {
+        assert_false(virtqueue_pop(&suite->queue, &chain));
+        assert_false(virtqueue_unmute(&suite->queue));
+        assert_false(suite->queue.broken);
+    }
+    host_refuses = NULL;
+    assert_true(virtqueue_pop(&suite->queue, &chain));
+    check_out(&chain);
+    virtqueue_push(&suite->queue, &chain, 0);
+    virtqueue_chain_finish(&chain);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_borrowed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_brought, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lost, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_starved, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -61,8 +61,11 @@ static int supervise(pid_t child, const sigset_t *watched)
         if (WIFEXITED(status))
             return WEXITSTATUS(status);
         if (WIFSIGNALED(status)) {
-            fprintf(stderr, "aerostat: the VM was killed by signal %d (%s)\n", WTERMSIG(status),
-                    strsignal(WTERMSIG(status)));
+            fprintf(stderr, "aerostat: the VM was killed by signal %d (%s)%s\n", WTERMSIG(status),
+                    strsignal(WTERMSIG(status)),
+                    WTERMSIG(status) == SIGKILL ? ": perhaps the host, or the VM's cgroup, is out "
+                                                  "of memory"
+                                                : "");
             return 128 + WTERMSIG(status);
         }
     }

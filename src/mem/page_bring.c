@@ -3,8 +3,9 @@
  *
  * Whoever wants an away page does it itself: it wins COMING, reads the bytes straight into layer 0,
  * where nobody looks before the page is private, and wakes those who came later. A page whose
- * memory has not gone yet (HOLLOW) is private by one compare-and-swap. If the host refuses memory for
- * it, COMING is given up before anything is waited for: whoever makes room may need the page's entry.
+ * memory has not gone yet (HOLLOW) is private by one compare-and-swap. If the host refuses memory
+ * for it, COMING is given up before anything is waited for: whoever makes room may need the page's
+ * entry.
  *
  * A page that cannot be read stays away. Whoever wanted it gets STATUS_IO, now and each time again;
  * nobody ever sees other bytes in its place, until something overwrites all of it.

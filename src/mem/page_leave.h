@@ -39,10 +39,10 @@ void pmap_set_store(struct pmap *map, const struct page_store_ops *ops, void *co
  * How many pages are private is watched, for whoever takes pages away. over: there are more than
  * `tell_above`; called at every page that is too many, also by running vCPUs, so it never blocks
  * and costs next to nothing. wait: there are more than `wait_above`, and the caller, no running
- * vCPU, would like one more: it waits for some to go, as long as that makes sense. refused: the host
- * has no memory for the page that the caller, no running vCPU, would like: waits for some to go.
- * False: none could. No lock of the map is held. Ops are set before any page leaves; the limits, at any time, by one thread. At first
- * both are UINT64_MAX.
+ * vCPU, would like one more: it waits for some to go, as long as that makes sense. refused: the
+ * host has no memory for the page that the caller, no running vCPU, would like: waits for some to
+ * go. False: none could. No lock of the map is held. Ops are set before any page leaves; the
+ * limits, at any time, by one thread. At first both are UINT64_MAX.
  */
 struct page_pressure_ops {
     void (*over)(void *context);

@@ -143,8 +143,8 @@ void pmap_set_peeking(struct pmap *map, bool on);
 
 /*
  * Makes the page private if it is not (revoking others), for the parked vCPU that is going to write
- * it. Leaves a code mark alone. NULL: not RAM, lost, or no memory. The address is for who knows that nothing
- * takes pages away (tests); all others look again.
+ * it. Leaves a code mark alone. NULL: not RAM, lost, or no memory. The address is for who knows
+ * that nothing takes pages away (tests); all others look again.
  */
 uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
 
@@ -165,9 +165,9 @@ bool pmap_has_code(const struct pmap *map, uint64_t ppn);
 
 /*
  * Copies between guest-physical memory and the host. INVALID, and nothing copied, where any byte of
- * the range is not RAM or the range wraps. IO where a page is lost, NO_MEMORY where the host has none
- * for it: then part may have been copied.
- * A page that is away and overwritten whole is not read back.
+ * the range is not RAM or the range wraps. IO where a page is lost, NO_MEMORY where the host has
+ * none for it: then part may have been copied. A page that is away and overwritten whole is not
+ * read back.
  */
 enum status pmap_read(struct pmap *map, uint64_t gpa, void *buffer, uint64_t length);
 enum status pmap_write(struct pmap *map, uint64_t gpa, const void *buffer, uint64_t length);

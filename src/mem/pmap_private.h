@@ -275,8 +275,8 @@ enum page_bytes {
 };
 
 /* Makes the page private and pins it. `whole`: the bytes for BYTES_REPLACED, put there unless the
- * page is at hand; then the caller stores them as ever. NO_SPACE: too many pins. IO: lost. NO_MEMORY: the host
- * has none for it. */
+ * page is at hand; then the caller stores them as ever. NO_SPACE: too many pins. IO: lost.
+ * NO_MEMORY: the host has none for it. */
 enum status page_pin(struct pmap *map, uint64_t ppn, enum page_bytes bytes, const void *whole);
 void page_unpin(struct pmap *map, uint64_t ppn);
 

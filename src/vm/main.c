@@ -28,6 +28,7 @@
 #include "util/log.h"
 #include "util/signals.h"
 #include "util/terminal.h"
+#include "vm/bus_error.h"
 #include "vm/console_relay.h"
 #include "vm/control_answer.h"
 #include "vm/control_server.h"
@@ -294,6 +295,7 @@ static int program_run(struct program *program, bool has_stdout)
         status = make_control(program, &err);
     if (status == STATUS_OK)
         status = features_detect(&program->host.features, &err);
+    bus_error_watch();
     if (status == STATUS_OK)
         status = thunk_set_create(&program->host.thunks, &err);
     if (status == STATUS_OK)

@@ -197,7 +197,7 @@ static void test_lost(void **state)
 
 static int pending(void *context)
 {
-    return *(bool *)context ? VECTOR : -1;
+    return *(bool *)context ? (int)VECTOR : -1;
 }
 
 static int acknowledge(void *context)
@@ -206,7 +206,8 @@ static int acknowledge(void *context)
     return VECTOR;
 }
 
-/* An interrupt that its controller has given away is not lost with the page that its frame needs. */
+/* An interrupt that its controller has given away is not lost with the page that its frame needs.
+ */
 static void test_interrupt_meets_lost_page(void **state)
 {
     static const struct vcpu_apic_ops ops = {.pending = pending, .acknowledge = acknowledge};
@@ -218,7 +219,7 @@ static void test_interrupt_meets_lost_page(void **state)
         uint64_t gate[2] = {(uint64_t)vcpu->seg[SEG_CS].selector << 16 | (uint64_t)0x8e << 40 |
                             HANDLER};
         testvm_put(&suite.vm, IDT + VECTOR * sizeof(gate), gate, sizeof(gate));
-        testvm_put(&suite.vm, CODE, "\xf4", 1);                     /* hlt */
+        testvm_put(&suite.vm, CODE, "\xf4", 1);                /* hlt */
         testvm_put(&suite.vm, HANDLER, "\x48\xff\xc0\xf4", 4); /* inc rax; hlt */
         testvm_put(&suite.vm, STACK - 8, "", 1);
         evict(&suite, STACK - PAGE_SIZE);

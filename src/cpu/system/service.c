@@ -90,8 +90,7 @@ static bool service_nmi(struct vcpu *vcpu)
 /* An interrupt whose delivery found that a page cannot be had: it begins again. */
 static bool service_undelivered(struct vcpu *vcpu)
 {
-    return vcpu->undelivered == 0 ||
-           vcpu_deliver_interrupt(vcpu, (uint8_t)(vcpu->undelivered - 1));
+    return vcpu->undelivered == 0 || vcpu_deliver_interrupt(vcpu, (uint8_t)(vcpu->undelivered - 1));
 }
 
 static bool service_interrupt(struct vcpu *vcpu)

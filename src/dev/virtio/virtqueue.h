@@ -131,8 +131,9 @@ bool virtqueue_enable(struct virtqueue *queue, bool packed, bool event_idx, bool
  * Harmless when not ready. */
 void virtqueue_disable(struct virtqueue *queue);
 
-/* Takes the next available chain. False when there is none, when the host has no memory for a page of
- * it (the device is notified again when there may be some), or the queue is or becomes broken. */
+/* Takes the next available chain. False when there is none, when the host has no memory for a page
+ * of it (the device is notified again when there may be some), or the queue is or becomes broken.
+ */
 bool virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain);
 
 /* Records the chain as used, `written` bytes of its writable part filled from the start, and unpins

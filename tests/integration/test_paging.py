@@ -45,6 +45,7 @@ class Paging(harness.TestCase):
             counters = json.load(stream)
         self.assertGreater(counters["reclaim_given_up"], 0, counters)
         self.assertGreater(counters["reclaim_refused"], 0, counters)
+        self.assertLessEqual(counters["overhead"], 0.006 * counters["max"], counters)
         return counters
 
     def test_swap_file_is_full(self):

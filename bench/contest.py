@@ -177,9 +177,10 @@ def build_static(output, sources):
                     "-static", "-o", output, *sources], check=True)
 
 
-def make_initramfs(output, files):
-    """The tests' initramfs with more files in it: {path in the guest: path here}."""
+def make_initramfs(output, files, modules=()):
+    """The tests' initramfs with more in it: files {path in the guest: path here}, and modules."""
     pairs = [f"{path}={name}" for name, path in files.items()]
+    pairs += [f"+{module}" for module in modules]
     return subprocess.run([os.path.join(ROOT, "guests", "make-initramfs"), output, *pairs],
                           check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 

@@ -5,8 +5,8 @@ import os
 import contest
 import image
 
-MEMORY = 256    # MiB
-RESIDENT = 128  # MiB
+MEMORY = 160   # MiB
+RESIDENT = 80  # MiB
 AT_A_TIME = 4
 SECONDS = 900
 PACKAGES = ("gcc-12", "cpp-12", "libgcc-12-dev", "libc6", "libc6-dev", "linux-libc-dev",

@@ -20,6 +20,7 @@ import threading
 SWAP_MIB = 1024
 PERIOD_SECONDS = 0.2
 CLOSE = 4 << 20  # bytes of the limit: so close to it, the limit is what keeps RAM out
+LEAST = 1 << 20
 ROOTS = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")  # of version 1, of version 2
 
 
@@ -62,10 +63,7 @@ class Cgroup:
                     ram, usage = ram_bytes(), self.get_usage()
                 except OSError:
                     return  # the guest has ended
-                if ram > most:
-                    limit = max(usage - (ram - most), 1 << 20)
-                elif limit and usage > limit - CLOSE:
-                    limit += most - ram
+                limit = next_limit(limit, usage, ram, most)
                 self.set_limit(limit)
 
         thread = threading.Thread(target=work)
@@ -76,6 +74,15 @@ class Cgroup:
             done.set()
             thread.join()
             self.set_limit(None)
+
+
+def next_limit(limit, usage, ram, most):
+    """The cgroup's next limit; it uses `usage`, and `ram` of that is RAM, which is to be `most`."""
+    if ram > most:
+        return max(usage - (ram - most), LEAST)
+    if limit and usage > limit - CLOSE:
+        return limit + most - ram
+    return limit
 
 
 def swap_is_on():

@@ -8,7 +8,7 @@ import contest
 MEMORY = 256    # MiB
 RESIDENT = 128  # MiB
 AREA = 176      # MiB
-TOUCHES = 50000
+TOUCHES = 30000
 SECONDS = 600
 PROGRAM = os.path.join(contest.BUILD, "guests", "paging")
 RATE = "operations_per_second"

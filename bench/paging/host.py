@@ -20,7 +20,7 @@ import threading
 SWAP_MIB = 1024
 PERIOD_SECONDS = 0.2
 CLOSE = 4 << 20  # bytes of the limit: so close to it, the limit is what keeps RAM out
-LEAST = 1 << 20
+STEP = 16 << 20  # that the limit goes down by at once
 ROOTS = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup")  # of version 1, of version 2
 
 
@@ -29,11 +29,14 @@ class Cgroup:
 
     def __init__(self, folder):
         self.folder = folder
-        self.limit, self.usage = "memory.max", "memory.current"
+        # Not memory.max: over it a process is killed if the kernel is not quick enough.
+        self.limit, self.usage = "memory.high", "memory.current"
         if not os.path.exists(os.path.join(folder, self.limit)):
             self.limit, self.usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
         if not os.access(os.path.join(folder, self.limit), os.W_OK):
             raise RuntimeError(f"{folder} is no memory cgroup, or not ours to set")
+        with contextlib.suppress(OSError):  # version 1's way not to be killed
+            self.write("memory.oom_control", "1")
         if not swap_is_on():
             raise RuntimeError("this machine has no swap: as root, --host-swap DIR makes some")
 
@@ -46,10 +49,17 @@ class Cgroup:
 
     def set_limit(self, size):
         """Bytes; None: no limit. What cannot be taken at once is tried again next time."""
-        word = str(size) if size else "max" if self.limit == "memory.max" else "-1"
-        with contextlib.suppress(OSError), \
-                open(os.path.join(self.folder, self.limit), "w", encoding="ascii") as stream:
-            stream.write(word)
+        none = "max" if self.limit == "memory.high" else "-1"
+        with contextlib.suppress(OSError):
+            self.write(self.limit, str(size) if size else none)
+
+    def write(self, name, word):
+        # Never makes a file: on a kernel with neither there is none of that name.
+        handle = os.open(os.path.join(self.folder, name), os.O_WRONLY)
+        try:
+            os.write(handle, word.encode())
+        finally:
+            os.close(handle)
 
     @contextlib.contextmanager
     def keep(self, ram_bytes, most):
@@ -79,7 +89,7 @@ class Cgroup:
 def next_limit(limit, usage, ram, most):
     """The cgroup's next limit; it uses `usage`, and `ram` of that is RAM, which is to be `most`."""
     if ram > most:
-        return max(usage - (ram - most), LEAST)
+        return usage - min(ram - most, STEP)
     if limit and usage > limit - CLOSE:
         return limit + most - ram
     return limit

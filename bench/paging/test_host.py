@@ -16,7 +16,7 @@ class NextLimit(unittest.TestCase):
         self.assertIsNone(host.next_limit(None, 200 * MIB, 100 * MIB, 128 * MIB))
 
     def test_too_much_ram_brings_the_usage_down_by_as_much(self):
-        self.assertEqual(host.next_limit(None, 230 * MIB, 148 * MIB, 128 * MIB), 210 * MIB)
+        self.assertEqual(host.next_limit(None, 230 * MIB, 138 * MIB, 128 * MIB), 220 * MIB)
 
     def test_a_limit_that_keeps_too_much_out_is_raised(self):
         self.assertEqual(host.next_limit(150 * MIB, 149 * MIB, 118 * MIB, 128 * MIB), 160 * MIB)
@@ -24,8 +24,9 @@ class NextLimit(unittest.TestCase):
     def test_a_limit_that_keeps_nothing_out_stays(self):
         self.assertEqual(host.next_limit(150 * MIB, 120 * MIB, 90 * MIB, 128 * MIB), 150 * MIB)
 
-    def test_it_is_never_nothing(self):
-        self.assertEqual(host.next_limit(None, 100 * MIB, 300 * MIB, 128 * MIB), host.LEAST)
+    def test_it_goes_down_by_steps(self):
+        self.assertEqual(host.next_limit(None, 400 * MIB, 300 * MIB, 128 * MIB),
+                         400 * MIB - host.STEP)
 
     def test_ram_settles_where_it_is_to_be(self):
         """RAM and the VMM's own share what the limit leaves, as 3 to 1."""

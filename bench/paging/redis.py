@@ -9,12 +9,12 @@ import os
 import contest
 import image
 
-MEMORY = 256    # MiB
-RESIDENT = 88   # MiB
-DATA = 176      # MiB, what Redis says that its memory holds
+MEMORY = 192    # MiB
+RESIDENT = 60   # MiB
+DATA = 120      # MiB, what Redis says that its memory holds
 KEY_BYTES = 1106  # what a key with its value takes there
-WARM_SECONDS = 10
-SECONDS = 20
+WARM_SECONDS = 8
+SECONDS = 15
 FILL_SECONDS = 300
 PROGRAM = os.path.join(contest.BUILD, "guests", "redis-load")
 PACKAGES = ("redis-server", "redis-tools", "libc6", "libatomic1", "libjemalloc2", "liblzf1",

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -177,11 +178,30 @@ def build_static(output, sources):
                     "-static", "-o", output, *sources], check=True)
 
 
-def make_initramfs(output, files):
-    """The tests' initramfs with more files in it: {path in the guest: path here}."""
+def make_initramfs(output, files, modules=()):
+    """The tests' initramfs with more in it: files {path in the guest: path here}, and modules."""
     pairs = [f"{path}={name}" for name, path in files.items()]
+    pairs += [f"+{module}" for module in modules]
     return subprocess.run([os.path.join(ROOT, "guests", "make-initramfs"), output, *pairs],
                           check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+
+
+def fetch_package(package):
+    """A Debian package, unpacked in the cache; gives its folder."""
+    cache = os.environ.get("AEROSTAT_CACHE", os.path.join(ROOT, ".cache"))
+    folder = os.path.join(cache, "packages", package)
+    if not os.path.isdir(folder):
+        subprocess.run([os.path.join(ROOT, "guests", "fetch-package"), package, folder],
+                       check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def make_ext4(image, root, size):
+    """A new image of a file system, with what that folder has; the folder goes."""
+    mke2fs = shutil.which("mke2fs", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    subprocess.run([mke2fs or "mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-d", root,
+                    image, size], check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(root)
 
 
 def host_description():

@@ -21,16 +21,6 @@ LIBRARIES = ("libpopt.so.0", "libc.so.6")
 LOADER = "ld-linux-x86-64.so.2"
 
 
-def fetch(package):
-    """A Debian package, unpacked in the cache; gives its folder."""
-    cache = os.environ.get("AEROSTAT_CACHE", os.path.join(contest.ROOT, ".cache"))
-    folder = os.path.join(cache, "dbench", package)
-    if not os.path.isdir(folder):
-        subprocess.run([os.path.join(contest.ROOT, "guests", "fetch-package"), package, folder],
-                       check=True, stdout=subprocess.DEVNULL)
-    return folder
-
-
 def find(folders, name):
     for folder in folders:
         if found := glob.glob(os.path.join(folder, "**", name), recursive=True):
@@ -40,7 +30,7 @@ def find(folders, name):
 
 def prepare(folder):
     """Makes, in that folder, (the image of a disk, the initramfs)."""
-    packages = [fetch(package) for package in PACKAGES]
+    packages = [contest.fetch_package(package) for package in PACKAGES]
     root = os.path.join(folder, "root")
     os.makedirs(os.path.join(root, "data"))
     for name in (*LIBRARIES, LOADER):
@@ -48,10 +38,7 @@ def prepare(folder):
     shutil.copy(os.path.join(packages[0], "usr", "bin", "dbench"), root)
     shutil.copy(find(packages, "client.txt"), root)
     image = os.path.join(folder, "disk.img")
-    mke2fs = shutil.which("mke2fs", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    subprocess.run([mke2fs or "mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-d", root,
-                    image, DISK], check=True, stdout=subprocess.DEVNULL)
-    shutil.rmtree(root)
+    contest.make_ext4(image, root, DISK)
     return image, contest.make_initramfs(os.path.join(folder, "initramfs.cpio"), {})
 
 

@@ -157,6 +157,14 @@ static bool zero_has_memory(struct pmap *map, uint64_t ppn, uint64_t value)
     return value & ENTRY_HOLLOW || likely(layer_populate(&map->ram, ppn));
 }
 
+/* A page has been given memory, and somebody else was faster to change it, to what its entry says.
+ */
+static void count_early_memory(struct pmap *map, uint64_t value)
+{
+    if (entry_state(value) != PAGE_PRIVATE)
+        count_event(&map->early_memory, 1);
+}
+
 const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable)
 {
     page_entry *entry = pmap_entry(map, ppn);
@@ -175,6 +183,8 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable)
         if (entry_touch(map, entry, &value, PAGE_PRIVATE | entry_touched(value))) {
             count_event(&map->faults_zero, 1);
             value = PAGE_PRIVATE | entry_touched(value);
+        } else {
+            count_early_memory(map, value);
         }
     }
     if (unlikely(!is_plain_private(value)))
@@ -217,8 +227,10 @@ static enum status zero_step(struct pmap *map, uint64_t ppn, uint64_t value)
     if (!zero_has_memory(map, ppn, value))
         return page_refused(map) ? STATUS_OK : STATUS_NO_MEMORY;
     uint64_t settling = value & ENTRY_LENT ? ENTRY_SETTLING : 0;
-    if (!entry_touch(map, entry, &value, PAGE_PRIVATE | entry_touched(value) | settling))
+    if (!entry_touch(map, entry, &value, PAGE_PRIVATE | entry_touched(value) | settling)) {
+        count_early_memory(map, value);
         return STATUS_OK;
+    }
     count_event(&map->faults_zero, 1);
     if (settling) {
         /* Code decoded from it stays: the bytes are the same. */

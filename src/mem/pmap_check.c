@@ -37,6 +37,7 @@ static const char *entry_fault(uint64_t value)
 
 struct block_check {
     const struct pmap *map;
+    uint64_t early; /* zero pages with memory that are allowed: see pmap_private.h */
     uint64_t stray; /* a page with memory that should have none; UINT64_MAX: none */
 };
 
@@ -47,6 +48,11 @@ static bool check_block(void *context, uint64_t ppn)
     uint64_t value = entry != NULL ? atomic_load(entry) : 0;
     if (entry_state(value) == PAGE_PRIVATE || value & ENTRY_HOLLOW)
         return true;
+    if ((entry_state(value) == PAGE_ZERO || entry_state(value) == PAGE_BALLOONED) &&
+        check->early > 0) {
+        check->early--;
+        return true;
+    }
     check->stray = ppn;
     return false;
 }
@@ -92,7 +98,8 @@ enum status pmap_check(struct pmap *map, struct error *err)
     if (status != STATUS_OK)
         return status;
 
-    struct block_check check = {.map = map, .stray = UINT64_MAX};
+    struct block_check check = {
+        .map = map, .early = atomic_load(&map->early_memory), .stray = UINT64_MAX};
     status = layer_for_each_page(&map->ram, check_block, &check, err);
     if (status == STATUS_UNSUPPORTED) {
         if (err != NULL)

@@ -28,7 +28,8 @@
  *
  * Invariants
  *   - A page that is not private, and has no HOLLOW, PUNCHING or COMING, has no memory in layer 0,
- *     or (where the host would not take it) memory that is all zero.
+ *     or memory that is all zero: where the host would not take it, or where two raced to make a
+ * zero page private or balloon it, until its next use (early_memory counts these).
  *   - A page has memory before it is private: so touching it cannot fail, and a host that has none
  *     is met where the change can still be left undone (page_refused).
  *   - Each of SETTLING, PUNCHING and COMING is set by one thread's compare-and-swap, which owns the
@@ -131,7 +132,7 @@ struct pmap {
     _Atomic uint64_t pages[PAGE_STATES]; /* in each state; that of PAGE_ZERO is not kept */
     _Atomic uint64_t pinned_pages, faults_zero, faults_away[PAGE_STATES], second_chances,
         overwritten, balloon_popped, double_paging_seen, double_paging_avoided, sample_touches,
-        stall_ns, revocations;
+        stall_ns, revocations, early_memory;
 };
 
 static inline enum page_state entry_state(uint64_t value)

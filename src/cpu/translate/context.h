@@ -16,6 +16,7 @@
 #include "cpu/translate/translate.h"
 
 #define SLOW_JUMPS 8
+#define SLOW_LOOKS 2
 
 /* How flags that are nowhere can be made again: flags.c. */
 enum flags_recipe_kind {
@@ -40,10 +41,20 @@ struct flags_recipe {
     uint64_t immediate;
 };
 
+/* A probe of the TLB that has failed looks into the spare table before that is the slow path. */
+struct second_look {
+    uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
+    uint8_t privilege, access;
+    bool has_page;    /* T2 is the page of the last byte already; else T0 is the page, */
+    bool is_constant; /* or `address` is what is looked for */
+    uint64_t address;
+};
+
 struct slow_path {
     struct flags_recipe recipe; /* for the slot; RECIPE_NONE: it is good */
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
-    unsigned jump_count;
+    unsigned jump_count, look_count;
+    struct second_look looks[SLOW_LOOKS];
     uint32_t resume; /* offset of what follows the instruction */
     uint64_t rip;
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */

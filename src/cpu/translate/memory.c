@@ -82,9 +82,60 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
     context_slow_jump(c, slow, CONDITION_NE);
 }
 
+/* The branch "not equal" of a probe, after which comes what completes a hit: then the caller calls
+ * look_resume. NULL: it is the slow path at once. */
+static struct second_look *look_begin(struct context *c, struct slow_path *slow, bool write)
+{
+    if (slow->look_count == SLOW_LOOKS || c->privilege >= MMU_PRIVILEGES) {
+        context_slow_jump(c, slow, CONDITION_NE);
+        return NULL;
+    }
+    struct second_look *look = &slow->looks[slow->look_count++];
+    *look = (struct second_look){.jump = emit_jcc(&c->e, CONDITION_NE),
+                                 .privilege = (uint8_t)c->privilege,
+                                 .access = write ? MMU_WRITE : MMU_READ};
+    return look;
+}
+
+static void look_resume(struct context *c, struct second_look *look)
+{
+    if (look != NULL)
+        look->back = emit_offset(&c->e);
+}
+
+/* T0 becomes a host address, and the branch is taken; or what follows is the slow path. A call
+ * writes where the flags' slot is. */
+static void look_emit(struct context *c, const struct slow_path *slow,
+                      const struct second_look *look)
+{
+    struct emit *e = &c->e;
+    bool keeps_slot = slow->recipe.kind == RECIPE_NONE || slow->recipe.on_slot;
+    emit_link(e, look->jump, emit_offset(e));
+    if (look->is_constant) {
+        emit_constant(e, T0, look->address);
+        emit_constant(e, T2, look->address & ~PAGE_MASK);
+    } else if (!look->has_page) {
+        emit_mov(e, T2, T0);
+    }
+    if (keeps_slot)
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
+    emit_call_to(e, c->translate->second_look[look->privilege][look->access]);
+    if (keeps_slot)
+        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    emit_link(e, emit_jcc(e, CONDITION_E), look->back);
+}
+
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
+    uint32_t misses[SLOW_LOOKS];
+    for (unsigned i = 0; i < slow->look_count; i++) {
+        look_emit(c, slow, &slow->looks[i]);
+        if (i + 1 < slow->look_count)
+            misses[i] = emit_jmp(e);
+    }
+    for (unsigned i = 0; i + 1 < slow->look_count; i++)
+        emit_link(e, misses[i], emit_offset(e));
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     flags_emit_slow(c, &slow->recipe);
@@ -205,8 +256,11 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
 {
     struct emit_rm addend = context_probe_tag(c, last, write);
-    context_slow_jump(c, slow, CONDITION_NE);
+    struct second_look *look = look_begin(c, slow, write);
     emit_op(&c->e, EMIT_W, 0x03, T0, addend);
+    if (look != NULL)
+        look->has_page = true;
+    look_resume(c, look);
 }
 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
@@ -255,9 +309,14 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
         emit_constant(e, T1, page);
         emit_op(e, EMIT_W, 0x3b, T1, tag);
     }
-    context_slow_jump(c, slow, CONDITION_NE);
+    struct second_look *look = look_begin(c, slow, write);
     emit_constant(e, T0, address);
     emit_op(e, EMIT_W, 0x03, T0, addend);
+    if (look != NULL) {
+        look->is_constant = true;
+        look->address = address;
+    }
+    look_resume(c, look);
 }
 
 /* The same for one that is a constant away from code_page: where in its page it is, is known.
@@ -278,8 +337,9 @@ static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, 
     emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
     emit_slot(c);
     emit_op(e, EMIT_W, 0x3b, T0, tag);
-    context_slow_jump(c, slow, CONDITION_NE);
+    struct second_look *look = look_begin(c, slow, write);
     emit_op(e, EMIT_W, 0x03, T0, addend);
+    look_resume(c, look);
     return rm_at(T0, (int32_t)(address & PAGE_MASK));
 }
 

@@ -15,6 +15,9 @@
  *                        dispatcher to do, goes on at the code that the jump cache has
  *   jump_second          a subroutine: looks T0 up again in the table at T2, in both places. ZF:
  *                        [T2 + 8 * T1] is the entry; never when attention is wanted
+ *   second_look          a subroutine: looks T0, a linear address, up in the TLB's spare table; T2
+ *                        is the page of its last byte. ZF: T0 is the host address. Spoils T1. One
+ *                        for each privilege and access
  *
  * Leaving after a handler is going on by exit_jump, if the vCPU runs on in 64-bit mode and the
  * dispatcher has no dead translations to bury.
@@ -200,6 +203,35 @@ static void emit_exit_link(struct emit *e, const struct translate *translate)
     emit_leave(e);
 }
 
+#define ENTRY_SHIFT 5
+
+/* As tlb_spare_slot says, all of it shifted by PAGE_SHIFT. The slot is by T0, the first byte. */
+static void emit_second_look(struct emit *e, unsigned privilege, enum mmu_access access)
+{
+    _Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
+    size_t entry = offsetof(struct vcpu, mmu.tlb_spare) +
+                   privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]) +
+                   offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
+    struct emit_rm tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
+    struct emit_rm addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
+    tag.reg = addend.reg = T1;
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
+    emit_u8(e, TLB_SPARE_REGION_SHIFT);
+    emit_op(e, EMIT_W, 0x69, T1, rm_reg(T1)); /* imul */
+    emit_u32(e, TLB_SPARE_FACTOR);
+    emit_op(e, EMIT_W, 0xc1, 4, rm_reg(T1)); /* shl */
+    emit_u8(e, PAGE_SHIFT);
+    emit_op(e, EMIT_W, 0x33, T1, rm_reg(T0));
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
+    emit_u8(e, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_SPARE_ENTRIES - 1) << ENTRY_SHIFT);
+    emit_op(e, EMIT_W, 0x3b, T2, tag);
+    emit_load(e, T1, addend);
+    emit_lea(e, T0, (struct emit_rm){1, 0, T0, T1, 0, 0});
+    emit_u8(e, 0xc3);
+}
+
 static void emit_jump_second(struct emit *e)
 {
     uint32_t attention = emit_jump_unless(e, 4, OFFSET(attention), 0);
@@ -251,6 +283,12 @@ void translate_emit_stubs(struct translate *translate)
     emit_jmp_to(&e, translate->exit_saved);
     translate->jump_second = emit_offset(&e);
     emit_jump_second(&e);
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
+            translate->second_look[privilege][access] = emit_offset(&e);
+            emit_second_look(&e, privilege, access);
+        }
+    }
     translate->exit_jump = emit_offset(&e);
     emit_exit_jump(&e, translate);
     vectors_emit_load_stubs(translate, &e);

@@ -156,6 +156,7 @@ struct translate {
     uint32_t jump_second, vectors_save;
     uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
     uint32_t vectors_load[VECTORS_LEVELS];
+    uint32_t second_look[MMU_PRIVILEGES][2]; /* in the table of MMU_READ or MMU_WRITE */
 
     bool has_rorx;    /* the host's CPU does */
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */

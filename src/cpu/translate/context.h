@@ -138,9 +138,13 @@ void flags_keep(struct context *c, unsigned gpr);
 void flags_spare(struct context *c, struct slow_path *slow);
 void flags_emit_slow(struct context *c, const struct flags_recipe *recipe);
 void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
-/* From the CPU to the slot, and back. The latter spoils T2. */
+/* From the CPU to the slot, and back. Both spoil T2. */
 void emit_flags_save(struct emit *e);
 void emit_flags_load(struct emit *e);
+/* to = the status flags of the slot at [RSP + slot], as in RFLAGS; and back, of which `from` may have
+ * any others, and is spoiled. Both spoil flags. */
+void emit_flags_take(struct emit *e, unsigned to, unsigned scratch, int32_t slot);
+void emit_flags_give(struct emit *e, unsigned from, unsigned scratch, int32_t slot);
 
 /* memory.c: guest memory */
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */

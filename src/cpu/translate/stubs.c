@@ -52,8 +52,7 @@ static void emit_load_guest(struct emit *e)
 /* vcpu->rflags gets the status flags of the slot, which is at [RSP + slot]. Spoils RAX, RCX. */
 static void emit_store_flags(struct emit *e, int32_t slot)
 {
-    emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, slot));
-    emit_alu_immediate(e, 4, 4, rm_reg(HOST_RAX), FLAGS_STATUS);
+    emit_flags_take(e, HOST_RAX, HOST_RCX, slot);
     emit_load(e, HOST_RCX, OFFSET(rflags));
     emit_alu_immediate(e, 4, 8, rm_reg(HOST_RCX), ~(uint64_t)FLAGS_STATUS);
     emit_op(e, EMIT_W, 0x09, HOST_RAX, rm_reg(HOST_RCX)); /* or rcx, rax */
@@ -82,7 +81,7 @@ static void emit_enter(struct emit *e)
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
     emit_mov(e, T1, HOST_RDI);
     emit_load(e, T0, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
+    emit_flags_give(e, T0, T2, FLAGS_SLOT);
     emit_load_guest(e);
     emit_load(e, T0, OFFSET(rip));
     emit_op(e, 0, 0xff, 4, rm_reg(T1)); /* jmp */
@@ -109,7 +108,7 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
     emit_op(e, 0, 0xc6, 0, OFFSET(leave_block)); /* mov */
     emit_u8(e, 0);
     emit_load(e, T1, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
+    emit_flags_give(e, T1, T2, FLAGS_SLOT);
     emit_load_guest(e);
     emit_load(e, T0, OFFSET(rip));
     emit_jmp_to(e, translate->exit_jump);
@@ -147,7 +146,7 @@ static void emit_call_handler(struct emit *e, struct translate *translate, bool 
         return;
     emit_link(e, stay, emit_offset(e));
     emit_load(e, T0, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, slot), T0);
+    emit_flags_give(e, T0, T1, slot);
     emit_load_guest(e);
     emit_u8(e, 0xc3);
 }
@@ -166,7 +165,7 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
     uint32_t leave = emit_jcc(e, CONDITION_E);
     emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), HOST_RAX);
     emit_load(e, T0, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
+    emit_flags_give(e, T0, T1, FLAGS_SLOT);
     emit_load_guest(e);
     if (vectors != VECTORS_NONE) {
         emit_load(e, T1, OFFSET(rip));

@@ -360,7 +360,7 @@ static inline struct emit_rm rm_jump(size_t offset)
 }
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
- * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
+ * below it, at [RSP - 8]; signals leave the 128 bytes there alone. */
 #define FRAME_SIZE   56
 #define FRAME_TARGET 0  /* the code that an indirect call goes to, */
 #define FRAME_RIP    8  /* and its RIP */

@@ -103,13 +103,10 @@ static void look_resume(struct context *c, struct second_look *look)
         look->back = emit_offset(&c->e);
 }
 
-/* T0 becomes a host address, and the branch is taken; or what follows is the slow path. A call
- * writes where the flags' slot is. */
-static void look_emit(struct context *c, const struct slow_path *slow,
-                      const struct second_look *look)
+/* T0 becomes a host address, and it resumes; or what follows is the slow path. */
+static void look_emit(struct context *c, const struct second_look *look)
 {
     struct emit *e = &c->e;
-    bool keeps_slot = slow->recipe.kind == RECIPE_NONE || slow->recipe.on_slot;
     emit_link(e, look->jump, emit_offset(e));
     if (look->is_constant) {
         emit_constant(e, T0, look->address);
@@ -117,11 +114,7 @@ static void look_emit(struct context *c, const struct slow_path *slow,
     } else if (!look->has_page) {
         emit_mov(e, T2, T0);
     }
-    if (keeps_slot)
-        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
     emit_call_to(e, c->translate->second_look[look->privilege][look->access]);
-    if (keeps_slot)
-        emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     emit_link(e, emit_jcc(e, CONDITION_E), look->back);
 }
 
@@ -130,7 +123,7 @@ void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned
     struct emit *e = &c->e;
     uint32_t misses[SLOW_LOOKS];
     for (unsigned i = 0; i < slow->look_count; i++) {
-        look_emit(c, slow, &slow->looks[i]);
+        look_emit(c, &slow->looks[i]);
         if (i + 1 < slow->look_count)
             misses[i] = emit_jmp(e);
     }

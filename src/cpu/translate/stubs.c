@@ -118,11 +118,11 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
     emit_leave(e);
 }
 
-/* On entry RSP has the return address, above it the slot: the caller has moved RSP down by 8. */
+/* On entry RSP has the return address, and the caller has moved RSP down by 8 before that. */
 static void emit_call_handler(struct emit *e, struct translate *translate, bool exits)
 {
     const struct vcpu *vcpu = translate->vcpu;
-    const int32_t slot = 8;
+    const int32_t slot = FLAGS_SLOT + 16;
     emit_store_guest(e);
     emit_store(e, OFFSET(rip), T1);
     emit_op(e, 0, 0x0fb6, T2, rm_at(T0, offsetof(struct insn, length)));
@@ -255,9 +255,7 @@ static void emit_exit_jump(struct emit *e, const struct translate *translate)
     emit_u32(e, sizeof(struct jump_cache));
     emit_constant(e, T2, (uint64_t)(uintptr_t)translate->jumps[0].jumps);
     emit_op(e, EMIT_W, 0x03, T2, rm_reg(T1));
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
     emit_call_to(e, translate->jump_second);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     uint32_t miss = emit_jcc(e, CONDITION_NE);
     emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
     emit_link(e, miss, translate->exit_saved);

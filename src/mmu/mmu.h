@@ -44,7 +44,7 @@
 #define TLB_ENTRIES       4096u  /* per privilege */
 #define TLB_SPARE_ENTRIES 65536u /* per privilege */
 #define ITLB_ENTRIES      1024u  /* per privilege */
-#define TLB_NO_TAG   ((uint64_t)1)
+#define TLB_NO_TAG        ((uint64_t)1)
 
 /* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
  * of page-table entries begin. */

@@ -1,6 +1,6 @@
 /*
- * Pages that share a slot of the TLB, in translated code: it finds the one that has given way in the
- * spare table without a call of C, whatever kind of probe it was and wherever flags are.
+ * Pages that share a slot of the TLB, in translated code: it finds the one that has given way in
+ * the spare table without a call of C, whatever kind of probe it was and wherever flags are.
  */
 
 #include <setjmp.h>

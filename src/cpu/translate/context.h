@@ -15,6 +15,10 @@
 #include "cpu/translate/run.h"
 #include "cpu/translate/translate.h"
 
+/* Slots of the TLB are found by a shift. */
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "its size");
+
 #define SLOW_JUMPS 8
 #define SLOW_LOOKS 2
 
@@ -141,8 +145,8 @@ void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
 /* From the CPU to the slot, and back. Both spoil T2. */
 void emit_flags_save(struct emit *e);
 void emit_flags_load(struct emit *e);
-/* to = the status flags of the slot at [RSP + slot], as in RFLAGS; and back, of which `from` may have
- * any others, and is spoiled. Both spoil flags. */
+/* to = the status flags of the slot at [RSP + slot], as in RFLAGS; and back, of which `from` may
+ * have any others, and is spoiled. Both spoil flags. */
 void emit_flags_take(struct emit *e, unsigned to, unsigned scratch, int32_t slot);
 void emit_flags_give(struct emit *e, unsigned from, unsigned scratch, int32_t slot);
 

@@ -206,9 +206,6 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
     emit_u8(e, count);
 }
 
-#define ENTRY_SHIFT 5
-_Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
-
 /* Tag and addend of the TLB's entry in its first slot. */
 static void find_table(const struct context *c, bool write, struct emit_rm *tag,
                        struct emit_rm *addend)

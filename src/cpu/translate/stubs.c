@@ -202,12 +202,9 @@ static void emit_exit_link(struct emit *e, const struct translate *translate)
     emit_leave(e);
 }
 
-#define ENTRY_SHIFT 5
-
 /* As tlb_spare_slot says, all of it shifted by PAGE_SHIFT. The slot is by T0, the first byte. */
 static void emit_second_look(struct emit *e, unsigned privilege, enum mmu_access access)
 {
-    _Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
     size_t entry = offsetof(struct vcpu, mmu.tlb_spare) +
                    privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]) +
                    offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);

@@ -23,17 +23,15 @@
 #include "encode.h"
 #include "testvm.h"
 
-#define PROGRAMS 1500u
-#define CODE     0x100000u
-#define CODE_MAX 0x1000u
-#define COUNTER  0x200000u /* how often the loop is still to run */
-#define TABLE    0x6000u   /* page table of PAGES */
-#define PAGES    0x400000u /* linear */
-#define PAGE_MAX 8u
-#define APART                                                                                      \
-    (TLB_ENTRIES * PAGE_SIZE) /* they are mapped again so far above, where they have the           \
-                               * same slots of the TLB; and once more */
-#define POOL      0x300000u   /* what they map, and a function at FUNCTION in the first */
+#define PROGRAMS  1500u
+#define CODE      0x100000u
+#define CODE_MAX  0x1000u
+#define COUNTER   0x200000u /* how often the loop is still to run */
+#define TABLE     0x6000u   /* page table of PAGES */
+#define PAGES     0x400000u /* linear */
+#define PAGE_MAX  8u
+#define APART     (TLB_ENTRIES * PAGE_SIZE) /* mapped thrice, so far apart: of one TLB slot */
+#define POOL      0x300000u /* what they map, and a function at FUNCTION in the first */
 #define POOL_SIZE (4u * PAGE_SIZE)
 #define FUNCTION  0x800u
 #define RAM_SIZE  0x400000u

@@ -15,8 +15,11 @@
  * (TLB_NO_TAG equals no address), and what makes a host address. The rest is in a table beside it.
  *
  * An entry that gives way to one of another page moves to a spare table, to a slot by a hash of its
- * page, and comes back when it is missed: pages of one slot, which any guest with randomized
- * addresses has some of, change places then, and are not walked to each time.
+ * page: pages of one slot, which any guest with randomized addresses has some of, are not walked to
+ * each time, and what a guest works on may be more than the first table holds. Generated code looks
+ * there itself after a miss, and leaves the entry where it is; mmu_resolve exchanges the two. The
+ * spare table is large, and touched where it is used: pages that are near each other are near each
+ * other in it.
  *
  * Revocation. Host addresses in a TLB go stale when the page map moves a page. A running vCPU owns
  * its TLB alone; a *parked* one has lent it to everybody, under mmu->lock. mmu_domain_revoke edits
@@ -38,9 +41,10 @@
 #include "util/bits.h"
 #include "util/status.h"
 
-#define TLB_ENTRIES  4096u /* per privilege */
-#define ITLB_ENTRIES 1024u /* per privilege */
-#define TLB_NO_TAG   ((uint64_t)1)
+#define TLB_ENTRIES       4096u  /* per privilege */
+#define TLB_SPARE_ENTRIES 65536u /* per privilege */
+#define ITLB_ENTRIES      1024u  /* per privilege */
+#define TLB_NO_TAG        ((uint64_t)1)
 
 /* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
  * of page-table entries begin. */
@@ -125,9 +129,9 @@ typedef void mmu_code_flush_fn(void *context, enum mmu_flush_scope scope, uint64
 struct mmu {
     /* Large, and touched as far as they are used alone: see tlb_init. */
     _Alignas(64) struct tlb_slot tlb[MMU_PRIVILEGES + 1][TLB_ENTRIES];
-    struct tlb_slot tlb_spare[MMU_PRIVILEGES][TLB_ENTRIES];
+    struct tlb_slot tlb_spare[MMU_PRIVILEGES][TLB_SPARE_ENTRIES];
     struct tlb_info tlb_info[MMU_PRIVILEGES][TLB_ENTRIES];
-    struct tlb_info tlb_spare_info[MMU_PRIVILEGES][TLB_ENTRIES];
+    struct tlb_info tlb_spare_info[MMU_PRIVILEGES][TLB_SPARE_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
 
     /* Paging registers. The CPU writes them, then calls the flush that the change asks for. */
@@ -254,6 +258,21 @@ enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
 
 /* Replaces the watched pages (linear page addresses) and flushes them. count <= 4. */
 void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count);
+
+/*
+ * Where a page's spare entry is. Generated code works this out, too. Pages of one region are in
+ * different slots, in order. The factor is even, so that a page is never in the slot of the next
+ * one: an access that begins in one and ends in the other must find neither.
+ */
+#define TLB_SPARE_REGION_SHIFT 28 /* a region: TLB_SPARE_ENTRIES pages */
+#define TLB_SPARE_FACTOR       0x9e36u
+
+static inline unsigned tlb_spare_slot(uint64_t linear)
+{
+    return (unsigned)(linear >> PAGE_SHIFT ^
+                      (linear >> TLB_SPARE_REGION_SHIFT) * TLB_SPARE_FACTOR) &
+           (TLB_SPARE_ENTRIES - 1);
+}
 
 /* Host address for an access of `size` bytes that hits the TLB within one page, else NULL. */
 static inline uint8_t *mmu_probe(const struct mmu *mmu, enum mmu_access access,

@@ -64,13 +64,6 @@ static inline unsigned main_slot(uint64_t linear)
     return (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
 }
 
-/* Pages of one slot in the main table are of different ones here, and page 0 is in the first. */
-static inline unsigned spare_slot(uint64_t linear)
-{
-    uint64_t page = linear >> PAGE_SHIFT;
-    return (unsigned)(page ^ page / TLB_ENTRIES * 0x9e5 ^ page >> 24) & (TLB_ENTRIES - 1);
-}
-
 void tlb_init(struct mmu *mmu)
 {
     /* An entry of zeros is an empty one: page 0 is looked for in the first slot alone, and in the
@@ -81,8 +74,11 @@ void tlb_init(struct mmu *mmu)
             mmu->tlb[privilege][0].of[access].tag = TLB_NO_TAG;
             mmu->tlb[privilege][TLB_ENTRIES - 1].of[access].tag = TLB_NO_TAG;
         }
-        for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++)
-            mmu->tlb_spare[privilege][spare_slot(0)].of[access].tag = TLB_NO_TAG;
+        for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+            struct tlb_slot *spare = mmu->tlb_spare[privilege];
+            spare[tlb_spare_slot(0)].of[access].tag = TLB_NO_TAG;
+            spare[tlb_spare_slot(UINT64_MAX)].of[access].tag = TLB_NO_TAG;
+        }
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
         mmu->itlb[table][0].tag = TLB_NO_TAG;
@@ -145,7 +141,7 @@ static void data_put(struct mmu *mmu, enum mmu_privilege privilege, enum mmu_acc
     struct tlb_entry old = *entry_at(&table, slot);
     if (is_filled(table.use, slot) && old.tag != entry.tag) {
         struct data_table spare = spare_table(mmu, privilege, access);
-        data_set(&spare, spare_slot(old.tag), old, *info_at(&table, slot));
+        data_set(&spare, tlb_spare_slot(old.tag), old, *info_at(&table, slot));
     }
     data_set(&table, slot, entry, info);
 }
@@ -165,8 +161,8 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         data_put(mmu, privilege, kind, entry, info);
         /* An older one of the same page never comes back. */
         struct data_table spare = spare_table(mmu, privilege, kind);
-        if (entry_at(&spare, spare_slot(tag))->tag == tag)
-            data_drop(&spare, spare_slot(tag));
+        if (entry_at(&spare, tlb_spare_slot(tag))->tag == tag)
+            data_drop(&spare, tlb_spare_slot(tag));
     }
     note_large(mmu, linear, page->info);
 }
@@ -175,7 +171,7 @@ bool tlb_recall(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
                 enum mmu_access access)
 {
     struct data_table spare = spare_table(mmu, privilege, access);
-    unsigned slot = spare_slot(linear);
+    unsigned slot = tlb_spare_slot(linear);
     struct tlb_entry entry = *entry_at(&spare, slot);
     if (entry.tag != (linear & ~PAGE_MASK))
         return false;
@@ -278,7 +274,7 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
     unsigned slot;
     for (unsigned number = 0; number < DATA_TABLES; number++) {
         struct data_table table = data_table(mmu, number);
-        slot = number % 2 == 0 ? main_slot(linear) : spare_slot(linear);
+        slot = number % 2 == 0 ? main_slot(linear) : tlb_spare_slot(linear);
         if (entry_at(&table, slot)->tag == tag)
             data_drop(&table, slot);
     }

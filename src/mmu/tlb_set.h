@@ -11,11 +11,13 @@
 
 /* ------------------------------------------------------------------------- of slots */
 
-#define TLB_SET_MAX 4096u /* numbers below this */
+#define TLB_SET_MAX 65536u /* numbers below this */
 
-/* `words` has a bit for each word that is not 0: an almost empty set is passed through at once. */
+/* `words` has a bit for each word of `bits` that is not 0, `groups` one for each of `words`: an
+ * almost empty set is passed through at once. */
 struct tlb_set {
-    uint64_t words;
+    uint64_t groups;
+    uint64_t words[TLB_SET_MAX / 64 / 64];
     uint64_t bits[TLB_SET_MAX / 64];
 };
 
@@ -26,41 +28,56 @@ static inline bool tlb_set_has(const struct tlb_set *set, unsigned slot)
 
 static inline void tlb_set_add(struct tlb_set *set, unsigned slot)
 {
-    set->bits[slot / 64] |= bit(slot % 64);
-    set->words |= bit(slot / 64);
+    unsigned word = slot / 64, group = word / 64;
+    set->bits[word] |= bit(slot % 64);
+    set->words[group] |= bit(word % 64);
+    set->groups |= bit(group);
 }
 
 static inline void tlb_set_remove(struct tlb_set *set, unsigned slot)
 {
-    set->bits[slot / 64] &= ~bit(slot % 64);
-    if (set->bits[slot / 64] == 0)
-        set->words &= ~bit(slot / 64);
+    unsigned word = slot / 64, group = word / 64;
+    set->bits[word] &= ~bit(slot % 64);
+    if (set->bits[word] != 0)
+        return;
+    set->words[group] &= ~bit(word % 64);
+    if (set->words[group] == 0)
+        set->groups &= ~bit(group);
 }
 
 static inline void tlb_set_clear(struct tlb_set *set)
 {
-    for (; set->words != 0; set->words &= set->words - 1)
-        set->bits[__builtin_ctzll(set->words)] = 0;
+    for (; set->groups != 0; set->groups &= set->groups - 1) {
+        unsigned group = (unsigned)__builtin_ctzll(set->groups);
+        uint64_t *words = &set->words[group];
+        for (; *words != 0; *words &= *words - 1)
+            set->bits[group * 64 + (unsigned)__builtin_ctzll(*words)] = 0;
+    }
 }
 
 /* Passes through a set, lowest first; what was returned may be removed meanwhile. */
 struct tlb_cursor {
-    uint64_t words, rest;
-    unsigned base;
+    uint64_t groups, words, rest;
+    unsigned group, base;
 };
 
 static inline struct tlb_cursor tlb_set_begin(const struct tlb_set *set)
 {
-    return (struct tlb_cursor){.words = set->words};
+    return (struct tlb_cursor){.groups = set->groups};
 }
 
 static inline bool tlb_set_next(const struct tlb_set *set, struct tlb_cursor *cursor,
                                 unsigned *slot)
 {
     if (cursor->rest == 0) {
-        if (cursor->words == 0)
-            return false;
-        unsigned word = (unsigned)__builtin_ctzll(cursor->words);
+        if (cursor->words == 0) {
+            if (cursor->groups == 0)
+                return false;
+            cursor->group = (unsigned)__builtin_ctzll(cursor->groups);
+            cursor->groups &= cursor->groups - 1;
+            cursor->words = set->words[cursor->group];
+        }
+        unsigned word = cursor->group * 64 + (unsigned)__builtin_ctzll(cursor->words);
         cursor->words &= cursor->words - 1;
         cursor->rest = set->bits[word];
         cursor->base = word * 64;

@@ -116,6 +116,19 @@ static void test_spare_entries(void **state)
     }
 }
 
+/* Generated code looks for an access by its first byte's page, and compares its last byte's: that
+ * must not be in the same slot. Only over the border of a region is that not plain to see. */
+static void test_spare_neighbours(void **state)
+{
+    (void)state;
+    const uint64_t region = (uint64_t)1 << TLB_SPARE_REGION_SHIFT;
+    assert_int_equal(TLB_SPARE_ENTRIES * PAGE_SIZE, region);
+    for (uint64_t border = 0; border >> 48 == 0; border += region)
+        assert_int_not_equal(tlb_spare_slot(border - 1), tlb_spare_slot(border));
+    for (uint64_t linear = 0; linear < region; linear += PAGE_SIZE)
+        assert_int_not_equal(tlb_spare_slot(linear), tlb_spare_slot(linear + PAGE_SIZE));
+}
+
 /* An entry that comes back is as it was: global, or a piece of a large page. */
 static void test_spare_kinds(void **state)
 {
@@ -156,6 +169,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_spare_entries, setup, teardown),
+        cmocka_unit_test(test_spare_neighbours),
         cmocka_unit_test_setup_teardown(test_spare_kinds, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,6 +30,7 @@
 #define TABLE     0x6000u   /* page table of PAGES */
 #define PAGES     0x400000u /* linear */
 #define PAGE_MAX  8u
+#define APART     (TLB_ENTRIES * PAGE_SIZE) /* mapped thrice, so far apart: of one TLB slot */
 #define POOL      0x300000u /* what they map, and a function at FUNCTION in the first */
 #define POOL_SIZE (4u * PAGE_SIZE)
 #define FUNCTION  0x800u
@@ -327,6 +328,7 @@ static void put_division(struct program *p)
 static uint64_t any_address(struct program *p)
 {
     uint64_t page = PAGES + PAGE_SIZE * (1 + below(p, PAGE_MAX - 2));
+    page += (uint64_t)below(p, 3) * APART;
     if (below(p, 3) == 0)
         return page + 0x400 + 8 * below(p, 16);
     return page - 0x80 + (below(p, 4) ? 8 * below(p, 32) : below(p, 256));
@@ -538,7 +540,8 @@ static void load(struct testvm *vm, const struct program *p, const struct inputs
     testvm_put(vm, COUNTER, &in->rounds, sizeof(in->rounds));
     testvm_put(vm, POOL, in->pool, sizeof(in->pool));
     testvm_set_mode(vm, MODE_LONG, 8);
-    testvm_put(vm, 0x3000 + 8 * (PAGES >> 21), &directory, 8);
+    for (unsigned i = 0; i < 3; i++)
+        testvm_put(vm, 0x3000 + 8 * ((PAGES + i * APART) >> 21), &directory, 8);
     testvm_put(vm, TABLE, in->table, sizeof(in->table));
     testvm_put(vm, TABLE + sizeof(in->table), &none, 8);
     vm->vcpu->mmu.cr0 |= CR0_WP;

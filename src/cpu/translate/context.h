@@ -15,7 +15,12 @@
 #include "cpu/translate/run.h"
 #include "cpu/translate/translate.h"
 
+/* Slots of the TLB are found by a shift. */
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "its size");
+
 #define SLOW_JUMPS 8
+#define SLOW_LOOKS 2
 
 /* How flags that are nowhere can be made again: flags.c. */
 enum flags_recipe_kind {
@@ -40,10 +45,20 @@ struct flags_recipe {
     uint64_t immediate;
 };
 
+/* A probe of the TLB that has failed looks into the spare table before that is the slow path. */
+struct second_look {
+    uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
+    uint8_t privilege, access;
+    bool has_page;    /* T2 is the page of the last byte already; else T0 is the page, */
+    bool is_constant; /* or `address` is what is looked for */
+    uint64_t address;
+};
+
 struct slow_path {
     struct flags_recipe recipe; /* for the slot; RECIPE_NONE: it is good */
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
-    unsigned jump_count;
+    unsigned jump_count, look_count;
+    struct second_look looks[SLOW_LOOKS];
     uint32_t resume; /* offset of what follows the instruction */
     uint64_t rip;
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */
@@ -127,9 +142,13 @@ void flags_keep(struct context *c, unsigned gpr);
 void flags_spare(struct context *c, struct slow_path *slow);
 void flags_emit_slow(struct context *c, const struct flags_recipe *recipe);
 void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
-/* From the CPU to the slot, and back. The latter spoils T2. */
+/* From the CPU to the slot, and back. Both spoil T2. */
 void emit_flags_save(struct emit *e);
 void emit_flags_load(struct emit *e);
+/* to = the status flags of the slot at [RSP + slot], as in RFLAGS; and back, of which `from` may
+ * have any others, and is spoiled. Both spoil flags. */
+void emit_flags_take(struct emit *e, unsigned to, unsigned scratch, int32_t slot);
+void emit_flags_give(struct emit *e, unsigned from, unsigned scratch, int32_t slot);
 
 /* memory.c: guest memory */
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */

@@ -5,7 +5,7 @@
  * a TLB probe. There are three ways to have them still:
  *
  *   in_host   in the CPU
- *   in_slot   in the slot of the stack frame: PUSHF has put them there
+ *   in_slot   in the slot of the stack frame: LAHF and SETO have put them there
  *   recipe    nowhere, but an instruction or two would make them again from guest registers
  *
  * At least one holds at any time. The recipe is what makes probes cheap:
@@ -24,24 +24,50 @@
 
 #include "cpu/translate/context.h"
 
-/* POPF would be slow. SAHF takes SF ZF AF PF CF from AH; OF comes from adding 0x78 to its bit 3 of
- * the image's second byte, which overflows where it is set. */
+/* PUSHF and POPF are slow on some CPUs (PUSHF takes four cycles where this takes one), so the slot
+ * has what LAHF and SETO make: OF in its first byte, SF ZF AF PF CF in its second, anything in the
+ * others. OF comes back by an addition that overflows where it is set. */
 void emit_flags_load(struct emit *e)
 {
     emit_mov(e, T2, HOST_RAX);
     emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
-    emit_op(e, EMIT_66, 0xc1, 1, rm_reg(HOST_RAX)); /* ror ax, 8 */
-    emit_u8(e, 8);
-    emit_alu_immediate(e, 4, 1, rm_reg(HOST_RAX), 0x08); /* and al, 8 */
-    emit_alu_immediate(e, 0, 1, rm_reg(HOST_RAX), 0x78); /* add al, 0x78 */
+    emit_alu_immediate(e, 0, 1, rm_reg(HOST_RAX), 0x7f); /* add al, 0x7f */
     emit_u8(e, 0x9e);                                    /* sahf */
     emit_mov(e, HOST_RAX, T2);
 }
 
 void emit_flags_save(struct emit *e)
 {
-    emit_u8(e, 0x9c); /* pushf */
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
+    emit_mov(e, T2, HOST_RAX);
+    emit_u8(e, 0x9f);                           /* lahf */
+    emit_op(e, 0, 0x0f90, 0, rm_reg(HOST_RAX)); /* seto al */
+    emit_op(e, 0, 0x89, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
+    emit_mov(e, HOST_RAX, T2);
+}
+
+#define OF_SHIFT 11
+_Static_assert(FLAG_OF == 1u << OF_SHIFT, "where OF is");
+
+void emit_flags_take(struct emit *e, unsigned to, unsigned scratch, int32_t slot)
+{
+    emit_op(e, 0, 0x0fb6, to, rm_at(HOST_RSP, slot));
+    emit_op(e, 0, 0xc1, 4, rm_reg(to)); /* shl */
+    emit_u8(e, OF_SHIFT);
+    emit_op(e, 0, 0x0fb6, scratch, rm_at(HOST_RSP, slot + 1));
+    emit_alu_immediate(e, 4, 4, rm_reg(scratch), FLAGS_STATUS & ~FLAG_OF);
+    emit_op(e, 0, 0x0b, to, rm_reg(scratch)); /* or */
+}
+
+void emit_flags_give(struct emit *e, unsigned from, unsigned scratch, int32_t slot)
+{
+    emit_op(e, 0, 0x8b, scratch, rm_reg(from));
+    emit_op(e, 0, 0xc1, 5, rm_reg(scratch)); /* shr */
+    emit_u8(e, OF_SHIFT);
+    emit_alu_immediate(e, 4, 4, rm_reg(scratch), 1);
+    emit_op(e, 0, 0xc1, 4, rm_reg(from));
+    emit_u8(e, 8);
+    emit_op(e, 0, 0x0b, from, rm_reg(scratch));
+    emit_op(e, 0, 0x89, from, rm_at(HOST_RSP, slot));
 }
 
 /* ------------------------------------------------------------------------- recipes */

@@ -184,9 +184,7 @@ void flow_emit_rest(struct context *c)
     if (c->jump_miss == 0)
         return;
     emit_link(e, c->jump_miss, emit_offset(e));
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
     emit_call_to(e, c->translate->jump_second);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     context_slow_jump(c, c->jump_slow, CONDITION_NE);
     emit_jmp_to(e, c->jump_resume);
 }

@@ -69,15 +69,14 @@ static void emit_flags_put(struct context *c)
 {
     emit_alu_immediate(&c->e, 1, 4, rm_reg(T1), FLAG_FIXED);
     emit_store(&c->e, MEMBER(rflags), T1);
-    emit_store(&c->e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
+    emit_flags_give(&c->e, T1, T2, FLAGS_SLOT);
 }
 
 static void emit_syscall(struct context *c)
 {
     struct emit *e = &c->e;
     struct slow_path *slow = begin(c);
-    emit_op(e, 0, 0x8b, T0, rm_at(HOST_RSP, FLAGS_SLOT));
-    emit_alu_immediate(e, 4, 4, rm_reg(T0), FLAGS_STATUS);
+    emit_flags_take(e, T0, T1, FLAGS_SLOT);
     emit_op(e, 0, 0x8b, T1, MEMBER(rflags));
     emit_alu_immediate(e, 4, 4, rm_reg(T1), ~(uint32_t)FLAGS_STATUS);
     emit_op(e, 0, 0x0b, T0, rm_reg(T1)); /* or */

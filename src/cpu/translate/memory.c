@@ -82,9 +82,53 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
     context_slow_jump(c, slow, CONDITION_NE);
 }
 
+/* The branch "not equal" of a probe, after which comes what completes a hit: then the caller calls
+ * look_resume. NULL: it is the slow path at once. */
+static struct second_look *look_begin(struct context *c, struct slow_path *slow, bool write)
+{
+    if (slow->look_count == SLOW_LOOKS || c->privilege >= MMU_PRIVILEGES) {
+        context_slow_jump(c, slow, CONDITION_NE);
+        return NULL;
+    }
+    struct second_look *look = &slow->looks[slow->look_count++];
+    *look = (struct second_look){.jump = emit_jcc(&c->e, CONDITION_NE),
+                                 .privilege = (uint8_t)c->privilege,
+                                 .access = write ? MMU_WRITE : MMU_READ};
+    return look;
+}
+
+static void look_resume(struct context *c, struct second_look *look)
+{
+    if (look != NULL)
+        look->back = emit_offset(&c->e);
+}
+
+/* T0 becomes a host address, and it resumes; or what follows is the slow path. */
+static void look_emit(struct context *c, const struct second_look *look)
+{
+    struct emit *e = &c->e;
+    emit_link(e, look->jump, emit_offset(e));
+    if (look->is_constant) {
+        emit_constant(e, T0, look->address);
+        emit_constant(e, T2, look->address & ~PAGE_MASK);
+    } else if (!look->has_page) {
+        emit_mov(e, T2, T0);
+    }
+    emit_call_to(e, c->translate->second_look[look->privilege][look->access]);
+    emit_link(e, emit_jcc(e, CONDITION_E), look->back);
+}
+
 void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
+    uint32_t misses[SLOW_LOOKS];
+    for (unsigned i = 0; i < slow->look_count; i++) {
+        look_emit(c, &slow->looks[i]);
+        if (i + 1 < slow->look_count)
+            misses[i] = emit_jmp(e);
+    }
+    for (unsigned i = 0; i + 1 < slow->look_count; i++)
+        emit_link(e, misses[i], emit_offset(e));
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
     flags_emit_slow(c, &slow->recipe);
@@ -132,7 +176,11 @@ void context_address_to(struct context *c, unsigned to)
             rm.index = (uint8_t)context_get(c, insn->index, T1);
             rm.scale = insn->scale;
         }
-        emit_op(e, wide, 0x8d, to, rm);
+        bool is_plain = wide && rm.index == HOST_NONE && rm.displacement == 0;
+        if (!is_plain)
+            emit_op(e, wide, 0x8d, to, rm);
+        else if (rm.reg != to)
+            emit_mov(e, to, rm.reg); /* which many CPUs do in no time */
     }
     if (insn->seg >= SEG_FS)
         emit_op(e, EMIT_W, 0x03, to,
@@ -157,9 +205,6 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
     }
     emit_u8(e, count);
 }
-
-#define ENTRY_SHIFT 5
-_Static_assert(sizeof(struct tlb_slot) == 1u << ENTRY_SHIFT, "slots are found by a shift");
 
 /* Tag and addend of the TLB's entry in its first slot. */
 static void find_table(const struct context *c, bool write, struct emit_rm *tag,
@@ -196,7 +241,10 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
     tag.reg = addend.reg = T1;
     c->in_host = false;
     emit_slot(c);
-    emit_lea(e, T2, last);
+    if (last.index == HOST_NONE && last.displacement == 0)
+        emit_mov(e, T2, last.reg);
+    else
+        emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
     return addend;
@@ -205,8 +253,11 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
 {
     struct emit_rm addend = context_probe_tag(c, last, write);
-    context_slow_jump(c, slow, CONDITION_NE);
+    struct second_look *look = look_begin(c, slow, write);
     emit_op(&c->e, EMIT_W, 0x03, T0, addend);
+    if (look != NULL)
+        look->has_page = true;
+    look_resume(c, look);
 }
 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
@@ -255,9 +306,14 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
         emit_constant(e, T1, page);
         emit_op(e, EMIT_W, 0x3b, T1, tag);
     }
-    context_slow_jump(c, slow, CONDITION_NE);
+    struct second_look *look = look_begin(c, slow, write);
     emit_constant(e, T0, address);
     emit_op(e, EMIT_W, 0x03, T0, addend);
+    if (look != NULL) {
+        look->is_constant = true;
+        look->address = address;
+    }
+    look_resume(c, look);
 }
 
 /* The same for one that is a constant away from code_page: where in its page it is, is known.
@@ -278,8 +334,9 @@ static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, 
     emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
     emit_slot(c);
     emit_op(e, EMIT_W, 0x3b, T0, tag);
-    context_slow_jump(c, slow, CONDITION_NE);
+    struct second_look *look = look_begin(c, slow, write);
     emit_op(e, EMIT_W, 0x03, T0, addend);
+    look_resume(c, look);
     return rm_at(T0, (int32_t)(address & PAGE_MASK));
 }
 

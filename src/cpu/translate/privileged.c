@@ -85,8 +85,7 @@ static void emit_pushf(struct context *c)
     struct slow_path *slow = context_slow_begin(c);
     emit_lea(e, T0, rm_at(HOST_R15, -8));
     context_probe(c, slow, 8, true);
-    emit_op(e, 0, 0x8b, T1, rm_at(HOST_RSP, FLAGS_SLOT));
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), FLAGS_STATUS);
+    emit_flags_take(e, T1, T2, FLAGS_SLOT);
     emit_op(e, 0, 0x8b, T2, MEMBER(rflags));
     emit_alu_immediate(e, 4, 4, rm_reg(T2), ~(uint32_t)(FLAGS_STATUS | FLAG_VM | FLAG_RF));
     emit_op(e, 0, 0x09, T1, rm_reg(T2)); /* or */

@@ -15,6 +15,9 @@
  *                        dispatcher to do, goes on at the code that the jump cache has
  *   jump_second          a subroutine: looks T0 up again in the table at T2, in both places. ZF:
  *                        [T2 + 8 * T1] is the entry; never when attention is wanted
+ *   second_look          a subroutine: looks T0, a linear address, up in the TLB's spare table; T2
+ *                        is the page of its last byte. ZF: T0 is the host address. Spoils T1. One
+ *                        for each privilege and access
  *
  * Leaving after a handler is going on by exit_jump, if the vCPU runs on in 64-bit mode and the
  * dispatcher has no dead translations to bury.
@@ -49,8 +52,7 @@ static void emit_load_guest(struct emit *e)
 /* vcpu->rflags gets the status flags of the slot, which is at [RSP + slot]. Spoils RAX, RCX. */
 static void emit_store_flags(struct emit *e, int32_t slot)
 {
-    emit_op(e, 0, 0x8b, HOST_RAX, rm_at(HOST_RSP, slot));
-    emit_alu_immediate(e, 4, 4, rm_reg(HOST_RAX), FLAGS_STATUS);
+    emit_flags_take(e, HOST_RAX, HOST_RCX, slot);
     emit_load(e, HOST_RCX, OFFSET(rflags));
     emit_alu_immediate(e, 4, 8, rm_reg(HOST_RCX), ~(uint64_t)FLAGS_STATUS);
     emit_op(e, EMIT_W, 0x09, HOST_RAX, rm_reg(HOST_RCX)); /* or rcx, rax */
@@ -79,7 +81,7 @@ static void emit_enter(struct emit *e)
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -FRAME_SIZE));
     emit_mov(e, T1, HOST_RDI);
     emit_load(e, T0, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
+    emit_flags_give(e, T0, T2, FLAGS_SLOT);
     emit_load_guest(e);
     emit_load(e, T0, OFFSET(rip));
     emit_op(e, 0, 0xff, 4, rm_reg(T1)); /* jmp */
@@ -106,7 +108,7 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
     emit_op(e, 0, 0xc6, 0, OFFSET(leave_block)); /* mov */
     emit_u8(e, 0);
     emit_load(e, T1, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T1);
+    emit_flags_give(e, T1, T2, FLAGS_SLOT);
     emit_load_guest(e);
     emit_load(e, T0, OFFSET(rip));
     emit_jmp_to(e, translate->exit_jump);
@@ -116,11 +118,11 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
     emit_leave(e);
 }
 
-/* On entry RSP has the return address, above it the slot: the caller has moved RSP down by 8. */
+/* On entry RSP has the return address, and the caller has moved RSP down by 8 before that. */
 static void emit_call_handler(struct emit *e, struct translate *translate, bool exits)
 {
     const struct vcpu *vcpu = translate->vcpu;
-    const int32_t slot = 8;
+    const int32_t slot = FLAGS_SLOT + 16;
     emit_store_guest(e);
     emit_store(e, OFFSET(rip), T1);
     emit_op(e, 0, 0x0fb6, T2, rm_at(T0, offsetof(struct insn, length)));
@@ -144,7 +146,7 @@ static void emit_call_handler(struct emit *e, struct translate *translate, bool 
         return;
     emit_link(e, stay, emit_offset(e));
     emit_load(e, T0, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, slot), T0);
+    emit_flags_give(e, T0, T1, slot);
     emit_load_guest(e);
     emit_u8(e, 0xc3);
 }
@@ -163,7 +165,7 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
     uint32_t leave = emit_jcc(e, CONDITION_E);
     emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), HOST_RAX);
     emit_load(e, T0, OFFSET(rflags));
-    emit_store(e, rm_at(HOST_RSP, FLAGS_SLOT), T0);
+    emit_flags_give(e, T0, T1, FLAGS_SLOT);
     emit_load_guest(e);
     if (vectors != VECTORS_NONE) {
         emit_load(e, T1, OFFSET(rip));
@@ -200,6 +202,32 @@ static void emit_exit_link(struct emit *e, const struct translate *translate)
     emit_leave(e);
 }
 
+/* As tlb_spare_slot says, all of it shifted by PAGE_SHIFT. The slot is by T0, the first byte. */
+static void emit_second_look(struct emit *e, unsigned privilege, enum mmu_access access)
+{
+    size_t entry = offsetof(struct vcpu, mmu.tlb_spare) +
+                   privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]) +
+                   offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
+    struct emit_rm tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
+    struct emit_rm addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
+    tag.reg = addend.reg = T1;
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
+    emit_u8(e, TLB_SPARE_REGION_SHIFT);
+    emit_op(e, EMIT_W, 0x69, T1, rm_reg(T1)); /* imul */
+    emit_u32(e, TLB_SPARE_FACTOR);
+    emit_op(e, EMIT_W, 0xc1, 4, rm_reg(T1)); /* shl */
+    emit_u8(e, PAGE_SHIFT);
+    emit_op(e, EMIT_W, 0x33, T1, rm_reg(T0));
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
+    emit_u8(e, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_SPARE_ENTRIES - 1) << ENTRY_SHIFT);
+    emit_op(e, EMIT_W, 0x3b, T2, tag);
+    emit_load(e, T1, addend);
+    emit_lea(e, T0, (struct emit_rm){1, 0, T0, T1, 0, 0});
+    emit_u8(e, 0xc3);
+}
+
 static void emit_jump_second(struct emit *e)
 {
     uint32_t attention = emit_jump_unless(e, 4, OFFSET(attention), 0);
@@ -224,9 +252,7 @@ static void emit_exit_jump(struct emit *e, const struct translate *translate)
     emit_u32(e, sizeof(struct jump_cache));
     emit_constant(e, T2, (uint64_t)(uintptr_t)translate->jumps[0].jumps);
     emit_op(e, EMIT_W, 0x03, T2, rm_reg(T1));
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
     emit_call_to(e, translate->jump_second);
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 8));
     uint32_t miss = emit_jcc(e, CONDITION_NE);
     emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
     emit_link(e, miss, translate->exit_saved);
@@ -251,6 +277,12 @@ void translate_emit_stubs(struct translate *translate)
     emit_jmp_to(&e, translate->exit_saved);
     translate->jump_second = emit_offset(&e);
     emit_jump_second(&e);
+    for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
+            translate->second_look[privilege][access] = emit_offset(&e);
+            emit_second_look(&e, privilege, access);
+        }
+    }
     translate->exit_jump = emit_offset(&e);
     emit_exit_jump(&e, translate);
     vectors_emit_load_stubs(translate, &e);

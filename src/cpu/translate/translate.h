@@ -156,6 +156,7 @@ struct translate {
     uint32_t jump_second, vectors_save;
     uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
     uint32_t vectors_load[VECTORS_LEVELS];
+    uint32_t second_look[MMU_PRIVILEGES][2]; /* in the table of MMU_READ or MMU_WRITE */
 
     bool has_rorx;    /* the host's CPU does */
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
@@ -358,12 +359,11 @@ static inline struct emit_rm rm_jump(size_t offset)
     return (struct emit_rm){1, 0, T2, T1, 3, (int32_t)offset};
 }
 
-/* The stack of generated code: aligned to 16, this many bytes for its own use. Its flags slot is
- * below it, at [RSP - 8], where PUSHF writes; signals leave the 128 bytes there alone. */
+/* The stack of generated code: aligned to 16, this many bytes for its own use. */
 #define FRAME_SIZE   56
-#define FRAME_TARGET 0  /* the code that an indirect call goes to, */
-#define FRAME_RIP    8  /* and its RIP */
-#define FRAME_RUNS   16 /* host addresses of runs */
-#define FLAGS_SLOT   (-8)
+#define FLAGS_SLOT   0
+#define FRAME_TARGET 8  /* the code that an indirect call goes to, */
+#define FRAME_RIP    16 /* and its RIP */
+#define FRAME_RUNS   24 /* host addresses of runs */
 
 #endif

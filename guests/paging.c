@@ -17,7 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
+
+#include "measure.h"
 
 #define PAGE_BYTES  4096u
 #define PAGE_WORDS  512u
@@ -26,21 +27,6 @@
 #define OPS_A_TOUCH 8u
 #define HOT_PART    10u /* one in so many pages ... */
 #define HOT_OPS     9u  /* ... gets so many of ten operations */
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
 
 static uint64_t word_of(uint64_t page, unsigned i)
 {
@@ -70,7 +56,7 @@ static int touch(const uint64_t *area, uint64_t pages, uint64_t touches, uint64_
     if (times == NULL)
         return 1;
     for (uint64_t n = 0; n < touches; n++) {
-        uint64_t page = next(&seed) % pages;
+        uint64_t page = random_next(&seed) % pages;
         unsigned word = (unsigned)(seed >> 40) % PAGE_WORDS;
         uint64_t before = now_ns();
         uint64_t value = *(const volatile uint64_t *)&area[page * PAGE_WORDS + word];
@@ -96,7 +82,7 @@ static void keys(uint8_t *area, uint64_t pages, uint64_t operations, uint64_t se
     uint64_t per_page = PAGE_BYTES / VALUE_BYTES, sum = 0;
     uint64_t hot = pages / HOT_PART + 1, start = now_ns();
     for (uint64_t n = 0; n < operations; n++) {
-        uint64_t chance = next(&seed), page = (chance >> 8) % pages;
+        uint64_t chance = random_next(&seed), page = (chance >> 8) % pages;
         if (chance % 10 < HOT_OPS)
             page = (chance >> 8) % hot * HOT_PART % pages;
         uint8_t *value = area + page * PAGE_BYTES + (chance >> 56) % per_page * VALUE_BYTES;

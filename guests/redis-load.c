@@ -18,8 +18,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "measure.h"
 
 #define BATCH        16u
 #define VALUE_BYTES  1000u
@@ -30,21 +31,6 @@
 #define TRIES        600u /* of 0.1 s, to connect */
 
 static uint32_t batch_us[MAX_BATCHES];
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
 
 static _Noreturn void fail(const char *what)
 {
@@ -70,7 +56,7 @@ static void make_value(uint8_t *value, uint64_t key)
     uint64_t seed = key * 0x9e3779b97f4a7c15u + 1;
     memset(value, (int)('a' + key % 26), VALUE_BYTES);
     for (unsigned i = 0; i < NOISE_BYTES; i += sizeof seed) {
-        next(&seed);
+        random_next(&seed);
         memcpy(value + i, &seed, sizeof seed);
     }
 }
@@ -146,9 +132,9 @@ static void print_used(FILE *in, FILE *out)
 static void one_batch(FILE *in, FILE *out, uint64_t keys, uint64_t *seed)
 {
     uint64_t key[BATCH], hot = keys / HOT_PART;
-    uint64_t sets = next(seed) >> 16;
+    uint64_t sets = random_next(seed) >> 16;
     for (unsigned i = 0; i < BATCH; i++) {
-        uint64_t chance = next(seed);
+        uint64_t chance = random_next(seed);
         key[i] = (chance >> 8) % keys;
         if (chance % 10 < HOT_REQUESTS)
             key[i] = (chance >> 8) % hot * HOT_PART;

@@ -9,7 +9,7 @@ import os
 import contest
 import image
 
-MEMORY = 192    # MiB
+MEMORY = 256    # MiB
 RESIDENT = 60   # MiB
 DATA = 120      # MiB, what Redis says that its memory holds
 KEY_BYTES = 1106  # what a key with its value takes there

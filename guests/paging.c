@@ -63,6 +63,7 @@ static int touch(const uint64_t *area, uint64_t pages, uint64_t touches, uint64_
         uint64_t took = now_ns() - before;
         if (value != word_of(page, word)) {
             printf("paging: page %" PRIu64 " is wrong\n", page);
+            free(times);
             return 1;
         }
         if (took >= SLOW_NS)

@@ -198,9 +198,8 @@ def fetch_package(package):
 
 def make_ext4(image, root, size):
     """A new image of a file system, with what that folder has; the folder goes."""
-    mke2fs = shutil.which("mke2fs", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    subprocess.run([mke2fs or "mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-d", root,
-                    image, size], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([harness.find_tool("mke2fs"), "-q", "-t", "ext4", "-E", "lazy_itable_init=0",
+                    "-d", root, image, size], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(root)
 
 

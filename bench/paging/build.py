@@ -27,8 +27,8 @@ def path_of(name):
 
 
 # One warm-up, so that what the first start of gcc takes from the disk is not measured.
-_COMPILE = ("chroot /mnt /usr/bin/x86_64-linux-gnu-gcc-12 -fdiagnostics-plain-output -std=gnu17 -D_GNU_SOURCE -O2 -I/src"
-            " -B/usr/bin/x86_64-linux-gnu- -c")
+_COMPILE = ("chroot /mnt /usr/bin/x86_64-linux-gnu-gcc-12 -fdiagnostics-plain-output -std=gnu17"
+            " -D_GNU_SOURCE -O2 -I/src -B/usr/bin/x86_64-linux-gnu- -c")
 COMMANDS = image.enter(
     f"export PATH=/bin:/usr/bin && {_COMPILE} /src/mem/pmap.c -o /tmp/warm.o && echo 'build: begin'"
     f" && echo {' '.join(SOURCES)} | tr ' ' '\\n' | xargs -P {AT_A_TIME} -I @"
@@ -43,12 +43,17 @@ def prepare(folder):
             image.make(folder, "build", PACKAGES, [(os.path.join(contest.ROOT, "src"), "src")]))
 
 
-def measure(guest):
-    begin, match = guest.expect(r"^build: (\w+)", SECONDS)
-    end, match = guest.expect(r"^build: (\w+)", SECONDS) if match[1] == "begin" else (begin, match)
-    if match[1] != "end":
+def expect(guest, word):
+    """The moment at which the build says so."""
+    moment, match = guest.expect(r"^build: (\w+)", SECONDS)
+    if match[1] != word:
         raise RuntimeError(f"{guest.contestant.name}: the build failed:\n" +
                            "\n".join(guest.said[-20:]))
+    return moment
+
+
+def measure(guest):
+    begin, end = expect(guest, "begin"), expect(guest, "end")
     lines = 0
     for name in SOURCES:
         with open(os.path.join(contest.ROOT, path_of(name)), encoding="utf-8") as stream:

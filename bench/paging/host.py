@@ -13,9 +13,10 @@ by somebody else, so it is not the cgroup's.
 
 import contextlib
 import os
-import shutil
 import subprocess
 import threading
+
+from contest import harness
 
 SWAP_MIB = 1024
 PERIOD_SECONDS = 0.2
@@ -106,10 +107,6 @@ def swapped_out():
         return next(int(line.split()[1]) for line in stream if line.startswith("pswpout "))
 
 
-def tool(name):
-    return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin") or name
-
-
 @contextlib.contextmanager
 def swap_file(folder):
     """The host swaps to a file of ours in that folder."""
@@ -117,13 +114,13 @@ def swap_file(folder):
     try:
         subprocess.run(["fallocate", "-l", f"{SWAP_MIB}M", path], check=True)
         os.chmod(path, 0o600)
-        subprocess.run([tool("mkswap"), "-q", path], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([harness.find_tool("mkswap"), "-q", path], check=True, stdout=subprocess.DEVNULL)
         # Before any other swap that there is: so it is on the disk that Aerostat's is on.
-        subprocess.run([tool("swapon"), "-p", "32767", path], check=True)
+        subprocess.run([harness.find_tool("swapon"), "-p", "32767", path], check=True)
         try:
             yield
         finally:
-            subprocess.run([tool("swapoff"), path], check=True)
+            subprocess.run([harness.find_tool("swapoff"), path], check=True)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)

@@ -61,12 +61,12 @@ static int supervise(pid_t child, const sigset_t *watched)
         if (WIFEXITED(status))
             return WEXITSTATUS(status);
         if (WIFSIGNALED(status)) {
-            fprintf(stderr, "aerostat: the VM was killed by signal %d (%s)%s\n", WTERMSIG(status),
-                    strsignal(WTERMSIG(status)),
-                    WTERMSIG(status) == SIGKILL ? ": perhaps the host, or the VM's cgroup, is out "
-                                                  "of memory"
-                                                : "");
-            return 128 + WTERMSIG(status);
+            int number = WTERMSIG(status);
+            const char *guess =
+                number == SIGKILL ? ": perhaps the host, or the VM's cgroup, is out of memory" : "";
+            fprintf(stderr, "aerostat: the VM was killed by signal %d (%s)%s\n", number,
+                    strsignal(number), guess);
+            return 128 + number;
         }
     }
 }

@@ -548,8 +548,8 @@ static void test_enter_probes_its_stack(void **state)
     testvm_destroy(&vm);
 }
 
-/* SCASB keeps the flags from before it until it ends. */
-/* Those from before it on Intel's CPUs, those of the last element on AMD's. */
+/* The flags that a SCASB which faults leaves: those from before it on Intel's CPUs, those of the
+ * last element on AMD's. */
 static void test_string_compare_flags_on_fault(void **state)
 {
     for (unsigned amd = 0; amd < 2; amd++) {

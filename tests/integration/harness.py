@@ -53,6 +53,11 @@ def output_of(script, *arguments):
                           stdout=subprocess.PIPE).stdout.strip()
 
 
+def find_tool(name):
+    """A program of the system's; it may not be on an ordinary user's path."""
+    return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin") or name
+
+
 def boot_arguments(commands, memory="128M", append=""):
     """Arguments that boot Debian, run shell commands (no double quotes in them) and power off."""
     assert '"' not in commands

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 
 import harness
@@ -23,11 +22,6 @@ SECONDS = int(os.environ.get("CHECKER_SECONDS", "0"))
 ROUNDS = 4 if harness.ENGINE == "interp" else 12
 SEED = int(os.environ.get("CHECKER_SEED", "1"))
 LIMIT = harness.BOOT_SECONDS + 20 * SECONDS
-
-
-def tool(name):
-    """A program of e2fsprogs; they may not be on an ordinary user's path."""
-    return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 
 
 def make_initramfs(folder):
@@ -52,7 +46,7 @@ class Memory(harness.TestCase):
     def make_disk(self):
         disk = self.make_file("disk.img")
         os.truncate(disk, 64 * MIB)
-        subprocess.run([tool("mke2fs"), "-q", "-t", "ext4", disk], check=True)
+        subprocess.run([harness.find_tool("mke2fs"), "-q", "-t", "ext4", disk], check=True)
         return disk
 
     def check(self, *extra, size=96, memory=MEMORY, swap=192 * MIB, before="true",
@@ -82,7 +76,7 @@ class Memory(harness.TestCase):
             self.assertNotRegex(vm.console, "BUG:|Oops|Bad page|Bad swap|EXT4-fs error|I/O error",
                                 vm.report())
             self.console = vm.console
-        done = subprocess.run([tool("e2fsck"), "-fn", disk], check=False, text=True,
+        done = subprocess.run([harness.find_tool("e2fsck"), "-fn", disk], check=False, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.returncode, 0, done.stdout)
         with open(stats, encoding="utf-8") as stream:

@@ -57,9 +57,9 @@ static uint64_t pointer_image(uint64_t pointer, bool wide)
 
 /* Bytes 0-23 and 32-159. AMD's CPUs store zeros for the pointers unless an exception is pending
  * (FSW.ES); FNSTENV has them always. */
-static void put_x87(const struct vcpu *vcpu, bool wide, struct xstate_image *to)
+static void put_x87(struct vcpu *vcpu, bool wide, struct xstate_image *to)
 {
-    const struct xstate_image *from = (const struct xstate_image *)(const void *)vcpu->xstate;
+    const struct xstate_image *from = xstate_of(vcpu);
     bool with_pointers = !vcpu->features->amd || (from->fsw & FSW_ES);
     memcpy(to, from, offsetof(struct xstate_image, mxcsr));
     to->reserved0 = 0;

@@ -23,6 +23,12 @@
 #define CONTROL_MXCSR (ARENA_CONTROL + 0x40)
 #define CONTROL_CELLS (ARENA_CONTROL + 0x100)
 
+/* Segment bases far away: whatever a program reaches with them is unmapped. The host keeps it free
+ * of its own mappings, a displacement and more to each side. */
+#define ARENA_FAR      0x200000000000
+#define ARENA_FAR_SIZE 0x1000000000
+#define ARENA_FAR_EDGE 0x100000000
+
 /* The host's alone: struct native_context. The general registers are at 0, in the order of their
  * encoding. */
 #define NATIVE_CONTEXT  0x20040000

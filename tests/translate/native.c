@@ -132,7 +132,15 @@ static bool map_at(uint64_t address, size_t size, int protection, int fd, off_t 
     void *want = (void *)(uintptr_t)address;
     int flags = MAP_FIXED_NOREPLACE | (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
     /* Populated: present, as the guest's pages are. */
-    return mmap(want, size, protection, flags | MAP_POPULATE, fd, offset) == want;
+    flags |= protection == PROT_NONE ? MAP_NORESERVE : MAP_POPULATE;
+    return mmap(want, size, protection, flags, fd, offset) == want;
+}
+
+/* Nothing of this process's may come to be where a program expects an exception. */
+static bool reserve_far(void)
+{
+    return map_at(ARENA_FAR - ARENA_FAR_EDGE, ARENA_FAR_SIZE + 2 * ARENA_FAR_EDGE, PROT_NONE, -1,
+                  0);
 }
 
 static void set_timer(unsigned microseconds)
@@ -166,7 +174,7 @@ bool native_open(void)
         map_at(ARENA_DATA + ARENA_DATA_RW, READ_ONLY_SIZE, PROT_READ, fd, ARENA_CODE_SIZE) &&
         map_at(ARENA_STACK, ARENA_STACK_SIZE, both, -1, 0) &&
         map_at(ARENA_CONTROL, ARENA_CONTROL_SIZE, both, -1, 0) &&
-        map_at(NATIVE_CONTEXT, sizeof(struct native_context), both, -1, 0);
+        map_at(NATIVE_CONTEXT, sizeof(struct native_context), both, -1, 0) && reserve_far();
     close(fd);
     if (!good)
         return false;
@@ -197,6 +205,7 @@ void native_close(void)
     munmap((void *)(uintptr_t)ARENA_STACK, ARENA_STACK_SIZE);
     munmap((void *)(uintptr_t)ARENA_CONTROL, ARENA_CONTROL_SIZE);
     munmap((void *)(uintptr_t)NATIVE_CONTEXT, sizeof(struct native_context));
+    munmap((void *)(uintptr_t)(ARENA_FAR - ARENA_FAR_EDGE), ARENA_FAR_SIZE + 2 * ARENA_FAR_EDGE);
 }
 
 bool native_has_fsgsbase(void)

@@ -32,7 +32,7 @@ static uint64_t random_segment_base(struct generator *g)
     case 1:
         return ARENA_DATA + below(g, 0x1000);
     case 2:
-        return 0x7f0000000000 + below(g, 1ull << 36);
+        return ARENA_FAR + below(g, ARENA_FAR_SIZE);
     default:
         return below(g, 1ull << 31);
     }

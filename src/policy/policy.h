@@ -7,7 +7,8 @@
  * Waldspurger, OSDI 2002, sections 5 and 6; docs/policy.md. Memory is in bytes.
  *
  * What people set and what is measured is the caller's to write, before each step; what is computed
- * is there after it; what is kept, zero at first, is for the next step. A number that makes no
+ * is there after it. Both that and what is kept is read by the next step: zero at first, and nobody
+ * else's to change. A number that makes no
  * sense (a VM's word, say: active above max, a counter that falls) is taken as the nearest that
  * does; nothing here fails for it, and no sum wraps.
  */
@@ -38,7 +39,7 @@ struct policy_host {
     /* measured */
     uint64_t frames;   /* memory of the shared pools */
     uint64_t overhead; /* of the manager: its process and metadata */
-    /* computed by policy_step, and kept: state */
+    /* computed by policy_step */
     uint64_t free;
     enum policy_state state;
 };
@@ -46,13 +47,14 @@ struct policy_host {
 /* What is kept of a VM between steps; nobody else's business. */
 struct policy_past {
     bool is_known;
-    uint64_t resident, balloon, faults_in, stall_ns; /* as they were measured */
-    uint64_t scanned, shared, broken, scan_cpu_ns;   /* the same, of the scanner */
-    double balloon_stuck;                            /* seconds without growth that was asked for */
-    double balloon_hold, balloon_backoff;            /* seconds not to ask it for more; next time */
-    double hold, backoff;                            /* the same for taking at all */
+    uint64_t allowed; /* resident memory it may have as things are; at least target */
+    /* what was measured: resident at the last step, others at the last look */
+    uint64_t resident, balloon, faults_in, stall_ns, scanned, shared, broken, scan_cpu_ns;
+    double watched;                       /* seconds since the last look for suffering */
+    double hold, backoff;                 /* seconds to take nothing; the next time */
+    double stuck;                         /* seconds since the balloon has grown as asked */
+    double balloon_hold, balloon_backoff; /* seconds not to ask it for more; the next time */
     double yield, speed; /* of the scanner: shared of one page; pages in a second of CPU time */
-    uint64_t allowed;    /* resident memory it may have as things are; at least target */
     double weight;       /* in the division of the scanners' time */
 };
 
@@ -108,7 +110,7 @@ uint64_t policy_default_shares(uint64_t max);
 void policy_step(struct policy_host *host, struct policy_vm *const *vms, size_t count,
                  double seconds);
 
-/* The parts of a step, in its order, for whoever needs one alone. */
+/* Parts of a step, for whoever needs one alone. */
 
 /* Host memory that nobody uses: 0 where more is used than there is. */
 uint64_t policy_free(const struct policy_host *host, struct policy_vm *const *vms, size_t count);
@@ -128,13 +130,6 @@ void policy_divide(const struct policy_host *host, struct policy_vm *const *vms,
 
 /* What stays free when all are at their targets: a little more than the state high asks for. */
 uint64_t policy_reserve(uint64_t memory);
-
-/* The asks' resident, balloon and block, from host->state and ->free and the VMs' targets. */
-void policy_reclaim(const struct policy_host *host, struct policy_vm *const *vms, size_t count,
-                    double seconds);
-
-/* The asks' scan_pages and scan_ppm, from host->state and ->free and what scanning has yielded. */
-void policy_scan(const struct policy_host *host, struct policy_vm *const *vms, size_t count);
 
 /*
  * May `vm` (min, max, swap, overhead) run beside those in the list? STATUS_OK, INVALID (min above

@@ -53,16 +53,16 @@ static const double take_percent[] = {0, 5, 10, 100};
 
 static double longer(double backoff, double first, double last)
 {
-    double next = backoff < first ? first : backoff * 2;
+    double next = backoff * 2 > first ? backoff * 2 : first;
     return next < last ? next : last;
 }
 
 /* Trust comes back more slowly than it goes. */
 static void count_down(double *hold, double *backoff, double seconds)
 {
-    double *falling = *hold > 0 ? hold : backoff;
+    double *counter = *hold > 0 ? hold : backoff;
     double by = *hold > 0 ? seconds : seconds / 4;
-    *falling = *falling > by ? *falling - by : 0;
+    *counter = *counter > by ? *counter - by : 0;
 }
 
 static bool is_suffering(const struct policy_vm *vm)
@@ -155,9 +155,9 @@ static void vm_take(struct policy_vm *vm, enum policy_state state, uint64_t limi
 /* What VMs may have more of, until the next step. */
 struct room {
     double give;           /* of what is wanted of balloons: the part that is given */
-    uint64_t growth;       /* for each */
-    uint64_t growth_above; /* for each that is above what it is allowed */
-    bool has_all_targets;  /* even if all grow to their targets at once */
+    bool has_all_targets;  /* all may grow to their targets, and then there is */
+    uint64_t growth;       /* for each so much */
+    uint64_t growth_above; /* and for each that is above what it is allowed */
 };
 
 static uint64_t given_most(const struct policy_host *host, const struct policy_vm *vm)
@@ -180,12 +180,13 @@ static struct room room_of(const struct policy_host *host, struct policy_vm *con
     uint64_t free = host->free, memory = host->memory;
     double percent = host->state == POLICY_HIGH ? GIVE_HIGH_PERCENT : GIVE_SOFT_PERCENT;
     uint64_t give = above(free, percent_of(percent, memory));
-    uint64_t grow = above(free, percent_of(GROW_PERCENT, memory));
+    bool has_all_targets = below <= above(free, percent_of(GROW_PERCENT, memory));
+    free -= has_all_targets ? below : 0;
     return (struct room){
         .give = wanted > give ? (double)give / (double)wanted : 1,
-        .growth = grow / (growing + 1),
+        .has_all_targets = has_all_targets,
+        .growth = above(free, percent_of(GROW_PERCENT, memory)) / (growing + 1),
         .growth_above = above(free, percent_of(GROW_ABOVE_PERCENT, memory)) / (growing + 1),
-        .has_all_targets = below <= grow,
     };
 }
 
@@ -194,9 +195,8 @@ static void vm_ask(const struct policy_host *host, const struct room *room, stru
 {
     uint64_t allowed = vm->past.allowed;
     bool is_above = vm->resident > allowed;
-    uint64_t limit = plus(vm->resident, is_above ? room->growth_above : room->growth);
-    if (room->has_all_targets)
-        limit = most(limit, vm->target);
+    uint64_t limit = room->has_all_targets ? most(vm->resident, vm->target) : vm->resident;
+    limit = plus(limit, is_above ? room->growth_above : room->growth);
     if (host->state >= POLICY_HARD)
         limit = least(limit, most(allowed, vm->resident));
     if (plus(limit, vm->frames) >= vm->max)

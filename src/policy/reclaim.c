@@ -155,9 +155,8 @@ static void vm_take(struct policy_vm *vm, enum policy_state state, uint64_t limi
 /* What VMs may have more of, until the next step. */
 struct room {
     double give;           /* of what is wanted of balloons: the part that is given */
-    bool has_all_targets;  /* all may grow to their targets, and then there is */
-    uint64_t growth;       /* for each so much */
-    uint64_t growth_above; /* and for each that is above what it is allowed */
+    uint64_t growth;       /* for each */
+    uint64_t growth_above; /* for each that is above what it is allowed */
 };
 
 static uint64_t given_most(const struct policy_host *host, const struct policy_vm *vm)
@@ -171,20 +170,16 @@ static uint64_t given_most(const struct policy_host *host, const struct policy_v
 static struct room room_of(const struct policy_host *host, struct policy_vm *const *vms,
                            size_t count)
 {
-    uint64_t growing = 0, wanted = 0, below = 0;
+    uint64_t growing = 0, wanted = 0;
     for (size_t i = 0; i < count; i++) {
         growing += above(vms[i]->resident, vms[i]->past.resident) > GROWS;
         wanted = plus(wanted, given_most(host, vms[i]));
-        below = plus(below, above(vms[i]->target, vms[i]->resident));
     }
     uint64_t free = host->free, memory = host->memory;
     double percent = host->state == POLICY_HIGH ? GIVE_HIGH_PERCENT : GIVE_SOFT_PERCENT;
     uint64_t give = above(free, percent_of(percent, memory));
-    bool has_all_targets = below <= above(free, percent_of(GROW_PERCENT, memory));
-    free -= has_all_targets ? below : 0;
     return (struct room){
         .give = wanted > give ? (double)give / (double)wanted : 1,
-        .has_all_targets = has_all_targets,
         .growth = above(free, percent_of(GROW_PERCENT, memory)) / (growing + 1),
         .growth_above = above(free, percent_of(GROW_ABOVE_PERCENT, memory)) / (growing + 1),
     };
@@ -195,8 +190,7 @@ static void vm_ask(const struct policy_host *host, const struct room *room, stru
 {
     uint64_t allowed = vm->past.allowed;
     bool is_above = vm->resident > allowed;
-    uint64_t limit = room->has_all_targets ? most(vm->resident, vm->target) : vm->resident;
-    limit = plus(limit, is_above ? room->growth_above : room->growth);
+    uint64_t limit = plus(vm->resident, is_above ? room->growth_above : room->growth);
     if (host->state >= POLICY_HARD)
         limit = least(limit, most(allowed, vm->resident));
     if (plus(limit, vm->frames) >= vm->max)

@@ -20,6 +20,7 @@ struct guest {
     bool is_noisy; /* its working set is measured with the error of 100 samples */
     /* what it is like now */
     uint64_t content;       /* resident and paged out */
+    uint64_t before;        /* resident, a second ago */
     uint64_t pages_read;    /* brought back in the last second, in bytes */
     int direction;          /* its memory was last going up (1) or down (-1) */
     unsigned turns;         /* changes of that */

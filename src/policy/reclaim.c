@@ -36,15 +36,18 @@ static const double take_percent[] = {0, 5, 10, 100};
 #define BALLOON_HOLD_FIRST 8.0
 #define BALLOON_HOLD_LAST  128.0
 
-/* Percent of free memory that is left over when VMs grow: those that are above what they are
- * allowed, and the others; and when balloons are given back, in state high and soft. */
+/* Percent of the host's memory that stay free when VMs grow: those that are above what they are
+ * allowed, and others; and when balloons are given back: so little that others have to yield, if it
+ * is used. */
 #define GROW_ABOVE_PERCENT 3.0
 #define GROW_PERCENT       1.0
-#define GIVE_HIGH_PERCENT  4.0
-#define GIVE_SOFT_PERCENT  3.0
+#define GIVE_PERCENT       3.0
 
 /* A VM that has grown by this since the last step will go on. */
 #define GROWS (1u << 20)
+
+/* For how long memory that was given back and is not used counts as if it were. */
+#define UNUSED_SECONDS 60.0
 
 /* Less than this part of max is not worth giving back, unless it is all. */
 #define GIVE_LEAST_PERCENT 0.4
@@ -92,13 +95,13 @@ static void balloon_update(struct policy_vm *vm, double seconds)
 {
     struct policy_past *past = &vm->past;
     bool is_wanted = vm->ask.balloon > plus(vm->balloon, BALLOON_GROWTH) && !vm->is_paused;
-    bool has_moved =
-        vm->balloon > plus(past->balloon, BALLOON_GROWTH) || vm->balloon < past->balloon;
+    bool has_moved = vm->balloon > plus(past->balloon_grown, BALLOON_GROWTH) ||
+                     vm->balloon < past->balloon_grown;
     count_down(&past->balloon_hold, &past->balloon_backoff, seconds);
     past->stuck += seconds;
     if (!is_wanted || has_moved) {
         past->stuck = 0;
-        past->balloon = vm->balloon;
+        past->balloon_grown = vm->balloon;
     }
     if (is_wanted && (past->stuck >= BALLOON_PATIENCE || !vm->balloon_works)) {
         past->stuck = 0;
@@ -152,6 +155,16 @@ static void vm_take(struct policy_vm *vm, enum policy_state state, uint64_t limi
 
 /* ---- Growing and giving ---- */
 
+/* A guest that is given memory fills it by and by. Until then, or until it evidently has no use for
+ * it, it counts as if it were filled: or it would be given far more than it may have. */
+static void unused_update(struct policy_vm *vm, double seconds)
+{
+    struct policy_past *past = &vm->past;
+    uint64_t free = plus(past->unused, plus(past->balloon, past->resident));
+    free = least(above(free, plus(vm->balloon, vm->resident)), vm->max);
+    past->unused = (uint64_t)((double)free * (1 - seconds / (seconds + UNUSED_SECONDS)));
+}
+
 /* What VMs may have more of, until the next step. */
 struct room {
     double give;           /* of what is wanted of balloons: the part that is given */
@@ -162,7 +175,8 @@ struct room {
 static uint64_t given_most(const struct policy_host *host, const struct policy_vm *vm)
 {
     uint64_t up_to = host->state == POLICY_HIGH ? vm->past.allowed : vm->target;
-    uint64_t bytes = least(above(up_to, vm->resident), vm->balloon);
+    uint64_t has = plus(vm->resident, vm->past.unused);
+    uint64_t bytes = least(above(up_to, has), vm->balloon);
     bool is_little = bytes < percent_of(GIVE_LEAST_PERCENT, vm->max) && bytes < vm->balloon;
     return host->state > POLICY_SOFT || vm->is_paused || is_little ? 0 : bytes;
 }
@@ -176,8 +190,7 @@ static struct room room_of(const struct policy_host *host, struct policy_vm *con
         wanted = plus(wanted, given_most(host, vms[i]));
     }
     uint64_t free = host->free, memory = host->memory;
-    double percent = host->state == POLICY_HIGH ? GIVE_HIGH_PERCENT : GIVE_SOFT_PERCENT;
-    uint64_t give = above(free, percent_of(percent, memory));
+    uint64_t give = above(free, percent_of(GIVE_PERCENT, memory));
     return (struct room){
         .give = wanted > give ? (double)give / (double)wanted : 1,
         .growth = above(free, percent_of(GROW_PERCENT, memory)) / (growing + 1),
@@ -210,10 +223,12 @@ void policy_reclaim(const struct policy_host *host, struct policy_vm *const *vms
                     double seconds)
 {
     policy_divide_used(host, vms, count);
-    struct room room = room_of(host, vms, count);
     for (size_t i = 0; i < count; i++) {
         hold_update(vms[i], seconds);
         balloon_update(vms[i], seconds);
-        vm_ask(host, &room, vms[i], seconds);
+        unused_update(vms[i], seconds);
     }
+    struct room room = room_of(host, vms, count);
+    for (size_t i = 0; i < count; i++)
+        vm_ask(host, &room, vms[i], seconds);
 }

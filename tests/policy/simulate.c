@@ -19,7 +19,7 @@ int main(int argc, char **argv)
     }
     struct simulation simulation;
     scenario_init(&simulation, count, 1);
-    printf("%6s %-5s %6s %9s %9s %9s %9s %8s\n", "second", "state", "free", "busy", "idle", "off",
+    printf("%6s %-5s %6s %9s %9s %9s %9s %8s\n", "second", "state", "free", "busy", "idle", "moved",
            "paged in", "turns");
     for (unsigned second = 0; second <= 1200; second++) {
         if (second == 600)

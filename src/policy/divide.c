@@ -115,7 +115,7 @@ static double level_of(struct policy_vm *const *vms, size_t count, bool is_of_us
         if (fabs(sum - memory) < close)
             return level;
         *(sum < memory ? &low : &high) = level;
-        level += (memory - sum) / rise; /* not a number in (low, high) where rise is 0 */
+        level = rise > 0 ? level + (memory - sum) / rise : high;
         if (!(level > low && level < high) || round % 4 == 3)
             level = low + (high - low) / 2;
         if (level == low || level == high) /* there is no number between them */

@@ -14,9 +14,11 @@
 
 #include "policy/policy_private.h"
 
-/* Percent of a VM's max that is taken in a second, in each state. */
-static const double take_percent[] = {0, 5, 10, 100};
-#define TAKE_LEAST (1u << 20) /* in a second: a small VM is not worth patience */
+/* Percent of a VM's max that is taken in a second, in state soft and hard. In low there is no time.
+ */
+#define TAKE_SOFT_PERCENT 5.0
+#define TAKE_HARD_PERCENT 10.0
+#define TAKE_LEAST        (1u << 20) /* in a second: a small VM is not worth patience */
 
 /* A guest that is left with less than this has no use of what it has. ESX's limit as well. */
 #define BALLOON_MOST_PERCENT 65.0
@@ -128,7 +130,8 @@ static uint64_t take_most(const struct policy_vm *vm, enum policy_state state, d
 {
     if (state == POLICY_LOW)
         return UINT64_MAX;
-    double bytes = (double)most(percent_of(take_percent[state], vm->max), TAKE_LEAST) * seconds;
+    double percent = state == POLICY_HARD ? TAKE_HARD_PERCENT : TAKE_SOFT_PERCENT;
+    double bytes = (double)most(percent_of(percent, vm->max), TAKE_LEAST) * seconds;
     if (vm->past.hold > 0)
         bytes *= state == POLICY_HARD ? 0.25 : 0;
     return bytes < 0x1p62 ? (uint64_t)bytes : 1ull << 62;

@@ -1,7 +1,8 @@
 #ifndef AEROSTAT_CLI_ARGUMENTS_H
 #define AEROSTAT_CLI_ARGUMENTS_H
 
-/* The command line of a subcommand: options of a few forms, and operands. --help is everywhere. */
+/* The command line of a subcommand: options of a few forms, and operands. --help is everywhere, and
+ * -f is short for --file. */
 
 #include <stdbool.h>
 

@@ -9,6 +9,7 @@
 
 static const struct command commands[] = {
     {"run", "boot a virtual machine", run_command},
+    {"plan", "show what memory the VMs of a file would get", plan_command},
     {"ps", "list the virtual machines that run", ps_command},
     {"stats", "show what one counts", stats_command},
     {"balloon", "have its guest give up memory, or take it back", balloon_command},

@@ -157,6 +157,7 @@ enum status yaml_mapping(struct yaml_reader *reader, const yaml_node_t *node, co
 enum status yaml_text(struct yaml_reader *reader, const yaml_node_t *node, const char *key,
                       const char **text)
 {
+    *text = "";
     if (!is_text(node))
         return yaml_mistake(reader, node, key, "this must be one value");
     *text = (const char *)node->data.scalar.value;

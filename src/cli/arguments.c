@@ -68,7 +68,9 @@ bool arguments_parse(const struct arguments *arguments, int argc, char **argv,
         }
         operands[count] = argv[optind + (int)count];
     }
-    if (optind + (int)count < argc) {
+    if (arguments->rest != NULL) {
+        *arguments->rest = optind + (int)count;
+    } else if (optind + (int)count < argc) {
         mistake(arguments, ": unexpected argument", argv[optind + (int)count]);
         return false;
     }

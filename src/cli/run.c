@@ -17,25 +17,11 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "cli/client.h"
 #include "cli/command.h"
+#include "cli/program.h"
 #include "util/signals.h"
 #include "vm/exit_status.h"
-
-static const char vm_program[] = "aerostat-vm";
-
-/* The path of aerostat-vm in the folder of this very program. False: it cannot be told. */
-static bool find_vm_program(char *path, size_t size)
-{
-    ssize_t length = readlink("/proc/self/exe", path, size - 1);
-    if (length < 0)
-        return false;
-    path[length] = '\0';
-    char *slash = strrchr(path, '/');
-    if (slash == NULL || (size_t)(slash + 1 - path) + sizeof vm_program > size)
-        return false;
-    strcpy(slash + 1, vm_program);
-    return true;
-}
 
 static int execute(const char *path, char **argv)
 {
@@ -99,10 +85,9 @@ int run_command(int argc, char **argv)
 {
     (void)argc;
     char path[PATH_MAX];
-    if (!find_vm_program(path, sizeof path)) {
-        fprintf(stderr, "aerostat: cannot find %s beside this program\n", vm_program);
-        return EXIT_STATUS_FAILURE;
-    }
+    struct error err;
+    if (program_find("aerostat-vm", path, sizeof path, &err) != STATUS_OK)
+        return client_failed(&err);
     struct termios terminal;
     if (tcgetattr(STDIN_FILENO, &terminal) == 0)
         return run_on_terminal(path, argv, &terminal);

@@ -149,6 +149,31 @@ class Plan(Case):
         self.assertEqual(self.rows(), {})
 
 
+class Manager(Case):
+    def test_ps_and_stats(self):
+        """What the manager knows of the VMs, where there is one."""
+        path = self.file("  a: {}\n")
+        other = self.detach(["--kernel", self.path("halting"), "--memory", "16M"])
+        self.addCleanup(self.run_command, "stop", "--force", other)
+        self.assertNotIn("GROUP", self.command("ps"))
+        self.check_fails("stats", words=["no manager is running"])
+        self.up(path)
+        row = self.rows()["a"]
+        self.assertEqual([row[key] for key in ("target", "shares", "group", "min")],
+                         [3 << 20, 77, "g", 1 << 20])
+        self.assertNotIn("target", self.rows()[other])
+        lines = self.command("ps").splitlines()
+        self.assertRegex(lines[0], r" PID +TARGET +SHARES +GROUP\Z")
+        self.assertRegex(lines[1], r"\Aa .* 3M +77 +g\Z")
+        self.assertRegex(lines[2], rf"\A{other} .* - +0 +-\Z")
+        status = json.loads(self.command("stats", "--json"))
+        self.assertEqual((status["host"]["memory"], status["vms"][0]["name"]), (200 << 20, "a"))
+        text = self.command("stats")
+        self.assertRegex(text, r"(?m)^memory +209715200  \(200M\)$")
+        self.assertRegex(text, r"(?m)^a +0 +1M +3M ")
+        self.check_fails("stats", "a", "b", words=["b: unexpected argument"])
+
+
 class Set(Case):
     def test_set(self):
         path = self.file("  a: {}\n")

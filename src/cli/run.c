@@ -1,5 +1,6 @@
 /*
- * aerostat run: becomes aerostat-vm, the program beside it that is the VM.
+ * aerostat run: becomes aerostat-vm, the program beside it that is the VM; the manager, where one
+ * runs, is asked before.
  *
  * On a terminal it stays as the parent instead, for one purpose: whatever ends the VM, even
  * SIGKILL, the terminal is put back as it was found.
@@ -17,6 +18,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "cli/admission.h"
 #include "cli/client.h"
 #include "cli/command.h"
 #include "cli/program.h"
@@ -83,13 +85,30 @@ static int run_on_terminal(const char *path, char **argv, const struct termios *
 
 int run_command(int argc, char **argv)
 {
-    (void)argc;
-    char path[PATH_MAX];
-    struct error err;
-    if (program_find("aerostat-vm", path, sizeof path, &err) != STATUS_OK)
-        return client_failed(&err);
+    char path[PATH_MAX], name[CONTROL_NAME_MOST + 1];
+    struct error err = {0};
+    bool is_named = false;
+    enum status status = program_find("aerostat-vm", path, sizeof path, &err);
+    if (status == STATUS_OK)
+        status = admission_ask(argc, argv, name, &is_named, &err);
+    char **with_name = is_named ? calloc((size_t)argc + 3, sizeof *with_name) : NULL;
+    if (is_named && with_name == NULL)
+        status = error_set(&err, STATUS_INTERNAL, "out of memory");
+    if (status != STATUS_OK) {
+        int exit_status = client_failed(&err);
+        return status == STATUS_NO_MEMORY ? EXIT_STATUS_USAGE : exit_status;
+    }
+    if (is_named) {
+        with_name[0] = argv[0];
+        with_name[1] = (char *)"--name";
+        with_name[2] = name;
+        memcpy(with_name + 3, argv + 1, ((size_t)argc - 1) * sizeof *argv);
+        argv = with_name;
+    }
     struct termios terminal;
-    if (tcgetattr(STDIN_FILENO, &terminal) == 0)
-        return run_on_terminal(path, argv, &terminal);
-    return execute(path, argv);
+    int exit_status = tcgetattr(STDIN_FILENO, &terminal) == 0
+                          ? run_on_terminal(path, argv, &terminal)
+                          : execute(path, argv);
+    free(with_name);
+    return exit_status;
 }

@@ -174,6 +174,29 @@ class Manager(Case):
         self.check_fails("stats", "a", "b", words=["b: unexpected argument"])
 
 
+class Run(Case):
+    def test_admission(self):
+        """run asks as up does; a VM without a name gets one, by which it is known."""
+        path = self.file("  a: {}\n")
+        self.up(path)
+        options = ["--kernel", self.path("halting"), "--memory", "16M", "--swap-size", "8M"]
+        self.assertEqual(self.detach(options), "vm1")
+        self.assertEqual(self.detach(options), "vm2")
+        self.assertEqual(self.detach(options, "web"), "web")
+        asked = self.requests()[-1]
+        self.assertEqual([asked[key] for key in ("request", "name", "max", "swap")],
+                         ["admit", "web", 16 << 20, 8 << 20])
+        for command in (["--memory", "64G"], ["--memory", "64G", "--name", "huge"]):
+            self.check_fails("run", "--kernel", self.path("halting"), *command,
+                             words=["MiB of memory short"])
+        before = len(self.requests())
+        self.check_fails("run", "--memory", "much", words=["much is not a size"])
+        self.assertIn("usage:", self.command("run", "--help"))
+        self.assertEqual(len(self.requests()), before)
+        for name in ("vm1", "vm2", "web"):
+            self.command("stop", "--force", name)
+
+
 class Set(Case):
     def test_set(self):
         path = self.file("  a: {}\n")

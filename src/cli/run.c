@@ -98,7 +98,7 @@ int run_command(int argc, char **argv)
         int exit_status = client_failed(&err);
         return status == STATUS_NO_MEMORY ? EXIT_STATUS_USAGE : exit_status;
     }
-    if (is_named) {
+    if (with_name != NULL) {
         with_name[0] = argv[0];
         with_name[1] = (char *)"--name";
         with_name[2] = name;

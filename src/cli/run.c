@@ -83,6 +83,27 @@ static int run_on_terminal(const char *path, char **argv, const struct termios *
     return status;
 }
 
+/* The same arguments, and the name. NULL: out of memory. */
+static char **add_name(int argc, char **argv, char *name)
+{
+    char **longer = calloc((size_t)argc + 3, sizeof *longer);
+    if (longer == NULL)
+        return NULL;
+    longer[0] = argv[0];
+    longer[1] = (char *)"--name";
+    longer[2] = name;
+    memcpy(longer + 3, argv + 1, ((size_t)argc - 1) * sizeof *argv);
+    return longer;
+}
+
+static int start(const char *path, char **argv)
+{
+    struct termios terminal;
+    if (tcgetattr(STDIN_FILENO, &terminal) == 0)
+        return run_on_terminal(path, argv, &terminal);
+    return execute(path, argv);
+}
+
 int run_command(int argc, char **argv)
 {
     char path[PATH_MAX], name[CONTROL_NAME_MOST + 1];
@@ -91,24 +112,18 @@ int run_command(int argc, char **argv)
     enum status status = program_find("aerostat-vm", path, sizeof path, &err);
     if (status == STATUS_OK)
         status = admission_ask(argc, argv, name, &is_named, &err);
-    char **with_name = is_named ? calloc((size_t)argc + 3, sizeof *with_name) : NULL;
-    if (is_named && with_name == NULL)
-        status = error_set(&err, STATUS_INTERNAL, "out of memory");
     if (status != STATUS_OK) {
         int exit_status = client_failed(&err);
         return status == STATUS_NO_MEMORY ? EXIT_STATUS_USAGE : exit_status;
     }
-    if (with_name != NULL) {
-        with_name[0] = argv[0];
-        with_name[1] = (char *)"--name";
-        with_name[2] = name;
-        memcpy(with_name + 3, argv + 1, ((size_t)argc - 1) * sizeof *argv);
-        argv = with_name;
+    if (!is_named)
+        return start(path, argv);
+    char **longer = add_name(argc, argv, name);
+    if (longer == NULL) {
+        fprintf(stderr, "aerostat: out of memory\n");
+        return EXIT_STATUS_FAILURE;
     }
-    struct termios terminal;
-    int exit_status = tcgetattr(STDIN_FILENO, &terminal) == 0
-                          ? run_on_terminal(path, argv, &terminal)
-                          : execute(path, argv);
-    free(with_name);
+    int exit_status = start(path, longer);
+    free(longer);
     return exit_status;
 }

@@ -79,6 +79,11 @@ static void file_name(char text[FILE_NAME_SIZE], const char *name, const char *s
     snprintf(text, FILE_NAME_SIZE, "%s%s", name, suffix);
 }
 
+static bool is_manager(const char *name)
+{
+    return strcmp(name, CONTROL_MANAGER) == 0;
+}
+
 /* By way of the descriptor: whatever the folder's path is, it fits, and is this very folder. */
 static struct sockaddr_un address_of(const struct control_folder *folder, const char *name)
 {
@@ -152,7 +157,7 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
 {
     enum status status = STATUS_OK;
     *listener = -1;
-    if (name != NULL && (status = control_name_check(name, err)) != STATUS_OK)
+    if (name != NULL && !is_manager(name) && (status = control_name_check(name, err)) != STATUS_OK)
         return status;
     folder_lock(folder);
     bool found = false;
@@ -166,6 +171,8 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
     }
     if (found)
         status = listen_as(folder, taken, listener, err);
+    else if (name != NULL && is_manager(name))
+        status = error_set(err, STATUS_BUSY, "a manager is running already");
     else if (name != NULL)
         status = error_set(err, STATUS_BUSY, "a VM named %s is running already", name);
     else
@@ -184,7 +191,7 @@ void control_folder_tidy(struct control_folder *folder, const char *name)
 enum status control_folder_connect(struct control_folder *folder, const char *name,
                                    unsigned seconds, int *fd, struct error *err)
 {
-    enum status status = control_name_check(name, err);
+    enum status status = is_manager(name) ? STATUS_OK : control_name_check(name, err);
     *fd = -1;
     if (status != STATUS_OK)
         return status;
@@ -193,7 +200,8 @@ enum status control_folder_connect(struct control_folder *folder, const char *na
         return STATUS_OK;
     if (errno == ECONNREFUSED || errno == ENOENT) {
         control_folder_tidy(folder, name);
-        return error_set(err, STATUS_NOT_FOUND, "no VM is named %s", name);
+        return is_manager(name) ? error_set(err, STATUS_NOT_FOUND, "no manager is running")
+                                : error_set(err, STATUS_NOT_FOUND, "no VM is named %s", name);
     }
     return error_set(err, STATUS_IO, "cannot reach %s: %s", name,
                      errno == EAGAIN ? "it does not answer" : strerror(errno));

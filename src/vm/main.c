@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "control/folder.h"
+#include "control/server.h"
 #include "cpu/thunk/thunk.h"
 #include "cpu/translate/code_pool.h"
 #include "util/clock.h"
@@ -31,7 +32,6 @@
 #include "vm/bus_error.h"
 #include "vm/console_relay.h"
 #include "vm/control_answer.h"
-#include "vm/control_server.h"
 #include "vm/detach.h"
 #include "vm/exit_status.h"
 #include "vm/machine.h"
@@ -125,12 +125,14 @@ static enum status make_control(struct program *program, struct error *err)
         host->console_in = host->console_out;
     }
     program->answerer.slot = &program->slot;
+    program->answerer.relay = program->relay;
     program->answerer.options = &program->options;
     struct control_server_config config = {
         .loop = program->control_loop,
         .listener = program->listener,
-        .relay = program->relay,
+        .language = &control_vm_language,
         .answer = control_answer,
+        .take = control_take,
         .context = &program->answerer,
     };
     if (status == STATUS_OK)
@@ -300,6 +302,8 @@ static int program_run(struct program *program, bool has_stdout)
         status = thunk_set_create(&program->host.thunks, &err);
     if (status == STATUS_OK)
         status = paging_open_swap(&program->host.swap, &program->options, &err);
+    if (status == STATUS_OK)
+        status = overlays_open(&program->host.overlays, &program->options, &err);
     if (status == STATUS_OK && program->options.engine != &interp_engine)
         status = code_pool_create(&program->host.code_pool, program->options.code_cache,
                                   program->options.cpus, &err);
@@ -336,6 +340,7 @@ static void program_close(struct program *program)
         thunk_set_destroy(program->host.thunks);
     code_pool_destroy(program->host.code_pool);
     swap_destroy(program->host.swap);
+    overlays_close(program->host.overlays);
     if (program->signal_fd >= 0)
         close(program->signal_fd);
     if (program->stats_fd >= 0)

@@ -8,8 +8,7 @@
 #include "cli/format.h"
 
 #define NAME_LEAST 8u
-#define NAME_MOST  20u
-#define HEAD_LINES 5u /* host, VMs, sharing, an empty one, titles */
+#define HEAD_LINES 5u /* host, VMs, sharing, which part, titles */
 
 static const char keys_line[] =
     "q quit  h help  < > or a column's letter: sort  z reverse  arrows: columns, VMs";
@@ -146,18 +145,30 @@ static unsigned columns_that_fit(const struct top_view *view, unsigned name_widt
     return room < TOP_COLUMNS ? room : TOP_COLUMNS;
 }
 
+/* As wide as the longest, but not too much of the screen. */
 static unsigned name_width_of(const struct top_view *view, const struct top_sample *now)
 {
-    unsigned width = NAME_LEAST;
+    unsigned width = NAME_LEAST, most = view->width / 4;
     for (size_t i = 0; i < now->count; i++) {
         unsigned length = (unsigned)strlen(now->vms[i].name) + now->vms[i].is_paused;
         width = length > width ? length : width;
     }
-    /* Columns go before the ends of names; but not where nobody looks at a screen. */
-    unsigned columns = columns_that_fit(view, NAME_LEAST) * (TOP_CELL + 1);
-    unsigned most = view->height == 0 ? NAME_MOST : view->width - columns;
-    most = most > NAME_MOST ? NAME_MOST : most;
     return width < most ? width : most;
+}
+
+/* The part of VMs and columns that is shown, where it is not all. */
+static void put_part(struct output *output, size_t vms, size_t shown, unsigned columns)
+{
+    const struct top_view *view = output->view;
+    char part[64] = "", which[64] = "";
+    if (shown < vms)
+        snprintf(part, sizeof part, "VMs %zu to %zu of %zu", view->first_vm + 1,
+                 view->first_vm + shown, vms);
+    if (columns < TOP_COLUMNS)
+        snprintf(which, sizeof which, "columns %u to %u of %u", view->first_column + 1,
+                 view->first_column + columns, TOP_COLUMNS);
+    put_text(output, TOP_PLAIN, "%s%s%s", part, part[0] != '\0' && which[0] != '\0' ? ", " : "",
+             which);
 }
 
 static void put_titles(struct output *output, unsigned name_width, unsigned first, unsigned count)
@@ -174,10 +185,6 @@ static void put_titles(struct output *output, unsigned name_width, unsigned firs
         line.mark = name_width + (view->sort - first) * (TOP_CELL + 1) + 1;
         line.mark_length = TOP_CELL;
     }
-    if (first > 0)
-        line.text[name_width - 1] = '<';
-    if (first + count < TOP_COLUMNS && at >= 0 && (unsigned)at < view->width)
-        strcpy(line.text + at, ">");
     put(output, &line);
 }
 
@@ -212,6 +219,7 @@ static void put_vms(struct output *output, struct top_view *view, const struct t
     size_t shown = view->height == 0 || room > now->count ? now->count : room;
     if (view->first_vm > now->count - shown)
         view->first_vm = now->count - shown;
+    put_part(output, now->count, shown, count);
     put_titles(output, name_width, view->first_column, count);
     struct order *order = order_of(view, now, before);
     for (size_t i = 0; order != NULL && i < shown; i++)
@@ -235,12 +243,17 @@ static void put_help(struct output *output)
                  top_columns[i].meaning);
 }
 
+static void put_empty_lines(struct output *output)
+{
+    while (output->lines < output->most)
+        put_text(output, TOP_PLAIN, "%s", "");
+}
+
 /* The last line is there whatever else has room. */
 static void put_foot(struct output *output)
 {
     const struct top_view *view = output->view;
-    while (output->lines < output->most)
-        put_text(output, TOP_PLAIN, "%s", "");
+    put_empty_lines(output);
     output->most = view->height;
     if (view->note != NULL)
         put_text(output, TOP_ALARM, "%s", view->note);
@@ -257,27 +270,39 @@ void top_layout(struct top_view *view, const struct top_sample *now,
     if (view->width < TOP_WIDTH_LEAST || view->height == 1) {
         output.most = view->height;
         put_text(&output, TOP_ALARM, "too small: q quits");
+        put_empty_lines(&output);
         return;
     }
     if (view->is_help) {
         put_help(&output);
     } else {
         put_host(&output, now);
-        put_text(&output, TOP_PLAIN, "%s", "");
         put_vms(&output, view, now, before);
     }
     if (view->height > 0)
         put_foot(&output);
 }
 
-static void sort_by_key(struct top_view *view, int key)
+/* By a column, or by name; with the first VM on the screen. */
+static void sort_by(struct top_view *view, unsigned sort)
 {
-    if (key == 's')
-        view->sort = TOP_SORT_NAME;
-    for (unsigned i = 0; i < TOP_COLUMNS; i++) {
-        if (key == top_columns[i].key)
-            view->sort = i;
+    view->sort = sort;
+    view->first_vm = 0;
+}
+
+static bool sort_by_key(struct top_view *view, int key)
+{
+    if (key == 's') {
+        sort_by(view, TOP_SORT_NAME);
+        return true;
     }
+    for (unsigned i = 0; i < TOP_COLUMNS; i++) {
+        if (key == top_columns[i].key) {
+            sort_by(view, i);
+            return true;
+        }
+    }
+    return false;
 }
 
 bool top_view_key(struct top_view *view, int key)
@@ -295,10 +320,10 @@ bool top_view_key(struct top_view *view, int key)
         view->is_help = !view->is_help;
         return true;
     case '<':
-        view->sort = sort == 0 ? TOP_SORT_NAME : sort - 1;
+        sort_by(view, sort == 0 ? TOP_SORT_NAME : sort - 1);
         return true;
     case '>':
-        view->sort = sort == TOP_SORT_NAME ? 0 : sort + 1;
+        sort_by(view, sort == TOP_SORT_NAME ? 0 : sort + 1);
         return true;
     case 'z':
         view->is_reverse = !view->is_reverse;
@@ -322,7 +347,6 @@ bool top_view_key(struct top_view *view, int key)
         view->first_vm += page;
         return true;
     default:
-        sort_by_key(view, key);
-        return view->sort != sort;
+        return sort_by_key(view, key);
     }
 }

@@ -73,7 +73,7 @@ static void host_read(struct top_sample *sample, const json_t *host)
 
 static int compare_names(const void *a, const void *b)
 {
-    return strcmp(((const struct top_vm *)a)->name, ((const struct top_vm *)b)->name);
+    return strverscmp(((const struct top_vm *)a)->name, ((const struct top_vm *)b)->name);
 }
 
 enum status top_sample_read(struct top_sample *sample, const json_t *reply, uint64_t when_ns,

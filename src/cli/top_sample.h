@@ -46,7 +46,7 @@ struct top_sample {
     char state[8];    /* "high", ..., or "?" */
     double tax;       /* below 0: not told */
     uint64_t memory, free, used, pool, shared;
-    struct top_vm *vms; /* by name */
+    struct top_vm *vms; /* by name, vm2 before vm10 */
     size_t count;
 };
 

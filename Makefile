@@ -34,6 +34,7 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/debian/run
 	@bench/balloon/run
 	@bench/paging/run
+	@bench/policy/run
 
 soak: all fuzz ## Fuzzing; a complete Debian at work; random programs, garbage, memory under chaos, SOAK_SECONDS each
 	@scripts/setup test debian

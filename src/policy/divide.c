@@ -21,8 +21,11 @@
 
 /* Far more than needed: every fourth halves the range, and the others have it right before that. */
 #define ROUNDS_MOST 400
-/* In pages: nearer than any page count of doubles can be wrong, and all VMs' together below one. */
-#define CLOSE 1e-6
+/* In pages: what a VM's part is rounded up by at most; all together far below one. And how near
+ * their sum has to come: it is a sum of doubles, wrong by about its last digits. */
+#define CLOSE     1e-6
+#define SUM_CLOSE 1e-12
+#define SUM_FAR   0.25
 
 /* What one VM may have, in pages, its part of the frames included. */
 struct claim {
@@ -31,7 +34,7 @@ struct claim {
 
 static uint64_t pages_up(uint64_t bytes)
 {
-    return bytes / POLICY_PAGE + (bytes % POLICY_PAGE != 0);
+    return pages_in(bytes) + (bytes % POLICY_PAGE != 0);
 }
 
 static struct claim claim_of(const struct policy_vm *vm, bool is_of_used)
@@ -45,10 +48,10 @@ static struct claim claim_of(const struct policy_vm *vm, bool is_of_used)
     }
     struct claim claim = {
         .shares = vm->shares == 0 ? 1.0 : (double)vm->shares,
-        .active = vm->is_paused ? 0 : (double)(least(vm->active, vm->max) / POLICY_PAGE),
+        .active = vm->is_paused ? 0 : (double)pages_in(least(vm->active, vm->max)),
         .least = (double)pages_up(bottom),
     };
-    claim.most = fmax((double)(top / POLICY_PAGE), claim.least);
+    claim.most = fmax((double)pages_in(top), claim.least);
     return claim;
 }
 
@@ -99,6 +102,7 @@ static double level_of(struct policy_vm *const *vms, size_t count, bool is_of_us
     if (none >= memory)
         return 0;
 
+    double close = fmin(fmax(memory * SUM_CLOSE, CLOSE), SUM_FAR);
     double level = fmin(memory / shares, high);
     for (unsigned round = 0; round < ROUNDS_MOST; round++) {
         double sum = 0, rise = 0;
@@ -108,12 +112,14 @@ static double level_of(struct policy_vm *const *vms, size_t count, bool is_of_us
             sum += pages_at(&claim, keep, level, &slope);
             rise += slope;
         }
-        if (fabs(sum - memory) < CLOSE)
+        if (fabs(sum - memory) < close)
             return level;
         *(sum < memory ? &low : &high) = level;
-        level += (memory - sum) / rise; /* not a number in (low, high) where rise is 0 */
+        level = rise > 0 ? level + (memory - sum) / rise : high;
         if (!(level > low && level < high) || round % 4 == 3)
             level = low + (high - low) / 2;
+        if (level == low || level == high) /* there is no number between them */
+            break;
     }
     return low;
 }
@@ -127,7 +133,7 @@ static double memory_of(const struct policy_host *host, struct policy_vm *const 
         frames = plus(frames, vms[i]->frames);
     }
     taken = plus(taken, above(host->frames, frames)); /* nobody's */
-    return (double)(above(host->memory, taken) / POLICY_PAGE);
+    return (double)pages_in(above(host->memory, taken));
 }
 
 static void divide(const struct policy_host *host, struct policy_vm *const *vms, size_t count,
@@ -138,7 +144,7 @@ static void divide(const struct policy_host *host, struct policy_vm *const *vms,
     for (size_t i = 0; i < count; i++) {
         struct policy_vm *vm = vms[i];
         struct claim claim = claim_of(vm, is_of_used);
-        double slope, pages = floor(pages_at(&claim, keep, level, &slope) + CLOSE / 2);
+        double slope, pages = floor(pages_at(&claim, keep, level, &slope) + CLOSE);
         uint64_t bytes = least((uint64_t)pages * POLICY_PAGE, most(vm->max, vm->frames));
         bytes = above(bytes, vm->frames);
         if (is_of_used)

@@ -48,11 +48,13 @@ struct policy_host {
 struct policy_past {
     bool is_known;
     uint64_t allowed; /* resident memory it may have as things are; at least target */
-    /* what was measured: resident at the last step, others at the last look */
-    uint64_t resident, balloon, faults_in, stall_ns, scanned, shared, broken, scan_cpu_ns;
-    double watched;                       /* seconds since the last look for suffering */
-    double hold, backoff;                 /* seconds to take nothing; the next time */
-    double stuck;                         /* seconds since the balloon has grown as asked */
+    /* what was measured: at the last step, others at the last look */
+    uint64_t resident, balloon, balloon_grown, faults_in, stall_ns;
+    uint64_t scanned, shared, broken, scan_cpu_ns;
+    uint64_t unused;      /* of what has been given back lately: what the guest may fill yet */
+    double watched;       /* seconds since the last look for suffering */
+    double hold, backoff; /* seconds to take nothing; the next time */
+    double stuck;         /* seconds since the balloon has grown as asked */
     double balloon_hold, balloon_backoff; /* seconds not to ask it for more; the next time */
     double yield, speed; /* of the scanner: shared of one page; pages in a second of CPU time */
     double weight;       /* in the division of the scanners' time */

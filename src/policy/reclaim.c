@@ -14,9 +14,11 @@
 
 #include "policy/policy_private.h"
 
-/* Percent of a VM's max that is taken in a second, in each state. */
-static const double take_percent[] = {0, 5, 10, 100};
-#define TAKE_LEAST (1u << 20) /* in a second: a small VM is not worth patience */
+/* Percent of a VM's max that is taken in a second, in state soft and hard. In low there is no time.
+ */
+#define TAKE_SOFT_PERCENT 5.0
+#define TAKE_HARD_PERCENT 10.0
+#define TAKE_LEAST        (1u << 20) /* in a second: a small VM is not worth patience */
 
 /* A guest that is left with less than this has no use of what it has. ESX's limit as well. */
 #define BALLOON_MOST_PERCENT 65.0
@@ -36,15 +38,19 @@ static const double take_percent[] = {0, 5, 10, 100};
 #define BALLOON_HOLD_FIRST 8.0
 #define BALLOON_HOLD_LAST  128.0
 
-/* Percent of free memory that is left over when VMs grow: those that are above what they are
- * allowed, and the others; and when balloons are given back, in state high and soft. */
+/* Percent of the host's memory that stay free when VMs grow: those that are above what they are
+ * allowed, and others; and when balloons are given back: so little that others have to yield, if it
+ * is used. */
 #define GROW_ABOVE_PERCENT 3.0
 #define GROW_PERCENT       1.0
-#define GIVE_HIGH_PERCENT  4.0
-#define GIVE_SOFT_PERCENT  3.0
+#define GIVE_PERCENT       3.0
 
-/* A VM that has grown by this since the last step will go on. */
+/* A VM that has grown by this since the last step will go on, and so will one that is so near to
+ * its limit. */
 #define GROWS (1u << 20)
+
+/* For how long memory that was given back and is not used counts as if it were. */
+#define UNUSED_SECONDS 60.0
 
 /* Less than this part of max is not worth giving back, unless it is all. */
 #define GIVE_LEAST_PERCENT 0.4
@@ -53,16 +59,16 @@ static const double take_percent[] = {0, 5, 10, 100};
 
 static double longer(double backoff, double first, double last)
 {
-    double next = backoff < first ? first : backoff * 2;
+    double next = backoff * 2 > first ? backoff * 2 : first;
     return next < last ? next : last;
 }
 
 /* Trust comes back more slowly than it goes. */
 static void count_down(double *hold, double *backoff, double seconds)
 {
-    double *falling = *hold > 0 ? hold : backoff;
+    double *counter = *hold > 0 ? hold : backoff;
     double by = *hold > 0 ? seconds : seconds / 4;
-    *falling = *falling > by ? *falling - by : 0;
+    *counter = *counter > by ? *counter - by : 0;
 }
 
 static bool is_suffering(const struct policy_vm *vm)
@@ -77,11 +83,12 @@ static bool is_suffering(const struct policy_vm *vm)
 static void hold_update(struct policy_vm *vm, double seconds)
 {
     struct policy_past *past = &vm->past;
+    bool was_held = past->hold > 0;
     count_down(&past->hold, &past->backoff, seconds);
     past->watched += seconds;
     if (past->watched < LOOK_SECONDS)
         return;
-    if (is_suffering(vm) && past->hold <= 0)
+    if (is_suffering(vm) && !was_held) /* after each hold there is one step without */
         past->hold = past->backoff = longer(past->backoff, HOLD_FIRST, HOLD_LAST);
     past->watched = 0;
     past->faults_in = vm->faults_in;
@@ -92,13 +99,13 @@ static void balloon_update(struct policy_vm *vm, double seconds)
 {
     struct policy_past *past = &vm->past;
     bool is_wanted = vm->ask.balloon > plus(vm->balloon, BALLOON_GROWTH) && !vm->is_paused;
-    bool has_moved =
-        vm->balloon > plus(past->balloon, BALLOON_GROWTH) || vm->balloon < past->balloon;
+    bool has_moved = vm->balloon > plus(past->balloon_grown, BALLOON_GROWTH) ||
+                     vm->balloon < past->balloon_grown;
     count_down(&past->balloon_hold, &past->balloon_backoff, seconds);
     past->stuck += seconds;
     if (!is_wanted || has_moved) {
         past->stuck = 0;
-        past->balloon = vm->balloon;
+        past->balloon_grown = vm->balloon;
     }
     if (is_wanted && (past->stuck >= BALLOON_PATIENCE || !vm->balloon_works)) {
         past->stuck = 0;
@@ -123,7 +130,8 @@ static uint64_t take_most(const struct policy_vm *vm, enum policy_state state, d
 {
     if (state == POLICY_LOW)
         return UINT64_MAX;
-    double bytes = (double)most(percent_of(take_percent[state], vm->max), TAKE_LEAST) * seconds;
+    double percent = state == POLICY_HARD ? TAKE_HARD_PERCENT : TAKE_SOFT_PERCENT;
+    double bytes = (double)most(percent_of(percent, vm->max), TAKE_LEAST) * seconds;
     if (vm->past.hold > 0)
         bytes *= state == POLICY_HARD ? 0.25 : 0;
     return bytes < 0x1p62 ? (uint64_t)bytes : 1ull << 62;
@@ -152,40 +160,52 @@ static void vm_take(struct policy_vm *vm, enum policy_state state, uint64_t limi
 
 /* ---- Growing and giving ---- */
 
+/* A guest that is given memory fills it by and by. Until then, or until it evidently has no use for
+ * it, it counts as if it were filled: or it would be given far more than it may have. */
+static void unused_update(struct policy_vm *vm, double seconds)
+{
+    struct policy_past *past = &vm->past;
+    uint64_t free = plus(past->unused, plus(past->balloon, past->resident));
+    free = least(above(free, plus(vm->balloon, vm->resident)), vm->max);
+    past->unused = (uint64_t)((double)free * (1 - seconds / (seconds + UNUSED_SECONDS)));
+}
+
 /* What VMs may have more of, until the next step. */
 struct room {
     double give;           /* of what is wanted of balloons: the part that is given */
     uint64_t growth;       /* for each */
     uint64_t growth_above; /* for each that is above what it is allowed */
-    bool has_all_targets;  /* even if all grow to their targets at once */
 };
 
 static uint64_t given_most(const struct policy_host *host, const struct policy_vm *vm)
 {
     uint64_t up_to = host->state == POLICY_HIGH ? vm->past.allowed : vm->target;
-    uint64_t bytes = least(above(up_to, vm->resident), vm->balloon);
+    uint64_t has = plus(vm->resident, vm->past.unused);
+    uint64_t bytes = least(above(up_to, has), vm->balloon);
     bool is_little = bytes < percent_of(GIVE_LEAST_PERCENT, vm->max) && bytes < vm->balloon;
     return host->state > POLICY_SOFT || vm->is_paused || is_little ? 0 : bytes;
+}
+
+static bool is_growing(const struct policy_vm *vm)
+{
+    return above(vm->resident, vm->past.resident) > GROWS ||
+           plus(vm->resident, GROWS) > vm->ask.resident;
 }
 
 static struct room room_of(const struct policy_host *host, struct policy_vm *const *vms,
                            size_t count)
 {
-    uint64_t growing = 0, wanted = 0, below = 0;
+    uint64_t growing = 0, wanted = 0;
     for (size_t i = 0; i < count; i++) {
-        growing += above(vms[i]->resident, vms[i]->past.resident) > GROWS;
+        growing += is_growing(vms[i]);
         wanted = plus(wanted, given_most(host, vms[i]));
-        below = plus(below, above(vms[i]->target, vms[i]->resident));
     }
     uint64_t free = host->free, memory = host->memory;
-    double percent = host->state == POLICY_HIGH ? GIVE_HIGH_PERCENT : GIVE_SOFT_PERCENT;
-    uint64_t give = above(free, percent_of(percent, memory));
-    uint64_t grow = above(free, percent_of(GROW_PERCENT, memory));
+    uint64_t give = above(free, percent_of(GIVE_PERCENT, memory));
     return (struct room){
         .give = wanted > give ? (double)give / (double)wanted : 1,
-        .growth = grow / (growing + 1),
+        .growth = above(free, percent_of(GROW_PERCENT, memory)) / (growing + 1),
         .growth_above = above(free, percent_of(GROW_ABOVE_PERCENT, memory)) / (growing + 1),
-        .has_all_targets = below <= grow,
     };
 }
 
@@ -195,8 +215,6 @@ static void vm_ask(const struct policy_host *host, const struct room *room, stru
     uint64_t allowed = vm->past.allowed;
     bool is_above = vm->resident > allowed;
     uint64_t limit = plus(vm->resident, is_above ? room->growth_above : room->growth);
-    if (room->has_all_targets)
-        limit = most(limit, vm->target);
     if (host->state >= POLICY_HARD)
         limit = least(limit, most(allowed, vm->resident));
     if (plus(limit, vm->frames) >= vm->max)
@@ -216,10 +234,12 @@ void policy_reclaim(const struct policy_host *host, struct policy_vm *const *vms
                     double seconds)
 {
     policy_divide_used(host, vms, count);
-    struct room room = room_of(host, vms, count);
     for (size_t i = 0; i < count; i++) {
         hold_update(vms[i], seconds);
         balloon_update(vms[i], seconds);
-        vm_ask(host, &room, vms[i], seconds);
+        unused_update(vms[i], seconds);
     }
+    struct room room = room_of(host, vms, count);
+    for (size_t i = 0; i < count; i++)
+        vm_ask(host, &room, vms[i], seconds);
 }

@@ -28,6 +28,7 @@ static void vm_meet(struct policy_vm *vm)
         .is_known = true,
         .resident = vm->resident,
         .balloon = vm->balloon,
+        .balloon_grown = vm->balloon,
         .faults_in = vm->faults_in,
         .stall_ns = vm->stall_ns,
     };
@@ -46,6 +47,8 @@ void policy_step(struct policy_host *host, struct policy_vm *const *vms, size_t 
     policy_divide(host, vms, count);
     policy_reclaim(host, vms, count, seconds);
     policy_scan(host, vms, count);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         vms[i]->past.resident = vms[i]->resident;
+        vms[i]->past.balloon = vms[i]->balloon;
+    }
 }

@@ -10,7 +10,7 @@ FUZZ_SECONDS = 60
 .PHONY: all setup demo test bench soak fuzz format lint clean help
 
 all: setup $(BUILD)/build.ninja ## Install what is missing and build the programs into build/bin/
-	@ninja --quiet -C $(BUILD) bin/aerostat bin/aerostat-vm
+	@ninja --quiet -C $(BUILD) bin/aerostat bin/aerostat-vm bin/aerostatd
 
 setup:
 	@scripts/setup build

@@ -6,11 +6,11 @@ random.seed(1)
 table = {}
 while True:
     for number in range(20000):
-        key = random.randrange(200000)
+        key = random.randrange(150000)
         table[key] = (key, str(key) * 8, [key ^ 0x5555])
     found = 0
     for number in range(60000):
-        key = random.randrange(200000)
+        key = random.randrange(150000)
         entry = table.get(key)
         if entry is None:
             continue

@@ -41,6 +41,7 @@ enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsig
         return error_set(err, STATUS_NO_MEMORY, "no memory for a page map");
     pthread_mutex_init(&made->wait_lock, NULL);
     pthread_cond_init(&made->waited, NULL);
+    pthread_rwlock_init(&made->punching, NULL);
     pmap_set_limits(made, UINT64_MAX, UINT64_MAX);
 
     made->range_count = count;
@@ -80,6 +81,7 @@ void pmap_destroy(struct pmap *map)
     layer_destroy(&map->ram);
     if (map->entries != NULL)
         munmap(map->entries, map->span_pages * sizeof(page_entry));
+    pthread_rwlock_destroy(&map->punching);
     pthread_cond_destroy(&map->waited);
     pthread_mutex_destroy(&map->wait_lock);
     free(map->ranges);
@@ -123,6 +125,7 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .max_pages = map->max_pages,
         .private_pages = counted(&map->pages[PAGE_PRIVATE]),
         .ballooned = counted(&map->pages[PAGE_BALLOONED]),
+        .shared = counted(&map->pages[PAGE_SHARED]),
         .compressed = counted(&map->pages[PAGE_COMPRESSED]),
         .swapped = counted(&map->pages[PAGE_SWAPPED]),
         .disk_backed = counted(&map->pages[PAGE_DISK]),
@@ -133,6 +136,8 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .faults_disk = counted(&map->faults_away[PAGE_DISK]),
         .double_paging_seen = counted(&map->double_paging_seen),
         .double_paging_avoided = counted(&map->double_paging_avoided),
+        .pages_shared = counted(&map->pages_shared),
+        .cow_breaks = counted(&map->cow_breaks),
         .second_chances = counted(&map->second_chances),
         .overwritten = counted(&map->overwritten),
         .balloon_popped = counted(&map->balloon_popped),
@@ -141,7 +146,7 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .revocations = counted(&map->revocations),
     };
     /* Counted one after the other, while pages change: never less than none. */
-    uint64_t rest = stats->private_pages + stats->ballooned + stats->compressed + stats->swapped +
-                    stats->disk_backed;
+    uint64_t rest = stats->private_pages + stats->ballooned + stats->shared + stats->compressed +
+                    stats->swapped + stats->disk_backed;
     stats->zero_pages = rest < map->max_pages ? map->max_pages - rest : 0;
 }

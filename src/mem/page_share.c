@@ -81,10 +81,10 @@ void page_share(struct pmap *map, const struct page_ref *refs, unsigned count, b
     struct revoke_list list;
     list.count = list.code_count = 0;
     for (unsigned i = 0; i < count; i++)
-        shared[i] = i < PAGE_BATCH_MAX && page_is_frame(map, refs[i].frame) &&
-                    pmap_entry(map, refs[i].ppn) != NULL &&
-                    page_try_leave(map, refs[i].ppn, ticket, LEAVE_TAKE_OVER | LEAVE_KEEP_CODE,
-                                   &list);
+        shared[i] =
+            i < PAGE_BATCH_MAX && page_is_frame(map, refs[i].frame) &&
+            pmap_entry(map, refs[i].ppn) != NULL &&
+            page_try_leave(map, refs[i].ppn, ticket, LEAVE_TAKE_OVER | LEAVE_KEEP_CODE, &list);
     revoke_list_finish(map, &list);
     for (unsigned i = 0; i < count; i++) {
         shared[i] = shared[i] && try_share(map, &refs[i], ticket);

@@ -10,7 +10,7 @@
  * thread but a running vCPU, with no lock held; it is quick, and does not call back into the map.
  */
 
-#include "mem/pmap.h"
+#include "mem/page_leave.h"
 
 struct page_share_ops {
     void (*drop)(void *context, uint64_t ppn, uint32_t frame);

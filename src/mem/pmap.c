@@ -29,8 +29,8 @@ static enum status ranges_validate(const struct ram_range *ranges, unsigned coun
     return STATUS_OK;
 }
 
-enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsigned count,
-                        struct error *err)
+enum status pmap_create_in(struct pmap **map, const struct ram_range *ranges, unsigned count,
+                           const struct layer *ram, struct error *err)
 {
     enum status status = ranges_validate(ranges, count, err);
     if (status != STATUS_OK)
@@ -64,7 +64,12 @@ enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsig
         goto out;
     }
     made->entries = entries;
-    status = layer_create(&made->ram, span, err);
+    if (ram != NULL) {
+        made->ram = *ram;
+    } else {
+        made->has_own_ram = true;
+        status = layer_create(&made->ram, span, err);
+    }
     if (status != STATUS_OK)
         goto out;
     *map = made;
@@ -74,11 +79,18 @@ out:
     return status;
 }
 
+enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsigned count,
+                        struct error *err)
+{
+    return pmap_create_in(map, ranges, count, NULL, err);
+}
+
 void pmap_destroy(struct pmap *map)
 {
     if (map == NULL)
         return;
-    layer_destroy(&map->ram);
+    if (map->has_own_ram)
+        layer_destroy(&map->ram);
     if (map->entries != NULL)
         munmap(map->entries, map->span_pages * sizeof(page_entry));
     pthread_rwlock_destroy(&map->punching);

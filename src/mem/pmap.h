@@ -104,6 +104,11 @@ struct pmap_stats {
  */
 enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsigned count,
                         struct error *err);
+/* The same in a layer that the caller has, all holes, which goes on to be the caller's: its size is
+ * at least the end of the last range. */
+struct layer;
+enum status pmap_create_in(struct pmap **map, const struct ram_range *ranges, unsigned count,
+                           const struct layer *ram, struct error *err);
 void pmap_destroy(struct pmap *map);
 void pmap_set_revoke_hook(struct pmap *map, pmap_revoke_fn *hook, void *context);
 void pmap_set_trouble_hook(struct pmap *map, pmap_trouble_fn *hook, void *context);

@@ -121,6 +121,7 @@ struct pmap {
     page_entry *entries; /* one for each page of the span, holes included; sparse */
     uint64_t span_pages;
     struct layer ram;
+    bool has_own_ram; /* to be destroyed with it */
 
     struct ram_range *ranges;
     unsigned range_count;

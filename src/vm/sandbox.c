@@ -127,6 +127,9 @@ static const struct judged_call {
     {SCMP_SYS(fcntl), 1, WHOLE_INT, F_SETFL},
     {SCMP_SYS(fcntl), 1, WHOLE_INT, F_OFD_SETLK},
     {SCMP_SYS(fcntl), 1, WHOLE_INT, F_ADD_SEALS},
+    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_GET_SEALS},
+    /* Over the manager's link, the only local socket there is. */
+    {SCMP_SYS(sendmsg), 2, WHOLE_INT, MSG_DONTWAIT | MSG_NOSIGNAL},
 };
 
 static int add_calls(scmp_filter_ctx filter)

@@ -1,7 +1,7 @@
 /*
  * Random operations on the page map against a model that is nothing but arrays: bytes, states,
- * pins, marks, what is in the store and in the pool. A frame is overwritten as soon as nobody refers
- * to it. Fixed seeds; pmap_check at intervals.
+ * pins, marks, what is in the store and in the pool. A frame is overwritten as soon as nobody
+ * refers to it. Fixed seeds; pmap_check at intervals.
  */
 
 #include <setjmp.h>
@@ -586,9 +586,9 @@ static void step_scan(struct model *model)
         const struct page *page = &model->pages[ppn];
         const uint8_t *bytes = model->bytes + ppn * PAGE_SIZE;
         enum page_look expected = !page->ram || page->state != PAGE_PRIVATE ? PAGE_LOOK_OTHER
-                                  : page->pins != 0                        ? PAGE_LOOK_BUSY
-                                  : is_zero(bytes)                         ? PAGE_LOOK_ZERO
-                                                                           : PAGE_LOOK_HASHED;
+                                  : page->pins != 0                         ? PAGE_LOOK_BUSY
+                                  : is_zero(bytes)                          ? PAGE_LOOK_ZERO
+                                                                            : PAGE_LOOK_HASHED;
         assert_int_equal(looks[ppn].look, expected);
         if (expected == PAGE_LOOK_HASHED)
             assert_int_equal(looks[ppn].hash, XXH3_64bits_withSeed(bytes, PAGE_SIZE, 42));

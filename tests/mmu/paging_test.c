@@ -14,8 +14,8 @@
 #include <cmocka.h>
 
 #include "../mem/memory_store.h"
-#include "mem/page_share.h"
 #include "fixture.h"
+#include "mem/page_share.h"
 
 #define ROOT       0x100000u
 #define ROOT_PPN   (ROOT >> PAGE_SHIFT)
@@ -252,8 +252,8 @@ static bool has_stormed(struct storm *storm)
     pmap_get_stats(storm->paging.machine->map, &stats);
     return storm->gone[PAGE_COMPRESSED] > 100 && storm->gone[PAGE_SWAPPED] > 100 &&
            storm->gone[PAGE_BALLOONED] > 10 && storm->gone[PAGE_SHARED] > 100 &&
-           stats.cow_breaks > 10 && stats.faults_compressed > 10 &&
-           stats.faults_swap_in > 10 && stats.second_chances > 0 && stats.sample_touches > 0;
+           stats.cow_breaks > 10 && stats.faults_compressed > 10 && stats.faults_swap_in > 10 &&
+           stats.second_chances > 0 && stats.sample_touches > 0;
 }
 
 /* So many batches, and more while too few pages have gone: threads are scheduled as it comes. */

@@ -177,6 +177,8 @@ void adoption_end(struct vm *vm);                          /* the asking, if it 
 
 /* vm->fd is the manager's end of a new link. */
 enum status vm_link_open(struct vm *vm, struct error *err);
+/* Takes what has come over it, within the VM's turn. May free vm, if its process has ended. */
+void vm_link_read(struct vm *vm);
 /* Closes it. What the VM holds it goes on to hold. */
 void vm_link_close(struct vm *vm);
 /* Its group has a pool now, or will have none of before. */

@@ -416,10 +416,9 @@ static void link_lost(struct vm *vm)
         registry_end(vm);
 }
 
-static void on_message(void *context, uint32_t events)
+void vm_link_read(struct vm *vm)
 {
     static struct message message; /* there is one thread */
-    struct vm *vm = context;
     refill(vm);
     for (unsigned i = 0; i < TURN_MESSAGES && vm->fd >= 0; i++) {
         struct error err = {0};
@@ -451,6 +450,11 @@ static void on_message(void *context, uint32_t events)
             vm_link_close(vm);
         }
     }
+}
+
+static void on_message(void *context, uint32_t events)
+{
+    vm_link_read(context);
 }
 
 enum status vm_link_open(struct vm *vm, struct error *err)

@@ -92,8 +92,6 @@ static enum status watch_signals(struct program *program, struct error *err)
     if (status == STATUS_OK)
         status = io_source_create(&program->signals, program->signal_loop, program->signal_fd,
                                   EPOLLIN, on_signal, program, err);
-    if (status == STATUS_OK)
-        status = io_loop_start(program->signal_loop, err);
     return status;
 }
 
@@ -343,7 +341,9 @@ static int program_run(struct program *program, bool has_stdout)
         log_error("%s", err.text);
         return startup_exit_status(status);
     }
-    if (sandbox_enter(&err) != STATUS_OK) {
+    /* From here on there are other threads. */
+    if (sandbox_enter(&err) != STATUS_OK ||
+        io_loop_start(program->signal_loop, &err) != STATUS_OK) {
         log_error("%s", err.text);
         return EXIT_STATUS_FAILURE;
     }

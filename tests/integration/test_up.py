@@ -14,7 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Case(control.TestCase):
-    """The programs are in a folder of the test's, with fake_manager.py as aerostatd."""
+    """The programs are in a folder of the test's, with manager_stub.py as aerostatd."""
 
     def setUp(self):
         super().setUp()
@@ -22,7 +22,7 @@ class Case(control.TestCase):
         os.mkdir(folder)
         for name in ("aerostat", "aerostat-vm"):
             shutil.copy(os.path.join(os.path.dirname(harness.AEROSTAT), name), folder)
-        shutil.copy(os.path.join(HERE, "fake_manager.py"), os.path.join(folder, "aerostatd"))
+        shutil.copy(os.path.join(HERE, "manager_stub.py"), os.path.join(folder, "aerostatd"))
         self.aerostat = os.path.join(folder, "aerostat")
         self.make_file("halting", tiny_kernel.multiboot(tiny_kernel.serial(b"up\n") +
                                                         tiny_kernel.HALT))

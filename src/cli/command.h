@@ -15,6 +15,7 @@ int set_command(int argc, char **argv);
 int plan_command(int argc, char **argv);
 int ps_command(int argc, char **argv);
 int stats_command(int argc, char **argv);
+int top_command(int argc, char **argv);
 int balloon_command(int argc, char **argv);
 int resident_command(int argc, char **argv);
 int pause_command(int argc, char **argv);

@@ -8,13 +8,25 @@
 
 #include "cli/manager.h"
 #include "control/folder.h"
+#include "control/footprint.h"
 #include "util/bits.h"
 #include "util/size.h"
 
 #define MEMORY_DEFAULT (256 * MIB) /* src/vm/options.c has it, too */
 #define NAMES_MOST     10000u
 
-enum { ID_NAME = 1, ID_MEMORY, ID_MIN, ID_SHARES, ID_GROUP, ID_SWAP_SIZE, ID_HELP, ID_OTHER };
+enum {
+    ID_NAME = 1,
+    ID_MEMORY,
+    ID_MIN,
+    ID_SHARES,
+    ID_GROUP,
+    ID_SWAP_SIZE,
+    ID_CODE_CACHE,
+    ID_ENGINE,
+    ID_HELP,
+    ID_OTHER
+};
 
 /* Those that say what is asked for; and others with a value, lest it be taken for an option. */
 static const struct option run_options[] = {
@@ -24,6 +36,8 @@ static const struct option run_options[] = {
     {"shares", required_argument, NULL, ID_SHARES},
     {"group", required_argument, NULL, ID_GROUP},
     {"swap-size", required_argument, NULL, ID_SWAP_SIZE},
+    {"code-cache", required_argument, NULL, ID_CODE_CACHE},
+    {"engine", required_argument, NULL, ID_ENGINE},
     {"help", no_argument, NULL, ID_HELP},
     {"kernel", required_argument, NULL, ID_OTHER},
     {"initrd", required_argument, NULL, ID_OTHER},
@@ -39,7 +53,7 @@ static const struct option run_options[] = {
 /* False: the VM will have something to say about these options. */
 static bool take_options(int argc, char *const *argv, struct vm_spec *vm, uint64_t *swap)
 {
-    bool good = true;
+    bool good = true, has_translator = true;
     opterr = 0;
     optind = 1;
     for (int id; (id = getopt_long(argc, argv, ":", run_options, NULL)) != -1;) {
@@ -64,12 +78,20 @@ static bool take_options(int argc, char *const *argv, struct vm_spec *vm, uint64
         case ID_SWAP_SIZE:
             good &= size_parse(optarg, swap) == STATUS_OK;
             break;
+        case ID_CODE_CACHE:
+            good &= size_parse(optarg, &vm->code_cache) == STATUS_OK;
+            break;
+        case ID_ENGINE:
+            has_translator = strcmp(optarg, "interp") != 0;
+            break;
         case ID_HELP:
             return false;
         default:
             break;
         }
     }
+    if (!has_translator)
+        vm->code_cache = 0;
     return good && vm->max <= INT64_MAX && vm->min <= vm->max;
 }
 
@@ -100,7 +122,7 @@ static enum status admit_unnamed(struct control_folder *folder, struct vm_spec *
 enum status admission_ask(int argc, char *const *argv, char name[CONTROL_NAME_MOST + 1],
                           bool *is_named, struct error *err)
 {
-    struct vm_spec vm = {.max = MEMORY_DEFAULT};
+    struct vm_spec vm = {.max = MEMORY_DEFAULT, .code_cache = FOOTPRINT_CODE_CACHE};
     uint64_t swap = UINT64_MAX;
     struct control_folder folder;
     json_t *reply = NULL;

@@ -49,7 +49,7 @@ enum status manager_admit(struct control_folder *folder, const char *label,
         json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:I, s:I}", "request", "admit", "name", vm->name,
                   "max", (json_int_t)vm->max, "min", (json_int_t)vm->min, "shares",
                   (json_int_t)vm->shares, "group", vm->group != NULL ? vm->group : "", "swap",
-                  (json_int_t)swap, "overhead", (json_int_t)plan_overhead(vm->max));
+                  (json_int_t)swap, "overhead", (json_int_t)plan_overhead(vm));
     enum status status = ask(folder, label, request, &reply, err);
     json_decref(reply);
     return status;
@@ -128,7 +128,7 @@ enum status manager_start(struct control_folder *folder, const struct vm_file *f
                           struct error *err)
 {
     char memory[32], swap[32];
-    char *argv[8] = {(char *)"aerostatd"};
+    char *argv[10] = {(char *)"aerostatd"};
     unsigned argc = 1;
     pid_t pid;
     int log;
@@ -141,6 +141,10 @@ enum status manager_start(struct control_folder *folder, const struct vm_file *f
         snprintf(swap, sizeof swap, "%" PRIu64, file->swap_size);
         argv[argc++] = (char *)"--swap-size";
         argv[argc++] = swap;
+    }
+    if (file->swap_dir != NULL) {
+        argv[argc++] = (char *)"--swap-dir";
+        argv[argc++] = (char *)file->swap_dir;
     }
     enum status status = control_folder_open_log(folder, CONTROL_MANAGER, &log, err);
     if (status != STATUS_OK)

@@ -2,16 +2,11 @@
 
 #include <stdlib.h>
 
-#include "util/bits.h"
+#include "control/footprint.h"
 
-/* Measured: the process with its translator's code takes 6 to 12 MiB, the page map and what is
- * known of a page 8 to 16 bytes a page. */
-#define PROCESS_BYTES (12 * MIB)
-#define PAGE_BYTES    16u
-
-uint64_t plan_overhead(uint64_t max)
+uint64_t plan_overhead(const struct vm_spec *vm)
 {
-    return PROCESS_BYTES + max / PAGE_SIZE * PAGE_BYTES;
+    return footprint(vm->max, vm->code_cache);
 }
 
 enum status plan_make(struct plan *plan, const struct vm_file *file, uint64_t memory,
@@ -36,7 +31,7 @@ enum status plan_make(struct plan *plan, const struct vm_file *file, uint64_t me
             .shares = spec->shares != 0 ? spec->shares : policy_default_shares(spec->max),
             .swap = POLICY_NO_LIMIT,
             .active = spec->max,
-            .overhead = plan_overhead(spec->max),
+            .overhead = plan_overhead(spec),
             .balloon_works = true,
         };
         plan->list[i] = &plan->vms[i];

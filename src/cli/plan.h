@@ -6,9 +6,8 @@
 #include "cli/vm_file.h"
 #include "policy/policy.h"
 
-/* What a VM's process is expected to take beside the guest's memory, in bytes: the manager charges
- * what it takes in fact. */
-uint64_t plan_overhead(uint64_t max);
+/* What the VM's process is expected to take beside the guest's memory, in bytes. */
+uint64_t plan_overhead(const struct vm_spec *vm);
 
 struct plan {
     const struct vm_file *file;

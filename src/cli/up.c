@@ -104,6 +104,7 @@ static void list_arguments(const struct up *up, const struct vm_spec *vm,
         add_formatted(list, "--shares", "%" PRIu64, vm->shares);
     add_formatted(list, "--memory", "%" PRIu64, vm->max);
     add_formatted(list, "--cpus", "%u", vm->cpus);
+    add_formatted(list, "--code-cache", "%" PRIu64, vm->code_cache);
     if (up->file.swap_dir != NULL)
         add(list, "--swap-dir", up->file.swap_dir);
     add_formatted(list, "--swap-size", "%" PRIu64, swap_of(up, vm));

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/vm_file_private.h"
+#include "control/footprint.h"
 #include "util/bits.h"
 
 #define MEMORY_LEAST (1 * MIB)
@@ -188,7 +189,8 @@ enum status vm_file_parse(struct vm_file *file, const char *path, const char *te
 {
     static const char *const file_keys[KEY_COUNT] = {"memory", "swap", "defaults", "vms"};
     struct yaml_reader reader;
-    struct file_keys keys = {.file = file, .defaults.cpus = 1};
+    struct file_keys keys = {.file = file,
+                             .defaults = {.cpus = 1, .code_cache = FOOTPRINT_CODE_CACHE}};
     *file = (struct vm_file){.path = path, .swap_size = UINT64_MAX};
     enum status status = yaml_open(&reader, path, text, length, err);
     if (status != STATUS_OK)

@@ -32,8 +32,9 @@ struct vm_spec {
     struct vm_disk disks[VM_FILE_DISKS_MOST];
     unsigned disk_count;
     unsigned cpus;
-    uint64_t max, min; /* bytes; min <= max */
-    uint64_t shares;   /* 0: the default */
+    uint64_t code_cache; /* bytes of the translator's */
+    uint64_t max, min;   /* bytes; min <= max */
+    uint64_t shares;     /* 0: the default */
 };
 
 struct vm_file {

@@ -7,11 +7,13 @@
 #include "dev/virtio/forward.h"
 #include "util/bits.h"
 
-#define MAX_LEAST   (2 * MIB)
-#define MAX_MOST    (256 * GIB)
-#define CPUS_MOST   16u
-#define SHARES_MOST UINT32_MAX
-#define RULE_MOST   128u
+#define MAX_LEAST        (2 * MIB)
+#define MAX_MOST         (256 * GIB)
+#define CODE_CACHE_LEAST (2 * MIB)
+#define CODE_CACHE_MOST  (512 * MIB)
+#define CPUS_MOST        16u
+#define SHARES_MOST      UINT32_MAX
+#define RULE_MOST        128u
 
 enum vm_key {
     KEY_KERNEL,
@@ -20,6 +22,7 @@ enum vm_key {
     KEY_DISKS,
     KEY_NET,
     KEY_CPUS,
+    KEY_CODE_CACHE,
     KEY_MAX,
     KEY_MIN,
     KEY_SHARES,
@@ -29,7 +32,8 @@ enum vm_key {
 };
 
 static const char *const key_names[KEY_END] = {
-    "kernel", "initrd", "append", "disks", "net", "cpus", "max", "min", "shares", "group", "count",
+    "kernel",     "initrd", "append", "disks",  "net",   "cpus",
+    "code_cache", "max",    "min",    "shares", "group", "count",
 };
 
 static enum status out_of_memory(struct yaml_reader *reader)
@@ -185,6 +189,9 @@ static enum status take_key(struct yaml_reader *reader, void *context, unsigned 
         status = yaml_number(reader, value, name, 1, CPUS_MOST, &value_number);
         spec->cpus = (unsigned)value_number;
         return status;
+    case KEY_CODE_CACHE:
+        return yaml_size(reader, value, name, CODE_CACHE_LEAST, CODE_CACHE_MOST, "2M to 512M",
+                         &spec->code_cache);
     case KEY_MAX:
         keys->max_node = value;
         status = yaml_size(reader, value, name, MAX_LEAST, MAX_MOST, "2M to 256G", &spec->max);

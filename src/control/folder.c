@@ -207,8 +207,7 @@ enum status control_folder_connect(struct control_folder *folder, const char *na
                      errno == EAGAIN ? "it does not answer" : strerror(errno));
 }
 
-/* Cuts the suffix off; false for what is no VM's socket. */
-static bool name_of_socket(char *file)
+bool control_folder_is_socket(char *file)
 {
     size_t length = strlen(file), suffix = sizeof socket_suffix - 1;
     if (length <= suffix || strcmp(file + length - suffix, socket_suffix) != 0)
@@ -221,7 +220,7 @@ static int is_listed(const struct dirent *entry)
 {
     char file[sizeof entry->d_name];
     strcpy(file, entry->d_name);
-    return name_of_socket(file);
+    return control_folder_is_socket(file);
 }
 
 enum status control_folder_list(struct control_folder *folder, char ***names, size_t *count,
@@ -237,7 +236,7 @@ enum status control_folder_list(struct control_folder *folder, char ***names, si
     enum status status = STATUS_OK;
     *names = calloc((size_t)found + 1, sizeof **names);
     for (int i = 0; i < found; i++) {
-        char *name = *names == NULL || !name_of_socket(entries[i]->d_name)
+        char *name = *names == NULL || !control_folder_is_socket(entries[i]->d_name)
                          ? NULL
                          : strdup(entries[i]->d_name);
         if (name != NULL)

@@ -46,6 +46,9 @@ void control_folder_tidy(struct control_folder *folder, const char *name);
 enum status control_folder_list(struct control_folder *folder, char ***names, size_t *count,
                                 struct error *err);
 
+/* Is a file of that name a VM's socket? If so, cuts the name down to the VM's. */
+bool control_folder_is_socket(char *file);
+
 /* Opens NAME.log, empty, for a VM that has the name. */
 enum status control_folder_open_log(struct control_folder *folder, const char *name, int *fd,
                                     struct error *err);

@@ -130,7 +130,12 @@ json_t *control_answer(void *context, struct control_request *request, struct er
         answer = answer_resident(machine, request->size, memory, err);
         break;
     case CONTROL_ADOPT:
-        error_set(err, STATUS_UNSUPPORTED, "this VM cannot be managed");
+        if (self->link == NULL)
+            error_set(err, STATUS_UNSUPPORTED, "this VM cannot be managed");
+        else if (manager_link_adopt(self->link, request->descriptor, err) == STATUS_OK)
+            answer = json_object();
+        if (self->link != NULL)
+            request->descriptor = -1;
         break;
     default: /* the manager's */
         break;

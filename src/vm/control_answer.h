@@ -7,6 +7,7 @@
 
 #include "control/request.h"
 #include "vm/console_relay.h"
+#include "vm/manager_link.h"
 #include "vm/options.h"
 #include "vm/vm_slot.h"
 
@@ -14,6 +15,7 @@
 #define STOP_BY_USER 0u
 
 struct control_answerer {
+    struct manager_link *link; /* NULL: it cannot be managed */
     struct vm_slot *slot;
     const struct vm_options *options;
     struct console_relay *relay; /* NULL: the console is elsewhere. Not owned. */

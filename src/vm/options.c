@@ -26,6 +26,10 @@ const char options_help[] =
     "  --memory SIZE      guest memory: 2M to 256G, default 256M\n"
     "  --resident SIZE    most host memory that the guest's memory may take, from 1M: what is\n"
     "                     over it is compressed or swapped; default: all of it\n"
+    "  --min SIZE         host memory that a manager leaves the VM in any case; default 0\n"
+    "  --shares N         the VM's part of scarce host memory, against other VMs' shares: 1 to\n"
+    "                     1000000000; default: in proportion to --memory\n"
+    "  --group NAME       the VM shares equal pages with VMs of this group; default: with itself\n"
     "  --balloon SIZE     guest memory that the guest's balloon driver is to give up; default 0\n"
     "  --swap-dir DIR     folder of the swap file, which has no name and goes when the VM ends;\n"
     "                     default $TMPDIR or /var/tmp\n"
@@ -69,6 +73,9 @@ enum option_id {
     OPTION_MEMORY,
     OPTION_RESIDENT,
     OPTION_BALLOON,
+    OPTION_MIN,
+    OPTION_SHARES,
+    OPTION_GROUP,
     OPTION_SWAP_DIR,
     OPTION_SWAP_SIZE,
     OPTION_CPUS,
@@ -95,6 +102,9 @@ static const struct option long_options[] = {
     {"memory", required_argument, NULL, OPTION_MEMORY},
     {"resident", required_argument, NULL, OPTION_RESIDENT},
     {"balloon", required_argument, NULL, OPTION_BALLOON},
+    {"min", required_argument, NULL, OPTION_MIN},
+    {"shares", required_argument, NULL, OPTION_SHARES},
+    {"group", required_argument, NULL, OPTION_GROUP},
     {"swap-dir", required_argument, NULL, OPTION_SWAP_DIR},
     {"swap-size", required_argument, NULL, OPTION_SWAP_SIZE},
     {"cpus", required_argument, NULL, OPTION_CPUS},
@@ -205,11 +215,11 @@ static enum status net_parse(const char *text, struct vm_options *options, struc
     return status;
 }
 
-static enum status name_option(const char *value, struct error *err)
+static enum status name_option(const char *option, const char *value, struct error *err)
 {
     struct error why;
     enum status status = control_name_check(value, &why);
-    return status == STATUS_OK ? status : error_set(err, status, "--name: %s", why.text);
+    return status == STATUS_OK ? status : error_set(err, status, "%s: %s", option, why.text);
 }
 
 static enum status engine_parse(const char *value, const struct engine_ops **engine,
@@ -268,6 +278,18 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
     case OPTION_BALLOON:
         return pages_option("--balloon", value, 0, MEMORY_MOST, "less than --memory says",
                             &options->balloon, err);
+    case OPTION_MIN:
+        return pages_option("--min", value, 0, MEMORY_MOST, "0 to what --memory says",
+                            &options->min, err);
+    case OPTION_SHARES:
+        if (number_parse(value, 1, OPTIONS_SHARES_MOST, &number) != STATUS_OK)
+            return error_set(err, STATUS_INVALID, "--shares %s: give a number from 1 to %u", value,
+                             OPTIONS_SHARES_MOST);
+        options->shares = (uint32_t)number;
+        return STATUS_OK;
+    case OPTION_GROUP:
+        options->group = value;
+        return name_option("--group", value, err);
     case OPTION_SWAP_DIR:
         options->swap_dir = value;
         return path_check("--swap-dir", value, err);
@@ -286,7 +308,7 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         return net_parse(value, options, err);
     case OPTION_NAME:
         options->name = value;
-        return name_option(value, err);
+        return name_option("--name", value, err);
     case OPTION_DETACH:
         options->detach = true;
         return STATUS_OK;
@@ -337,6 +359,9 @@ static enum status options_check(struct vm_options *options, struct error *err)
     if (options->resident > options->memory)
         return error_set(err, STATUS_INVALID,
                          "--resident is more than the VM's memory, %" PRIu64 "M",
+                         options->memory / MIB);
+    if (options->min > options->memory)
+        return error_set(err, STATUS_INVALID, "--min is more than the VM's memory, %" PRIu64 "M",
                          options->memory / MIB);
     if (options->balloon >= options->memory)
         return error_set(err, STATUS_INVALID,

@@ -14,7 +14,7 @@
 #define VMS 9u
 
 static const char text[] = "swap: {size: 2G}\n"
-                           "defaults: {kernel: k, max: 192M, min: 8M}\n"
+                           "defaults: {kernel: k, max: 192M, min: 8M, code_cache: 2M}\n"
                            "vms:\n"
                            "  a: {shares: 1000000}\n"
                            "  b: {count: 7}\n"
@@ -43,7 +43,7 @@ static void test_uses(void **state)
             assert_in_range(targets[use][i], file.vms[i].min, file.vms[i].max);
         assert_true(targets[PLAN_BUSY_ALONE][i] > targets[PLAN_ALL_BUSY][i]);
         assert_true(targets[PLAN_IDLE_ALONE][i] < targets[PLAN_ALL_BUSY][i]);
-        sum += targets[PLAN_ALL_BUSY][i] + plan_overhead(file.vms[i].max);
+        sum += targets[PLAN_ALL_BUSY][i] + plan_overhead(&file.vms[i]);
     }
     assert_true(sum <= 512 * MIB);
     assert_true(targets[PLAN_ALL_BUSY][0] > 4 * targets[PLAN_ALL_BUSY][1]);

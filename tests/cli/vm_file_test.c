@@ -40,6 +40,7 @@ static void test_everything(void **state)
                       "    disks: [web.img, 'data,1.img,ro', 'x.img,overlay']\n"
                       "    net: user,hostfwd=tcp:8080-80\n"
                       "    cpus: 2\n"
+                      "    code_cache: 4M\n"
                       "    max: 256M\n"
                       "    min: 32M\n"
                       "    shares: 500\n"
@@ -63,6 +64,7 @@ static void test_everything(void **state)
     assert_true(web->disks[2].overlay);
     assert_string_equal(web->net, "user,hostfwd=tcp:8080-80");
     assert_int_equal(web->cpus, 2);
+    assert_int_equal(web->code_cache, 4 * MIB);
     assert_int_equal(web->max, 256 * MIB);
     assert_int_equal(web->min, 32 * MIB);
     assert_int_equal(web->shares, 500);
@@ -157,6 +159,8 @@ static void test_mistakes(void **state)
          "dir/vms.yaml:2: shares: 0 is not a number from 1 to"},
         {"vms:\n  a: {kernel: k, max: 4M, cpus: 17}\n",
          "dir/vms.yaml:2: cpus: 17 is not a number from 1 to 16"},
+        {"vms:\n  a: {kernel: k, max: 4M, code_cache: 1M}\n",
+         "dir/vms.yaml:2: code_cache: 1M is out of range; give 2M to 512M"},
         {"vms:\n  a: {kernel: k, max: 4M, count: 0}\n", "dir/vms.yaml:2: count: 0 is not a"},
         {"vms:\n  a: {kernel: k, max: 4M, group: 'a b'}\n",
          "dir/vms.yaml:2: group: a group's name is"},

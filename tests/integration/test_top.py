@@ -107,7 +107,7 @@ class Case(control.TestCase):
 
     def start_manager(self, *vms, **host):
         self.tell(*vms, **host)
-        self.manager = subprocess.Popen([sys.executable, os.path.join(HERE, "fake_manager.py")])
+        self.manager = subprocess.Popen([sys.executable, os.path.join(HERE, "manager_stub.py")])
         deadline = time.monotonic() + harness.EXIT_SECONDS
         while not os.path.exists(os.path.join(self.runtime, "manager.sock")):
             self.assertLess(time.monotonic(), deadline)

@@ -14,7 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Case(control.TestCase):
-    """The programs are in a folder of the test's, with fake_manager.py as aerostatd."""
+    """The programs are in a folder of the test's, with manager_stub.py as aerostatd."""
 
     def setUp(self):
         super().setUp()
@@ -22,7 +22,7 @@ class Case(control.TestCase):
         os.mkdir(folder)
         for name in ("aerostat", "aerostat-vm"):
             shutil.copy(os.path.join(os.path.dirname(harness.AEROSTAT), name), folder)
-        shutil.copy(os.path.join(HERE, "fake_manager.py"), os.path.join(folder, "aerostatd"))
+        shutil.copy(os.path.join(HERE, "manager_stub.py"), os.path.join(folder, "aerostatd"))
         self.aerostat = os.path.join(folder, "aerostat")
         self.make_file("halting", tiny_kernel.multiboot(tiny_kernel.serial(b"up\n") +
                                                         tiny_kernel.HALT))
@@ -33,8 +33,8 @@ class Case(control.TestCase):
                               timeout=seconds, check=False)
         return done.returncode, done.stdout, done.stderr.decode(errors="replace")
 
-    def file(self, vms, head="memory: 200M\n"):
-        text = f"{head}defaults: {{kernel: halting, max: 16M}}\nvms:\n{vms}"
+    def file(self, vms, head="memory: 200M\n", code="code_cache: 2M"):
+        text = f"{head}defaults: {{kernel: halting, max: 16M, {code}}}\nvms:\n{vms}"
         return self.make_file("vms.yaml", text.encode())
 
     def up(self, path):
@@ -98,7 +98,7 @@ class Up(Case):
         """down leaves a manager running that up has not started, or that has other VMs."""
         path = self.file("  a: {}\n")
         self.up(path)
-        other = self.detach(["--kernel", self.path("halting"), "--memory", "16M"])
+        other = self.detach(["--kernel", self.path("halting"), "--memory", "16M", "--code-cache", "2M"])
         self.assertEqual(self.command("down", "--force", "-f", path), "a: ended\n")
         self.command("stop", "--force", other)
         self.assertEqual(self.command("down", "-f", path), "manager: stopped\n")
@@ -153,7 +153,7 @@ class Manager(Case):
     def test_ps_and_stats(self):
         """What the manager knows of the VMs, where there is one."""
         path = self.file("  a: {}\n")
-        other = self.detach(["--kernel", self.path("halting"), "--memory", "16M"])
+        other = self.detach(["--kernel", self.path("halting"), "--memory", "16M", "--code-cache", "2M"])
         self.addCleanup(self.run_command, "stop", "--force", other)
         self.assertNotIn("GROUP", self.command("ps"))
         self.check_fails("stats", words=["no manager is running"])
@@ -179,7 +179,8 @@ class Run(Case):
         """run asks as up does; a VM without a name gets one, by which it is known."""
         path = self.file("  a: {}\n")
         self.up(path)
-        options = ["--kernel", self.path("halting"), "--memory", "16M", "--swap-size", "8M"]
+        options = ["--kernel", self.path("halting"), "--memory", "16M", "--swap-size", "8M",
+                   "--code-cache", "2M"]
         self.assertEqual(self.detach(options), "vm1")
         self.assertEqual(self.detach(options), "vm2")
         self.assertEqual(self.detach(options, "web"), "web")

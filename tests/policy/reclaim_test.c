@@ -148,7 +148,7 @@ static void test_rest_is_rest(void **state)
 {
     (void)state;
     struct fixture f;
-    fixture_idle_and_busy(&f, 4.3);
+    fixture_idle_and_busy(&f, 4.1);
     struct policy_vm *restless = fixture_add(&f, 0, 64 * MIB), *idle = &f.vm[0];
     restless->resident = 2 * MIB;
     idle->resident -= 2 * MIB;

@@ -67,7 +67,6 @@ static void vm_measure(struct vm *vm)
     policy->pages_scanned = report->pages_scanned;
     policy->pages_shared = report->pages_shared;
     policy->cow_breaks = report->cow_breaks;
-    policy->scan_cpu_ns = report->scan_cpu_ns;
 }
 
 static void divide_groups(struct manager *manager, uint64_t now)

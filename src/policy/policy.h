@@ -50,14 +50,14 @@ struct policy_past {
     uint64_t allowed; /* resident memory it may have as things are; at least target */
     /* what was measured: at the last step, others at the last look */
     uint64_t resident, balloon, balloon_grown, faults_in, stall_ns;
-    uint64_t scanned, shared, broken, scan_cpu_ns;
+    uint64_t scanned, shared, broken;
     uint64_t unused;      /* of what has been given back lately: what the guest may fill yet */
     double watched;       /* seconds since the last look for suffering */
     double hold, backoff; /* seconds to take nothing; the next time */
     double stuck;         /* seconds since the balloon has grown as asked */
     double balloon_hold, balloon_backoff; /* seconds not to ask it for more; the next time */
-    double yield, speed; /* of the scanner: shared of one page; pages in a second of CPU time */
-    double weight;       /* in the division of the scanners' time */
+    double yield;  /* of the scanner: pages that it shared, of one that it looked at */
+    double weight; /* in the division of the scanners' time */
 };
 
 /* What a VM is asked for: struct link_target (src/proto/link.h). */
@@ -89,7 +89,6 @@ struct policy_vm {
     uint64_t pages_scanned; /* by the search for shareable pages */
     uint64_t pages_shared;
     uint64_t cow_breaks; /* shared pages that were written */
-    uint64_t scan_cpu_ns;
     /* computed */
     uint64_t target; /* resident memory it is entitled to, by shares and use */
     struct policy_ask ask;

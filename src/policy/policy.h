@@ -23,10 +23,10 @@ enum policy_state { POLICY_HIGH, POLICY_SOFT, POLICY_HARD, POLICY_LOW };
 const char *policy_state_name(enum policy_state state); /* "high", ... */
 
 #define POLICY_NO_LIMIT       UINT64_MAX
-#define POLICY_TAX_DEFAULT    0.75   /* part of an idle page's value */
-#define POLICY_TAX_MOST       0.99   /* all of it would leave no order among idle pages */
-#define POLICY_SHARES_PER_MIB 1000u  /* by default */
-#define POLICY_SCAN_DEFAULT   50000u /* millionths of one CPU, for all VMs together */
+#define POLICY_TAX_DEFAULT    0.75    /* part of an idle page's value */
+#define POLICY_TAX_MOST       0.99    /* all of it would leave no order among idle pages */
+#define POLICY_SHARES_PER_MIB 1000u   /* by default */
+#define POLICY_SCAN_DEFAULT   250000u /* millionths of one CPU, for all VMs, where it is worth it */
 
 /* The host: one aerostatd's. Start with policy_host_init. */
 struct policy_host {

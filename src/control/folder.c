@@ -79,6 +79,11 @@ static void file_name(char text[FILE_NAME_SIZE], const char *name, const char *s
     snprintf(text, FILE_NAME_SIZE, "%s%s", name, suffix);
 }
 
+static bool is_manager(const char *name)
+{
+    return strcmp(name, CONTROL_MANAGER) == 0;
+}
+
 /* By way of the descriptor: whatever the folder's path is, it fits, and is this very folder. */
 static struct sockaddr_un address_of(const struct control_folder *folder, const char *name)
 {
@@ -152,7 +157,7 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
 {
     enum status status = STATUS_OK;
     *listener = -1;
-    if (name != NULL && (status = control_name_check(name, err)) != STATUS_OK)
+    if (name != NULL && !is_manager(name) && (status = control_name_check(name, err)) != STATUS_OK)
         return status;
     folder_lock(folder);
     bool found = false;
@@ -166,6 +171,8 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
     }
     if (found)
         status = listen_as(folder, taken, listener, err);
+    else if (name != NULL && is_manager(name))
+        status = error_set(err, STATUS_BUSY, "a manager is running already");
     else if (name != NULL)
         status = error_set(err, STATUS_BUSY, "a VM named %s is running already", name);
     else
@@ -184,7 +191,7 @@ void control_folder_tidy(struct control_folder *folder, const char *name)
 enum status control_folder_connect(struct control_folder *folder, const char *name,
                                    unsigned seconds, int *fd, struct error *err)
 {
-    enum status status = control_name_check(name, err);
+    enum status status = is_manager(name) ? STATUS_OK : control_name_check(name, err);
     *fd = -1;
     if (status != STATUS_OK)
         return status;
@@ -193,14 +200,14 @@ enum status control_folder_connect(struct control_folder *folder, const char *na
         return STATUS_OK;
     if (errno == ECONNREFUSED || errno == ENOENT) {
         control_folder_tidy(folder, name);
-        return error_set(err, STATUS_NOT_FOUND, "no VM is named %s", name);
+        return is_manager(name) ? error_set(err, STATUS_NOT_FOUND, "no manager is running")
+                                : error_set(err, STATUS_NOT_FOUND, "no VM is named %s", name);
     }
     return error_set(err, STATUS_IO, "cannot reach %s: %s", name,
                      errno == EAGAIN ? "it does not answer" : strerror(errno));
 }
 
-/* Cuts the suffix off; false for what is no VM's socket. */
-static bool name_of_socket(char *file)
+bool control_folder_is_socket(char *file)
 {
     size_t length = strlen(file), suffix = sizeof socket_suffix - 1;
     if (length <= suffix || strcmp(file + length - suffix, socket_suffix) != 0)
@@ -213,7 +220,7 @@ static int is_listed(const struct dirent *entry)
 {
     char file[sizeof entry->d_name];
     strcpy(file, entry->d_name);
-    return name_of_socket(file);
+    return control_folder_is_socket(file);
 }
 
 enum status control_folder_list(struct control_folder *folder, char ***names, size_t *count,
@@ -229,7 +236,7 @@ enum status control_folder_list(struct control_folder *folder, char ***names, si
     enum status status = STATUS_OK;
     *names = calloc((size_t)found + 1, sizeof **names);
     for (int i = 0; i < found; i++) {
-        char *name = *names == NULL || !name_of_socket(entries[i]->d_name)
+        char *name = *names == NULL || !control_folder_is_socket(entries[i]->d_name)
                          ? NULL
                          : strdup(entries[i]->d_name);
         if (name != NULL)

@@ -2,8 +2,9 @@
 #define AEROSTAT_CONTROL_FOLDER_H
 
 /*
- * Where this user's VMs are found: a folder that is the user's alone, with a socket NAME.sock for
- * each VM, and NAME.log for one in the background. It is $XDG_RUNTIME_DIR/aerostat where that
+ * Where this user's VMs and their manager are found: a folder that is the user's alone, with a
+ * socket NAME.sock for each VM, and NAME.log for one in the background; the manager is the one that
+ * is named CONTROL_MANAGER. It is $XDG_RUNTIME_DIR/aerostat where that
  * variable names a folder of the user's, else /tmp/aerostat-UID.
  *
  * A VM cannot remove its socket: by its end it is in a sandbox, or was killed. So a socket that
@@ -44,6 +45,9 @@ void control_folder_tidy(struct control_folder *folder, const char *name);
 /* The names for which there are sockets, sorted: free each, and the list. */
 enum status control_folder_list(struct control_folder *folder, char ***names, size_t *count,
                                 struct error *err);
+
+/* Is a file of that name a VM's socket? If so, cuts the name down to the VM's. */
+bool control_folder_is_socket(char *file);
 
 /* Opens NAME.log, empty, for a VM that has the name. */
 enum status control_folder_open_log(struct control_folder *folder, const char *name, int *fd,

@@ -14,5 +14,7 @@ enum status control_name_check(const char *name, struct error *err)
                          "the name of a VM is 1 to %u letters, digits, '-', '_' or '.', the first "
                          "a letter or digit",
                          CONTROL_NAME_MOST);
+    if (strcmp(name, CONTROL_MANAGER) == 0)
+        return error_set(err, STATUS_INVALID, "no VM can be named " CONTROL_MANAGER);
     return STATUS_OK;
 }

@@ -9,6 +9,9 @@
 
 #define CONTROL_NAME_MOST 64u
 
+/* The manager's, at whose socket it is found as a VM at its own; so it is no VM's. */
+#define CONTROL_MANAGER "manager"
+
 /* STATUS_INVALID, with the line to print, for what is none. */
 enum status control_name_check(const char *name, struct error *err);
 

@@ -43,7 +43,7 @@ enum status pmap_read(struct pmap *map, uint64_t gpa, void *buffer, uint64_t len
             return status;
         if (bytes != NULL) {
             memcpy(to, bytes + (gpa & PAGE_MASK), piece);
-            page_unpin(map, ppn);
+            page_give_back(map, ppn, bytes);
         } else {
             memset(to, 0, piece);
         }

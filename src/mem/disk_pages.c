@@ -30,6 +30,8 @@ struct disk_pages {
     struct pmap *map;
     struct origins *origins;
     _Atomic bool is_enabled;
+    void (*note)(void *context, uint64_t ppn, uint64_t count);
+    void *note_context;
     pthread_rwlock_t lock; /* guards the rest; held while a block is read */
     unsigned count;
     struct disk disks[ORIGIN_DISKS];
@@ -85,6 +87,13 @@ void disk_pages_remove(struct disk_pages *disks, unsigned disk)
     pthread_rwlock_unlock(&disks->lock);
 }
 
+void disk_pages_set_note(struct disk_pages *disks,
+                         void (*note)(void *context, uint64_t ppn, uint64_t count), void *context)
+{
+    disks->note = note;
+    disks->note_context = context;
+}
+
 void disk_pages_enable(struct disk_pages *disks, bool enable)
 {
     atomic_store(&disks->is_enabled, enable);
@@ -110,9 +119,11 @@ void disk_pages_transfer(struct disk_pages *disks, unsigned disk, uint64_t offse
                          uint64_t length)
 {
     uint64_t ppn, block, ppns[BATCH];
+    uint64_t count = whole_pages(offset, gpa, length, &ppn, &block);
+    if (count != 0 && disks->note != NULL)
+        disks->note(disks->note_context, ppn, count);
     if (!atomic_load(&disks->is_enabled))
         return;
-    uint64_t count = whole_pages(offset, gpa, length, &ppn, &block);
     for (uint64_t done = 0; done < count;) {
         unsigned batch = 0;
         for (; batch < BATCH && done < count; batch++, done++) {

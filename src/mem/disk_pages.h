@@ -33,6 +33,11 @@ enum status disk_pages_add(struct disk_pages *disks, disk_block_read_fn *read, v
 /* The disk goes: pages that only it has are lost, and it is not read any more. */
 void disk_pages_remove(struct disk_pages *disks, unsigned disk);
 
+/* Tells of each page that is about to be filled from a block, or written to one, whole: from any
+ * thread, quickly. Before there are disks. */
+void disk_pages_set_note(struct disk_pages *disks,
+                         void (*note)(void *context, uint64_t ppn, uint64_t count), void *context);
+
 /* It costs a revocation for each transfer: so it is on only while memory is to be saved. */
 void disk_pages_enable(struct disk_pages *disks, bool enable);
 

@@ -39,11 +39,19 @@ enum status layer_create(struct layer *layer, uint64_t size, struct error *err)
         goto out;
     }
     layer->base = base;
+    fchmod(layer->fd, 0400); /* whoever gets a descriptor for reading cannot get one for writing */
     madvise(base, size, MADV_DONTDUMP); /* guests' secrets do not belong in core files */
     return STATUS_OK;
 out:
     layer_destroy(layer);
     return STATUS_NO_MEMORY;
+}
+
+enum status layer_clear(const struct layer *layer, struct error *err)
+{
+    if (!layer_punch(layer, 0, layer->size >> PAGE_SHIFT))
+        return host_error(err, STATUS_IO, "clear", layer->size);
+    return STATUS_OK;
 }
 
 void layer_destroy(struct layer *layer)

@@ -17,6 +17,8 @@ struct layer {
 /* size: bytes, a multiple of PAGE_SIZE, not 0. Takes address space, and memory only for pages that
  * are touched; even reading one takes it, so nobody reads a page that is not private. */
 enum status layer_create(struct layer *layer, uint64_t size, struct error *err);
+/* All of it is holes again. IO: the host would not. */
+enum status layer_clear(const struct layer *layer, struct error *err);
 void layer_destroy(struct layer *layer); /* a zeroed one, or one that failed to be made, is fine */
 
 /* Gives page `ppn` memory, zeros, if it has none, so that a touch cannot fail. False: the host has

@@ -17,9 +17,10 @@ struct discard {
     struct pmap *map;
     enum page_state to; /* PAGE_ZERO or PAGE_BALLOONED */
     uint64_t ticket, changed;
-    unsigned punching_count;
+    unsigned punching_count, shared_count;
     uint64_t punching[DISCARD_BATCH];
-    struct revoke_list leaving;
+    uint64_t shared[DISCARD_BATCH], shared_as[DISCARD_BATCH]; /* pages, and their entries */
+    struct revoke_list leaving;                               /* and lent frames */
 };
 
 /* An away page: its payload is dropped, unread. */
@@ -37,6 +38,30 @@ static void discard_away(struct discard *discard, uint64_t ppn, uint64_t value)
         if (value & ENTRY_HOLLOW)
             discard->punching[discard->punching_count++] = ppn;
         payload_drop(map, value);
+        discard->changed++;
+        return;
+    }
+}
+
+/* A shared page changes at once, for those who look it up; its reference is dropped when no TLB has
+ * the frame any more. */
+static void discard_shared(struct discard *discard, uint64_t ppn, uint64_t value)
+{
+    struct pmap *map = discard->map;
+    page_entry *entry = &map->entries[ppn];
+    const uint64_t kept = ENTRY_LENT | ENTRY_ACTIVE | ENTRY_SAMPLED | ENTRY_PUNCHING;
+    while (entry_state(value) == PAGE_SHARED && !(value & ENTRY_COMING)) {
+        uint64_t wanted = (uint64_t)discard->to | (value & kept);
+        if (value & ENTRY_HOLLOW)
+            wanted |= ENTRY_PUNCHING;
+        if (!entry_change(map, entry, &value, wanted))
+            continue;
+        if (value & ENTRY_HOLLOW)
+            discard->punching[discard->punching_count++] = ppn;
+        if (value & (ENTRY_LENT | ENTRY_CODE))
+            revoke_list_add(&discard->leaving, ppn, value);
+        discard->shared[discard->shared_count] = ppn;
+        discard->shared_as[discard->shared_count++] = value;
         discard->changed++;
         return;
     }
@@ -60,10 +85,12 @@ static void discard_page(struct discard *discard, uint64_t ppn)
     uint64_t value = atomic_load(&map->entries[ppn]);
     if (entry_is_away(value))
         discard_away(discard, ppn, value);
+    else if (entry_state(value) == PAGE_SHARED)
+        discard_shared(discard, ppn, value);
     else if (entry_state(value) == PAGE_ZERO && discard->to == PAGE_BALLOONED)
         discard->changed += rename_zero(map, ppn, PAGE_ZERO, PAGE_BALLOONED);
     else
-        page_try_leave(map, ppn, discard->ticket, true, &discard->leaving);
+        page_try_leave(map, ppn, discard->ticket, LEAVE_TAKE_OVER, &discard->leaving);
 }
 
 static void discard_finish(struct discard *discard)
@@ -72,6 +99,8 @@ static void discard_finish(struct discard *discard)
     pages_punch(map, discard->punching, discard->punching_count);
     discard->punching_count = 0;
     revoke_list_finish(map, &discard->leaving);
+    for (unsigned i = 0; i < discard->shared_count; i++)
+        frame_drop(map, discard->shared[i], discard->shared_as[i]);
     for (unsigned i = 0; i < discard->leaving.count; i++) {
         uint64_t ppn = discard->leaving.ppns[i];
         if (page_try_end(map, ppn, discard->ticket, discard->to, 0, ENTRY_PUNCHING)) {
@@ -80,7 +109,8 @@ static void discard_finish(struct discard *discard)
         }
     }
     pages_punch(map, discard->punching, discard->punching_count);
-    discard->punching_count = discard->leaving.count = discard->leaving.code_count = 0;
+    discard->punching_count = discard->shared_count = 0;
+    discard->leaving.count = discard->leaving.code_count = 0;
 }
 
 static uint64_t pages_discard(struct pmap *map, uint64_t first, uint64_t count, enum page_state to)
@@ -90,7 +120,8 @@ static uint64_t pages_discard(struct pmap *map, uint64_t first, uint64_t count, 
     discard.to = to;
     discard.ticket = ticket_take(map);
     discard.changed = 0;
-    discard.punching_count = discard.leaving.count = discard.leaving.code_count = 0;
+    discard.punching_count = discard.shared_count = 0;
+    discard.leaving.count = discard.leaving.code_count = 0;
     unsigned in_batch = 0;
     for (unsigned i = 0; i < map->range_count; i++) {
         uint64_t from, end;

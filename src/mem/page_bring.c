@@ -112,6 +112,12 @@ enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page)
 {
     page_entry *entry = pmap_entry(map, ppn);
     uint64_t value = entry != NULL ? atomic_load(entry) : 0;
+    const uint8_t *frame;
+    if (entry_state(value) == PAGE_SHARED && page_borrow_frame(map, ppn, &frame)) {
+        memcpy(page, frame, PAGE_SIZE);
+        page_give_back(map, ppn, frame);
+        return STATUS_OK;
+    }
     if (atomic_load_explicit(&map->is_peeking_off, memory_order_relaxed))
         return STATUS_NOT_FOUND;
     /* What is hollow comes back for nothing. */

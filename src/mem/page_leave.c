@@ -38,22 +38,23 @@ uint64_t ticket_take(struct pmap *map)
     return atomic_fetch_add(&map->next_ticket, 1) + 1;
 }
 
-bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_over,
+bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, unsigned flags,
                     struct revoke_list *list)
 {
     page_entry *entry = &map->entries[ppn];
+    /* The revocation that follows drops the code decoded from it. */
+    const uint64_t code = flags & LEAVE_KEEP_CODE ? 0 : (uint64_t)(ENTRY_CODE | ENTRY_GUARDED);
     uint64_t value = atomic_load(entry);
     for (;;) {
         if (entry_state(value) != PAGE_PRIVATE || value & ENTRY_SETTLING)
             return false;
         bool is_another = value & ENTRY_LEAVING;
-        if (is_another ? !take_over : entry_payload(value) != 0)
+        if (is_another ? !(flags & LEAVE_TAKE_OVER) : entry_payload(value) != 0)
             return false;
-        /* The revocation that follows drops the code decoded from it. */
         uint64_t wanted = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT |
-                          (value & (ENTRY_ACTIVE | ENTRY_SAMPLED | ENTRY_CLEAN));
+                          (value & (ENTRY_KEPT | ENTRY_CLEAN) & ~code);
         if (entry_change(map, entry, &value, wanted)) {
-            revoke_list_add(list, ppn, value);
+            revoke_list_add(list, ppn, value & code);
             return true;
         }
     }
@@ -78,7 +79,7 @@ void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags
         uint64_t ppn = batch->ppn[i];
         if (pmap_entry(map, ppn) == NULL || (!(flags & PAGE_LEAVE_ACTIVE) && pass_over(map, ppn)))
             continue;
-        if (page_try_leave(map, ppn, batch->ticket, false, &list))
+        if (page_try_leave(map, ppn, batch->ticket, 0, &list))
             batch->ppn[batch->count++] = ppn;
     }
     revoke_list_finish(map, &list);
@@ -97,7 +98,8 @@ bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_sta
     uint64_t value = atomic_load(entry);
     for (;;) {
         uint64_t clean = value & ENTRY_CLEAN, marks = value & ENTRY_KEPT;
-        bool may_end = !(marks & (ENTRY_CODE | ENTRY_GUARDED)) && (clean || to != PAGE_DISK);
+        bool has_code = marks & (ENTRY_CODE | ENTRY_GUARDED);
+        bool may_end = (!has_code || to == PAGE_SHARED) && (clean || to != PAGE_DISK);
         if ((value & ~(marks | clean)) != leaving)
             return false;
         if (may_end) {
@@ -122,16 +124,21 @@ bool page_leave_end(struct pmap *map, const struct page_batch *batch, unsigned i
     return page_try_end(map, batch->ppn[i], batch->ticket, to, payload, ENTRY_HOLLOW);
 }
 
-void page_leave_cancel(struct pmap *map, const struct page_batch *batch, unsigned i)
+void page_try_cancel(struct pmap *map, uint64_t ppn, uint64_t ticket)
 {
     /* As page_try_end for a page that was wanted. */
-    page_entry *entry = &map->entries[batch->ppn[i]];
-    const uint64_t leaving = PAGE_PRIVATE | ENTRY_LEAVING | batch->ticket << ENTRY_PAYLOAD_SHIFT;
+    page_entry *entry = &map->entries[ppn];
+    const uint64_t leaving = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT;
     uint64_t value = atomic_load(entry);
     const uint64_t marks = ENTRY_KEPT | ENTRY_CLEAN;
     while ((value & ~marks) == leaving &&
            !entry_change(map, entry, &value, PAGE_PRIVATE | (value & marks)))
         ;
+}
+
+void page_leave_cancel(struct pmap *map, const struct page_batch *batch, unsigned i)
+{
+    page_try_cancel(map, batch->ppn[i], batch->ticket);
 }
 
 /* ------------------------------------------------------------------------- punching */
@@ -140,6 +147,7 @@ void pages_punch(struct pmap *map, const uint64_t *ppns, unsigned count)
 {
     if (count == 0)
         return;
+    pthread_rwlock_rdlock(&map->punching);
     for (unsigned i = 0, run; i < count; i += run) {
         for (run = 1; i + run < count && ppns[i + run] == ppns[i] + run;)
             run++;
@@ -147,6 +155,7 @@ void pages_punch(struct pmap *map, const uint64_t *ppns, unsigned count)
         if (!layer_punch(&map->ram, ppns[i], run))
             memset(pmap_private_page(map, ppns[i]), 0, run * PAGE_SIZE);
     }
+    pthread_rwlock_unlock(&map->punching);
     page_wake(map, ppns, count, ENTRY_PUNCHING);
 }
 

@@ -127,6 +127,14 @@ static const uint8_t *look_up_slow(struct pmap *map, uint64_t ppn, page_entry *e
         }
         if (entry_is_away(value))
             return NULL;
+        if (entry_state(value) == PAGE_SHARED) {
+            uint64_t lent = (value & ~ENTRY_KEPT) | ENTRY_LENT | entry_touched(value);
+            if (value == lent || entry_touch(map, entry, &value, lent)) {
+                *writable = false;
+                return pmap_frame(map, value);
+            }
+            continue;
+        }
         /* The flag goes up before the address goes out: see above. */
         uint64_t wanted = PAGE_ZERO | ENTRY_LENT | entry_touched(value) |
                           (value & (ENTRY_HOLLOW | ENTRY_PUNCHING));
@@ -250,8 +258,13 @@ static enum status make_private(struct pmap *map, uint64_t ppn, uint64_t pins,
     for (;;) {
         uint64_t value = atomic_load(entry);
         if (entry_state(value) != PAGE_PRIVATE) {
-            enum status status = entry_is_away(value) ? page_come(map, ppn, value, bytes, whole)
-                                                      : zero_step(map, ppn, value);
+            enum status status;
+            if (entry_is_away(value))
+                status = page_come(map, ppn, value, bytes, whole);
+            else if (entry_state(value) == PAGE_SHARED)
+                status = page_unshare(map, ppn, value, bytes, whole);
+            else
+                status = zero_step(map, ppn, value);
             if (status != STATUS_OK)
                 return status;
         } else if (value & ENTRY_SETTLING) {
@@ -302,6 +315,9 @@ enum status page_borrow(struct pmap *map, uint64_t ppn, const uint8_t **bytes)
                 *bytes = pmap_private_page(map, ppn);
                 return STATUS_OK;
             }
+        } else if (entry_state(value) == PAGE_SHARED) {
+            if (page_borrow_frame(map, ppn, bytes))
+                return STATUS_OK;
         } else {
             /* The address of the zero page goes nowhere: it does not count as lent. */
             uint64_t rest = value & (ENTRY_LENT | ENTRY_HOLLOW | ENTRY_PUNCHING);
@@ -312,6 +328,14 @@ enum status page_borrow(struct pmap *map, uint64_t ppn, const uint8_t **bytes)
             }
         }
     }
+}
+
+void page_give_back(struct pmap *map, uint64_t ppn, const uint8_t *bytes)
+{
+    if (bytes == pmap_private_page(map, ppn))
+        page_unpin(map, ppn);
+    else if (bytes != NULL)
+        page_wake(map, &ppn, 1, ENTRY_COMING);
 }
 
 void page_unpin(struct pmap *map, uint64_t ppn)

@@ -29,8 +29,8 @@ static enum status ranges_validate(const struct ram_range *ranges, unsigned coun
     return STATUS_OK;
 }
 
-enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsigned count,
-                        struct error *err)
+enum status pmap_create_in(struct pmap **map, const struct ram_range *ranges, unsigned count,
+                           const struct layer *ram, struct error *err)
 {
     enum status status = ranges_validate(ranges, count, err);
     if (status != STATUS_OK)
@@ -41,6 +41,7 @@ enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsig
         return error_set(err, STATUS_NO_MEMORY, "no memory for a page map");
     pthread_mutex_init(&made->wait_lock, NULL);
     pthread_cond_init(&made->waited, NULL);
+    pthread_rwlock_init(&made->punching, NULL);
     pmap_set_limits(made, UINT64_MAX, UINT64_MAX);
 
     made->range_count = count;
@@ -63,7 +64,12 @@ enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsig
         goto out;
     }
     made->entries = entries;
-    status = layer_create(&made->ram, span, err);
+    if (ram != NULL) {
+        made->ram = *ram;
+    } else {
+        made->has_own_ram = true;
+        status = layer_create(&made->ram, span, err);
+    }
     if (status != STATUS_OK)
         goto out;
     *map = made;
@@ -73,13 +79,21 @@ out:
     return status;
 }
 
+enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsigned count,
+                        struct error *err)
+{
+    return pmap_create_in(map, ranges, count, NULL, err);
+}
+
 void pmap_destroy(struct pmap *map)
 {
     if (map == NULL)
         return;
-    layer_destroy(&map->ram);
+    if (map->has_own_ram)
+        layer_destroy(&map->ram);
     if (map->entries != NULL)
         munmap(map->entries, map->span_pages * sizeof(page_entry));
+    pthread_rwlock_destroy(&map->punching);
     pthread_cond_destroy(&map->waited);
     pthread_mutex_destroy(&map->wait_lock);
     free(map->ranges);
@@ -123,6 +137,7 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .max_pages = map->max_pages,
         .private_pages = counted(&map->pages[PAGE_PRIVATE]),
         .ballooned = counted(&map->pages[PAGE_BALLOONED]),
+        .shared = counted(&map->pages[PAGE_SHARED]),
         .compressed = counted(&map->pages[PAGE_COMPRESSED]),
         .swapped = counted(&map->pages[PAGE_SWAPPED]),
         .disk_backed = counted(&map->pages[PAGE_DISK]),
@@ -133,6 +148,8 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .faults_disk = counted(&map->faults_away[PAGE_DISK]),
         .double_paging_seen = counted(&map->double_paging_seen),
         .double_paging_avoided = counted(&map->double_paging_avoided),
+        .pages_shared = counted(&map->pages_shared),
+        .cow_breaks = counted(&map->cow_breaks),
         .second_chances = counted(&map->second_chances),
         .overwritten = counted(&map->overwritten),
         .balloon_popped = counted(&map->balloon_popped),
@@ -141,7 +158,7 @@ void pmap_get_stats(const struct pmap *map, struct pmap_stats *stats)
         .revocations = counted(&map->revocations),
     };
     /* Counted one after the other, while pages change: never less than none. */
-    uint64_t rest = stats->private_pages + stats->ballooned + stats->compressed + stats->swapped +
-                    stats->disk_backed;
+    uint64_t rest = stats->private_pages + stats->ballooned + stats->shared + stats->compressed +
+                    stats->swapped + stats->disk_backed;
     stats->zero_pages = rest < map->max_pages ? map->max_pages - rest : 0;
 }

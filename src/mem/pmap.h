@@ -12,6 +12,7 @@
  *   PAGE_ZERO        all zero, takes no memory; reads see one common zero page
  *   PAGE_PRIVATE     in layer 0
  *   PAGE_BALLOONED   the guest gave it up; as zero, and the first touch makes it so
+ *   PAGE_SHARED      in a frame of the pool that several VMs map read-only; a write copies it
  *   PAGE_COMPRESSED  in the compression cache     \
  *   PAGE_SWAPPED     in the swap file              } away: it is brought back before it is used
  *   PAGE_DISK        equal to a disk's block      /
@@ -43,6 +44,7 @@ enum page_state {
     PAGE_ZERO,
     PAGE_PRIVATE,
     PAGE_BALLOONED,
+    PAGE_SHARED,
     PAGE_COMPRESSED,
     PAGE_SWAPPED,
     PAGE_DISK,
@@ -77,6 +79,7 @@ struct pmap_stats {
     uint64_t zero_pages;        /* in state zero */
     uint64_t private_pages;     /* in layer 0 */
     uint64_t ballooned;         /* pages */
+    uint64_t shared;            /* pages */
     uint64_t compressed;        /* pages */
     uint64_t swapped;           /* pages */
     uint64_t disk_backed;       /* pages */
@@ -87,6 +90,8 @@ struct pmap_stats {
     uint64_t faults_disk;
     uint64_t double_paging_seen;    /* whole pages brought back for a device to read them, ... */
     uint64_t double_paging_avoided; /* ... and those that it read without (pmap_peek) */
+    uint64_t pages_shared;          /* pages that became shared, ... */
+    uint64_t cow_breaks;            /* ... and shared ones that became private */
     uint64_t second_chances;        /* pages wanted again before their memory was gone */
     uint64_t overwritten;           /* pages away that were not read, being overwritten whole */
     uint64_t balloon_popped;        /* ballooned pages that the guest touched */
@@ -99,6 +104,11 @@ struct pmap_stats {
  */
 enum status pmap_create(struct pmap **map, const struct ram_range *ranges, unsigned count,
                         struct error *err);
+/* The same in a layer that the caller has, all holes, which goes on to be the caller's: its size is
+ * at least the end of the last range. */
+struct layer;
+enum status pmap_create_in(struct pmap **map, const struct ram_range *ranges, unsigned count,
+                           const struct layer *ram, struct error *err);
 void pmap_destroy(struct pmap *map);
 void pmap_set_revoke_hook(struct pmap *map, pmap_revoke_fn *hook, void *context);
 void pmap_set_trouble_hook(struct pmap *map, pmap_trouble_fn *hook, void *context);
@@ -135,10 +145,12 @@ const uint8_t *pmap_page_claim(struct pmap *map, uint64_t ppn, bool *writable);
  */
 enum status pmap_page_bring(struct pmap *map, uint64_t ppn);
 
-/* The bytes of a page that is away, for a device that reads all of it: it stays away. `page` is
- * aligned to PAGE_SIZE, since they may come past the host's page cache. NOT_FOUND: it is not away,
- * or this has been switched off for the map, to see what it saves. IO: lost. */
+/* The bytes of a page that is away or shared, for a device that reads it: it stays where it is.
+ * `page` is aligned to PAGE_SIZE, since they may come past the host's page cache. NOT_FOUND: it is
+ * neither, or it is away and this has been switched off for such, to see what it saves. IO: lost.
+ * pmap_is_shared never blocks. */
 enum status pmap_peek(struct pmap *map, uint64_t ppn, uint8_t *page);
+bool pmap_is_shared(const struct pmap *map, uint64_t ppn);
 void pmap_set_peeking(struct pmap *map, bool on);
 
 /*

@@ -4,10 +4,11 @@
 
 /* What is wrong with an entry of a map that nobody uses; NULL: nothing. A page may be left LEAVING,
  * HOLLOW or MOVING by a caller who has not finished yet. */
-static const char *entry_fault(uint64_t value)
+static const char *entry_fault(const struct pmap *map, uint64_t value)
 {
     enum page_state state = entry_state(value);
     bool is_zero = state == PAGE_ZERO || state == PAGE_BALLOONED;
+    bool is_shared = state == PAGE_SHARED;
     if (state >= PAGE_STATES)
         return "unknown state";
     if (value & (ENTRY_PIN - 1) & ~(ENTRY_STATE | ENTRY_FLAGS))
@@ -18,8 +19,8 @@ static const char *entry_fault(uint64_t value)
         return "still being punched";
     if (value & ENTRY_COMING)
         return "still coming";
-    if (value & ENTRY_LENT && !is_zero)
-        return "lent as zero, and is not";
+    if (value & ENTRY_LENT && !is_zero && !is_shared)
+        return "lent, and neither zero nor shared";
     if (value & ENTRY_LEAVING && state != PAGE_PRIVATE)
         return "leaving, and not private";
     if (value & ENTRY_HOLLOW && state == PAGE_PRIVATE)
@@ -30,6 +31,8 @@ static const char *entry_fault(uint64_t value)
         return "clean, and neither private nor a disk's";
     if (value & ENTRY_GUARDED && !(value & ENTRY_CODE))
         return "guarded without code";
+    if (is_shared && !page_is_frame(map, entry_payload(value)))
+        return "shared, and no frame of the pool";
     if (is_zero && entry_payload(value) != 0)
         return "zero with a payload";
     return NULL;
@@ -61,7 +64,7 @@ static enum status check_counts(const struct pmap *map, const uint64_t *pages, u
                                 struct error *err)
 {
     static const char *const names[PAGE_STATES] = {
-        "zero", "private", "ballooned", "compressed", "swapped", "disk-backed",
+        "zero", "private", "ballooned", "shared", "compressed", "swapped", "disk-backed",
     };
     for (unsigned state = PAGE_PRIVATE; state < PAGE_STATES; state++) {
         uint64_t said = atomic_load(&map->pages[state]);
@@ -70,7 +73,11 @@ static enum status check_counts(const struct pmap *map, const uint64_t *pages, u
                              (unsigned long long)pages[state], names[state],
                              (unsigned long long)said);
     }
-    uint64_t said = atomic_load(&map->pinned_pages);
+    uint64_t said = atomic_load(&map->frames_held);
+    if (said != pages[PAGE_SHARED])
+        return error_set(err, STATUS_INTERNAL, "%llu shared pages, and %llu frames are held",
+                         (unsigned long long)pages[PAGE_SHARED], (unsigned long long)said);
+    said = atomic_load(&map->pinned_pages);
     if (said != pins)
         return error_set(err, STATUS_INTERNAL, "%llu pins, and the counter says %llu",
                          (unsigned long long)pins, (unsigned long long)said);
@@ -85,7 +92,7 @@ enum status pmap_check(struct pmap *map, struct error *err)
         uint64_t end = first + (map->ranges[i].size >> PAGE_SHIFT);
         for (uint64_t ppn = first; ppn < end; ppn++) {
             uint64_t value = atomic_load(&map->entries[ppn]);
-            const char *fault = entry_fault(value);
+            const char *fault = entry_fault(map, value);
             if (fault != NULL)
                 return error_set(err, STATUS_INTERNAL, "page 0x%llx: %s (entry 0x%llx)",
                                  (unsigned long long)ppn, fault, (unsigned long long)value);

@@ -9,6 +9,7 @@
  * at: whether a PPN is RAM is decided by the ranges. The payload is
  *     the number of pins                 private, not leaving
  *     the ticket of who takes it away    private, leaving (then it has no pins)
+ *     the frame's number                 shared
  *     what its store gave                away
  *     0                                  zero, ballooned
  *
@@ -16,11 +17,13 @@
  *
  *   flag      state          meaning                                     who waits
  *   LENT      zero, balloon  some TLB may hold the common zero page      -
- *   SETTLING  private        still zero in some TLB: not to be written   writers
+ *             shared         some TLB may hold the frame                 -
+ *   SETTLING  private        some TLB still does: not to be written      writers
  *   LEAVING   private        being taken away; any look-up cancels it    -
  *   HOLLOW    not private    its bytes are still in layer 0 and good     -
  *   PUNCHING  not private    its memory is being given back              who wants it private
  *   COMING    away           its bytes are being read into layer 0       who wants it at all
+ *             shared         its frame is being read, not by a vCPU      who wants it private
  *   MOVING    away           the payload is a mover's to drop            -
  *   CODE, GUARDED  all       code may have been decoded (page_code.c)    -
  *   ACTIVE, SAMPLED  all     for reclaim and the sample (page_sample.c)  -
@@ -39,6 +42,10 @@
  *     looks the page up; and that cancels.
  *   - Handles, slots and blocks are dropped by whoever changes the entry that names them, or by the
  *     mover if that entry says MOVING.
+ *   - A frame's bytes are read through a TLB, which LENT speaks of, or under COMING, and by nobody
+ *     else. So whoever ends SHARED, which takes that nobody has COMING, and then revokes what was
+ *     lent, may drop the reference: no one reads the frame any more. Not earlier: whoever gave the
+ *     frame may put other bytes there as soon as it hears of it.
  *
  * No write is lost. Between the end of the revocation and the compare-and-swap of page_leave_end,
  * whoever wants the page clears LEAVING and its ticket first. That compare-and-swap then fails,
@@ -59,10 +66,18 @@
  * SWAPPED|COMING, the file is read, PRIVATE|ACTIVE, the slot is free, the vCPU walks again. At last
  * the guest frees it and reports that: LEAVING, revoke, ZERO|PUNCHING, ZERO.
  *
+ * Shared pages. A page that may be equal to a frame is LEAVING, as if it went to a store; when it
+ * is found equal it is SHARED|HOLLOW, |PUNCHING, SHARED. Its code stays: the bytes are the same. A
+ * vCPU that reads it has the frame itself, and never waits: LENT. One that writes parks, wins
+ * COMING, copies the frame to layer 0; PRIVATE|SETTLING; it revokes the frame from all TLBs, as it
+ * would the zero page; PRIVATE; and drops the reference. Who copies bytes out of the frame, and is
+ * no running vCPU, has COMING meanwhile, so that nobody drops it.
+ *
  *   page_state.c    look-ups, zero to private, pins, waiting
  *   page_leave.c    leaving, punching, moving between stores
  *   page_bring.c    away to private
  *   page_balloon.c  ballooned and released pages
+ *   page_share.c    to shared and back to private
  *   page_code.c     code marks
  *   page_sample.c   sampling and activity
  *   page_clean.c    marks of pages that are equal to a block of a disk
@@ -74,6 +89,7 @@
 #include "mem/layer.h"
 #include "mem/page_clean.h"
 #include "mem/page_leave.h"
+#include "mem/page_share.h"
 #include "mem/pmap.h"
 
 #define ENTRY_STATE ((uint64_t)0xf) /* enum page_state */
@@ -105,6 +121,7 @@ struct pmap {
     page_entry *entries; /* one for each page of the span, holes included; sparse */
     uint64_t span_pages;
     struct layer ram;
+    bool has_own_ram; /* to be destroyed with it */
 
     struct ram_range *ranges;
     unsigned range_count;
@@ -121,6 +138,17 @@ struct pmap {
     const struct page_pressure_ops *pressure;
     void *pressure_context;
     _Atomic uint64_t tell_above, wait_above; /* private pages */
+
+    const struct page_share_ops *share;
+    void *share_context;
+    const uint8_t *pool;          /* changes while nobody holds a frame */
+    uint64_t pool_frames;         /* 0: there is no pool */
+    _Atomic uint64_t frames_held; /* references that have not been dropped yet */
+    _Atomic uint64_t pages_shared, cow_breaks;
+
+    /* Held by who gives memory back, together, or by one who reads private pages in layer 0 without
+     * a pin (page_hash). A leaf. */
+    pthread_rwlock_t punching;
 
     /* Only for waiting until SETTLING, PUNCHING or COMING are cleared. */
     pthread_mutex_t wait_lock;
@@ -177,6 +205,11 @@ static inline bool range_part(const struct pmap *map, unsigned i, uint64_t first
 static inline uint8_t *pmap_private_page(const struct pmap *map, uint64_t ppn)
 {
     return map->ram.base + (ppn << PAGE_SHIFT);
+}
+
+static inline const uint8_t *pmap_frame(const struct pmap *map, uint64_t value)
+{
+    return map->pool + (entry_payload(value) << PAGE_SHIFT);
 }
 
 static inline void count_event(_Atomic uint64_t *counter, uint64_t n)
@@ -281,9 +314,21 @@ enum page_bytes {
 enum status page_pin(struct pmap *map, uint64_t ppn, enum page_bytes bytes, const void *whole);
 void page_unpin(struct pmap *map, uint64_t ppn);
 
-/* The page's bytes for reading, pinned if they are in layer 0: *bytes is NULL where they are all
- * zero. Never blocks unless the page is away. NO_SPACE: too many pins. IO, NO_MEMORY: as above. */
+/* The page's bytes for reading, for as long as a copy takes: then page_give_back. *bytes is NULL
+ * where they are all zero. Blocks where the page is away, or shared and just being read. NO_SPACE:
+ * too many pins. IO, NO_MEMORY: as above. */
 enum status page_borrow(struct pmap *map, uint64_t ppn, const uint8_t **bytes);
+void page_give_back(struct pmap *map, uint64_t ppn, const uint8_t *bytes);
+
+/* A frame of the pool, and not number 0. */
+bool page_is_frame(const struct pmap *map, uint64_t frame);
+/* The same for a shared page alone. False: it is not shared. */
+bool page_borrow_frame(struct pmap *map, uint64_t ppn, const uint8_t **bytes);
+/* One step towards a shared page, whose entry was `value`, being private; as page_come. */
+enum status page_unshare(struct pmap *map, uint64_t ppn, uint64_t value, enum page_bytes bytes,
+                         const void *whole);
+/* The page is no longer shared, and no TLB has the frame that its entry `value` named. */
+void frame_drop(struct pmap *map, uint64_t ppn, uint64_t value);
 
 /* One step towards an away page, whose entry was `value`, being private: does it, or waits for who
  * does it. OK: look again. IO, NO_MEMORY: as above. */
@@ -294,9 +339,12 @@ enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_
 void payload_drop(struct pmap *map, uint64_t value);
 
 /* Sets LEAVING with the ticket, and adds the page to the list. False: not private, pinned,
- * settling, or another's. */
-bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool take_over,
+ * settling, or another's (unless that is taken over). Its code goes as well, unless it is kept. */
+enum page_try_flags { LEAVE_TAKE_OVER = 1, LEAVE_KEEP_CODE = 2 };
+bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, unsigned flags,
                     struct revoke_list *list);
+/* Takes that back, where it holds still. */
+void page_try_cancel(struct pmap *map, uint64_t ppn, uint64_t ticket);
 /* Ends LEAVING with the ticket in state `to`, with `flags` (HOLLOW or PUNCHING). False: cancelled.
  */
 bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_state to,

@@ -52,13 +52,15 @@ struct reclaim {
     struct zcache *cache;
     uint64_t max_pages;
     uint64_t seed;
+    void (*note)(void *context, uint64_t ppn);
+    void *note_context;
 
     pthread_t thread;
     bool has_thread;
     sem_t wake;         /* posted when `woken` becomes true */
     _Atomic bool woken; /* there may be work */
     _Atomic bool stopping;
-    _Atomic bool said_refused;
+    _Atomic bool said_refused, blocked;
     _Atomic uint64_t asked; /* target that was set; the host may have less for us */
     _Atomic uint64_t target, chosen, taken, given_up, wait_ns;
     _Atomic uint64_t grown_to; /* after giving up: leave the VM alone up to here. Else 0 */
@@ -159,6 +161,33 @@ static void on_wait(void *context)
     atomic_fetch_add(&reclaim->wait_ns, clock_monotonic_ns() - from);
 }
 
+void reclaim_set_blocked(struct reclaim *reclaim, bool blocked)
+{
+    atomic_store(&reclaim->blocked, blocked);
+    reclaim_wake(reclaim);
+}
+
+void reclaim_wake(struct reclaim *reclaim)
+{
+    pthread_mutex_lock(&reclaim->lock);
+    pthread_cond_broadcast(&reclaim->progress);
+    pthread_mutex_unlock(&reclaim->lock);
+}
+
+void reclaim_wait_blocked(struct reclaim *reclaim, bool (*is_over)(void *context), void *context)
+{
+    if (!atomic_load(&reclaim->blocked) || !must_wait(reclaim))
+        return;
+    uint64_t from = clock_monotonic_ns();
+    pthread_mutex_lock(&reclaim->lock);
+    while (atomic_load(&reclaim->blocked) && must_wait(reclaim) && !is_over(context)) {
+        wake(reclaim);
+        pthread_cond_wait(&reclaim->progress, &reclaim->lock);
+    }
+    pthread_mutex_unlock(&reclaim->lock);
+    atomic_fetch_add(&reclaim->wait_ns, clock_monotonic_ns() - from);
+}
+
 /* The host has less for us than our target is: that comes down, by what makes it worth it. */
 static bool on_refused(void *context)
 {
@@ -203,6 +232,8 @@ static bool queue_add(struct reclaim *reclaim)
     choose(reclaim, batch);
     page_leave_begin(reclaim->map, batch, 0);
     atomic_fetch_add(&reclaim->chosen, batch->count);
+    for (unsigned i = 0; reclaim->note != NULL && i < batch->count; i++)
+        reclaim->note(reclaim->note_context, batch->ppn[i]);
     if (batch->count != 0) {
         reclaim->queue_count++;
         reclaim->queue_pages += batch->count;
@@ -379,6 +410,13 @@ void reclaim_destroy(struct reclaim *reclaim)
     pthread_mutex_destroy(&reclaim->lock);
     sem_destroy(&reclaim->wake);
     free(reclaim);
+}
+
+void reclaim_set_note(struct reclaim *reclaim, void (*note)(void *context, uint64_t ppn),
+                      void *context)
+{
+    reclaim->note = note;
+    reclaim->note_context = context;
 }
 
 void reclaim_set_target(struct reclaim *reclaim, uint64_t pages)

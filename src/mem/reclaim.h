@@ -38,11 +38,23 @@ enum status reclaim_create(struct reclaim **reclaim, struct pmap *map, struct pa
 void reclaim_stop(struct reclaim *reclaim);
 void reclaim_destroy(struct reclaim *reclaim); /* stops it first; NULL is fine */
 
+/* Tells of each page that is chosen to leave, some time before it goes. Before there is a target.
+ */
+void reclaim_set_note(struct reclaim *reclaim, void (*note)(void *context, uint64_t ppn),
+                      void *context);
+
 /* In pages; UINT64_MAX for none. From any thread. Very small ones are taken as
  * RECLAIM_TARGET_LEAST.
  */
 #define RECLAIM_TARGET_LEAST 256u
 void reclaim_set_target(struct reclaim *reclaim, uint64_t pages);
+
+/* While it is blocked, whoever runs the guest is to wait here before it goes on: until no more is
+ * resident than the target, or that cannot be had, or it is no longer blocked, or is_over(context),
+ * which is asked again at reclaim_wake. Not for running vCPUs. */
+void reclaim_set_blocked(struct reclaim *reclaim, bool blocked);
+void reclaim_wait_blocked(struct reclaim *reclaim, bool (*is_over)(void *context), void *context);
+void reclaim_wake(struct reclaim *reclaim);
 
 /* Where the host has refused memory the target has come down to what it gave (page_leave.h,
  * `refused`). This sets it to what was asked for last: there may be room again. */

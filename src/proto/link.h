@@ -14,9 +14,9 @@
 #include "util/status.h"
 
 #define LINK_VERSION   1
-#define LINK_MOST      65536u /* bytes of a message */
-#define LINK_PAGES     512u   /* pages in one message, at most */
-#define LINK_NAME_SIZE 65u    /* CONTROL_NAME_MOST and a NUL; unused bytes are 0 */
+#define LINK_PAGES     512u                    /* pages in one message, at most */
+#define LINK_MOST      (8u + LINK_PAGES * 16u) /* bytes of a message: OFFER, full */
+#define LINK_NAME_SIZE 65u                     /* CONTROL_NAME_MOST and a NUL; unused bytes are 0 */
 
 /* Frames are pages of a group's pool: frame f at offset f * 4096. No frame has the number 0, so
  * that a table of zeros has none. */
@@ -103,21 +103,21 @@ struct link_report {
 };
 
 /*
- * Checks a message of `length` bytes for form: type, direction, count, exact size, and the number of
- * descriptors with it. The values inside are the receiver's to check. INVALID with one line.
+ * Checks a message of `length` bytes for form: type, direction, count, exact size, and the number
+ * of descriptors with it. The values inside are the receiver's to check. INVALID with one line.
  */
 enum link_sender { LINK_VM, LINK_MANAGER };
 enum status link_check(const void *message, uint64_t length, unsigned descriptors,
                        enum link_sender sender, struct error *err);
 
-/* Bytes of a message of that type with `count` in its head. */
+/* Bytes of a message of that type (one of the enum's) with `count` in its head. */
 uint64_t link_size(enum link_type type, uint32_t count);
 
 /*
- * One message without waiting. Sending: STATUS_BUSY where the other end's queue is full. Receiving:
- * BUSY where there is nothing, NOT_FOUND where the other end has hung up, INVALID for what
- * link_check refuses or does not fit. Descriptors received are close-on-exec and the caller's; on
- * failure none is left open. At most 2.
+ * One message without waiting. Sending: STATUS_BUSY where the other end's queue is full, NOT_FOUND
+ * where it has hung up. Receiving, into LINK_MOST bytes, aligned to 8: BUSY where there is nothing,
+ * NOT_FOUND where the other end has hung up, INVALID for what link_check refuses or does not fit.
+ * Descriptors received are close-on-exec and the caller's; on failure none is left open. At most 2.
  */
 #define LINK_DESCRIPTORS_MOST 2u
 enum status link_send(int fd, const void *message, uint64_t length, const int *descriptors,

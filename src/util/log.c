@@ -8,6 +8,13 @@
 
 static _Atomic int log_level = LOG_WARNING;
 
+static const char *log_program = "aerostat";
+
+void log_set_program(const char *name)
+{
+    log_program = name;
+}
+
 void log_set_level(enum log_level level)
 {
     atomic_store(&log_level, (int)level);
@@ -26,7 +33,7 @@ void log_write(enum log_level level, const char *format, ...)
 
     /* One buffer and one write, so that lines of several threads do not mix. */
     char line[1024];
-    int used = snprintf(line, sizeof line, "aerostat: %s: ", names[level]);
+    int used = snprintf(line, sizeof line, "%s: %s: ", log_program, names[level]);
     va_list args;
     va_start(args, format);
     vsnprintf(line + used, sizeof line - (size_t)used - 1, format, args);

@@ -6,6 +6,9 @@
 
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
 
+/* Before anything is logged; "aerostat" otherwise. */
+void log_set_program(const char *name);
+
 /* Lines above `level` are dropped. The default is LOG_WARNING. */
 void log_set_level(enum log_level level);
 

@@ -1,6 +1,7 @@
 #include "vm/control_answer.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "util/bits.h"
@@ -70,12 +71,38 @@ static json_t *answer_resident(struct machine *machine, uint64_t size, uint64_t 
     return json_object();
 }
 
-json_t *control_answer(void *context, const struct control_request *request, struct error *err)
+static json_t *answer_console(struct console_relay *relay, struct error *err)
+{
+    if (relay == NULL)
+        error_set(err, STATUS_UNSUPPORTED,
+                  "the console is where the VM was started; that of one in the background, without "
+                  "--console, can be attached to");
+    else if (!console_relay_has_room(relay))
+        error_set(err, STATUS_BUSY, "the console is in use, by as many as it can serve");
+    else
+        return json_object();
+    return NULL;
+}
+
+void control_take(void *context, const struct control_request *request, int fd,
+                  const char *greeting, const char *typed, size_t length)
+{
+    struct control_answerer *self = context;
+    char line[256];
+    int size = snprintf(line, sizeof line, "%s\n", greeting);
+    if ((size_t)size >= sizeof line ||
+        console_relay_attach(self->relay, fd, line, typed, length) != STATUS_OK)
+        close(fd);
+}
+
+json_t *control_answer(void *context, struct control_request *request, struct error *err)
 {
     struct control_answerer *self = context;
     uint64_t memory = self->options->memory;
     json_t *answer = NULL;
     error_set(err, STATUS_NO_MEMORY, "out of memory"); /* unless something better is said */
+    if (request->kind == CONTROL_CONSOLE) /* also of a VM that is between two machines */
+        return answer_console(self->relay, err);
     if (request->kind == CONTROL_PAUSE)
         vm_slot_pause(self->slot);
     else if (request->kind == CONTROL_RESUME)
@@ -102,7 +129,15 @@ json_t *control_answer(void *context, const struct control_request *request, str
     case CONTROL_RESIDENT:
         answer = answer_resident(machine, request->size, memory, err);
         break;
-    case CONTROL_CONSOLE: /* the server's own */
+    case CONTROL_ADOPT:
+        if (self->link == NULL)
+            error_set(err, STATUS_UNSUPPORTED, "this VM cannot be managed");
+        else if (manager_link_adopt(self->link, request->descriptor, err) == STATUS_OK)
+            answer = json_object();
+        if (self->link != NULL)
+            request->descriptor = -1;
+        break;
+    default: /* the manager's */
         break;
     }
     vm_slot_release(self->slot);

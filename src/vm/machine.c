@@ -4,6 +4,7 @@
 
 #include "cpu/engine.h"
 #include "dev/platform.h"
+#include "proto/link.h"
 #include "util/bits.h"
 #include "util/clock.h"
 #include "vm/machine_private.h"
@@ -50,6 +51,16 @@ void machine_set_resident(struct machine *machine, uint64_t size)
     paging_set_resident(machine->paging, is_all ? UINT64_MAX : size);
 }
 
+struct pmap *machine_map(struct machine *machine)
+{
+    return machine->map;
+}
+
+struct scan *machine_scan(struct machine *machine)
+{
+    return paging_scan(machine->paging);
+}
+
 uint64_t machine_resident(const struct machine *machine)
 {
     struct paging_info info;
@@ -86,6 +97,7 @@ static void *cpu_thread(void *context)
             machine_cpu_stands_still(machine);
             continue;
         }
+        machine_cpu_waits_blocked(machine);
         switch (machine->engine->run(cpu->vcpu)) {
         case VCPU_EXIT_REQUESTED:
             break;
@@ -132,6 +144,7 @@ static void stop_cpus(struct machine *machine)
     machine->stopping = true;
     pthread_cond_broadcast(&machine->pause_changed);
     pthread_mutex_unlock(&machine->lock);
+    paging_wake(machine->paging);
     for (unsigned i = 0; i < machine->cpu_count; i++) {
         struct machine_cpu *cpu = &machine->cpus[i];
         if (!cpu->has_thread)
@@ -180,6 +193,40 @@ bool machine_watch_guest(struct machine *machine, uint64_t wait_ns)
     return balloon_watch(virtio_set_balloon(machine->virtio), wait_ns);
 }
 
+void machine_report_to(struct machine *machine, struct link_report *report)
+{
+    struct pmap_stats pages;
+    struct paging_info paging;
+    struct balloon_info balloon;
+    pmap_get_stats(machine->map, &pages);
+    paging_get(machine->paging, &paging);
+    balloon_get(virtio_set_balloon(machine->virtio), &balloon);
+    *report = (struct link_report){
+        .resident = paging.resident,
+        .active = paging.active,
+        .balloon = pages.ballooned * PAGE_SIZE,
+        .zero = pages.zero_pages * PAGE_SIZE,
+        .shared = pages.shared * PAGE_SIZE,
+        .compressed = pages.compressed * PAGE_SIZE,
+        .compressed_size = paging.cache.held_bytes,
+        .disk_backed = pages.disk_backed * PAGE_SIZE,
+        .swapped = pages.swapped * PAGE_SIZE,
+        .swap_room = (paging.swap.slots - paging.swap.used) * PAGE_SIZE,
+        .overhead = paging.overhead,
+        .sample_periods = paging.sample_periods,
+        .faults_in = pages.faults_compressed + pages.faults_swap_in + pages.faults_disk,
+        .stall_ns = paging.stall_ns,
+        .swap_read = paging.swap.bytes_read,
+        .swap_written = paging.swap.bytes_written,
+        .pages_scanned = paging.scan.scanned,
+        .pages_shared = pages.pages_shared,
+        .cow_breaks = pages.cow_breaks,
+        .cpu_ns = machine_cpu_ns(machine),
+        .balloon_state = balloon.state,
+        .is_paused = machine_is_paused(machine),
+    };
+}
+
 json_t *machine_stats(const struct machine *machine)
 {
     struct vcpu *vcpus[OPTIONS_MAX_CPUS];
@@ -194,6 +241,7 @@ json_t *machine_stats(const struct machine *machine)
     struct paging_info paging;
     paging_get(machine->paging, &paging);
     stats_add_paging(stats, &paging);
+    stats_add_sharing(stats, machine->host->options, machine->host->sharing, &paging);
     json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));
     return stats;
 }

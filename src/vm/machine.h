@@ -19,6 +19,7 @@
 #include "util/status.h"
 #include "util/terminal.h"
 #include "vm/options.h"
+#include "vm/overlays.h"
 
 enum machine_end {
     MACHINE_RUNNING,
@@ -41,13 +42,17 @@ struct machine_host {
     int console_in;  /* and input, -1 for none */
     /* Bytes that the balloon is to hold; what was asked for last, also of a machine before. */
     uint64_t balloon_target;
-    uint64_t resident; /* bytes of host memory that the guest's may take; likewise */
-    struct swap *swap; /* or NULL; of one machine at a time */
+    uint64_t resident;         /* bytes of host memory that the guest's may take; likewise */
+    struct swap *swap;         /* or NULL; of one machine at a time */
+    struct overlays *overlays; /* likewise, without NULL */
+    struct layer *ram;         /* of one machine at a time; NULL: each makes its own */
+    struct sharing *sharing;   /* or NULL; goes from one machine to the next */
 };
 
 struct machine;
 
 /* Builds the machine and loads its kernel; nothing runs yet. */
+uint64_t machine_span_pages(const struct vm_options *options); /* PPNs are below this */
 enum status machine_create(struct machine **machine, const struct machine_host *host,
                            struct error *err);
 /* Runs until something ends it. */
@@ -68,6 +73,14 @@ uint64_t machine_balloon_target(const struct machine *machine);
 bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);
 void machine_set_resident(struct machine *machine, uint64_t size);
 uint64_t machine_resident(const struct machine *machine);
+
+/* For the link to the manager. machine_set_blocked: while the VM has more memory than it may, no
+ * vCPU runs, if `blocked`; it is said anew with each new limit. */
+struct pmap *machine_map(struct machine *machine);
+struct scan *machine_scan(struct machine *machine);
+void machine_set_blocked(struct machine *machine, bool blocked);
+struct link_report;
+void machine_report_to(struct machine *machine, struct link_report *report);
 
 /* Pausing: no vCPU runs, and the guest's clocks stand still: its TSC, KVM's clock and all timers go
  * on later from where they were. Devices finish what they were asked. A machine may be paused and

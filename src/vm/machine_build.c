@@ -6,11 +6,13 @@
 #include "boot/boot.h"
 #include "cpu/engine.h"
 #include "dev/platform.h"
+#include "mem/layer.h"
 #include "util/bits.h"
 #include "util/clock.h"
 #include "util/log.h"
 #include "vm/boot_state.h"
 #include "vm/machine_private.h"
+#include "vm/sharing.h"
 
 static void on_power_off(void *context)
 {
@@ -74,12 +76,32 @@ static void on_trouble(void *context, const struct error *err)
     machine_finish(context, MACHINE_FAILED, 0);
 }
 
+static unsigned ram_ranges(const struct vm_options *options, struct ram_range ranges[2])
+{
+    uint64_t size = options->memory;
+    uint64_t low = size < PLATFORM_LOW_RAM_END ? size : PLATFORM_LOW_RAM_END;
+    ranges[0] = (struct ram_range){0, low};
+    ranges[1] = (struct ram_range){4 * GIB, size - low};
+    return size > low ? 2 : 1;
+}
+
+uint64_t machine_span_pages(const struct vm_options *options)
+{
+    struct ram_range ranges[2];
+    const struct ram_range *last = &ranges[ram_ranges(options, ranges) - 1];
+    return (last->base + last->size) >> PAGE_SHIFT;
+}
+
 static enum status create_memory(struct machine *machine, struct error *err)
 {
-    uint64_t size = machine->host->options->memory;
-    uint64_t low = size < PLATFORM_LOW_RAM_END ? size : PLATFORM_LOW_RAM_END;
-    struct ram_range ranges[] = {{0, low}, {4 * GIB, size - low}};
-    enum status status = pmap_create(&machine->map, ranges, size > low ? 2 : 1, err);
+    const struct machine_host *host = machine->host;
+    struct ram_range ranges[2];
+    unsigned count = ram_ranges(host->options, ranges);
+    enum status status = host->ram != NULL ? layer_clear(host->ram, err) : STATUS_OK;
+    if (status == STATUS_OK)
+        status = pmap_create_in(&machine->map, ranges, count, host->ram, err);
+    if (status == STATUS_OK && host->sharing != NULL)
+        sharing_join(host->sharing, machine->map);
     if (status == STATUS_OK) {
         pmap_set_trouble_hook(machine->map, on_trouble, machine);
         pmap_set_peeking(machine->map, !machine->host->options->double_paging);
@@ -96,8 +118,7 @@ static enum status create_memory(struct machine *machine, struct error *err)
     return status;
 }
 
-/* For sampling. */
-static uint64_t vm_time_ns(void *context)
+uint64_t machine_cpu_ns(void *context)
 {
     struct machine *machine = context;
     uint64_t sum = 0;
@@ -141,7 +162,7 @@ static enum status start_paging(struct machine *machine, struct error *err)
 {
     const struct vm_options *options = machine->host->options;
     enum status status = paging_start_sample(machine->paging, machine->loop, options->cpus,
-                                             vm_time_ns, machine, err);
+                                             machine_cpu_ns, machine, err);
     if (status == STATUS_OK && options->chaos)
         status = paging_start_chaos(machine->paging, options->chaos_seed, &chaos_ops, machine, err);
     return status;
@@ -275,6 +296,7 @@ static enum status create_virtio(struct machine *machine, const struct device_ti
         .balloon_target = host->balloon_target,
         .map = machine->map,
         .disks = paging_disks(machine->paging),
+        .overlays = host->overlays,
         .mmio = machine->mmio,
         .ioapic = machine->ioapic,
         .loop = machine->loop,
@@ -401,6 +423,8 @@ void machine_destroy(struct machine *machine)
         bus_destroy(machine->ports);
     if (machine->mmio != NULL)
         bus_destroy(machine->mmio);
+    if (machine->map != NULL && machine->host->sharing != NULL)
+        sharing_leave(machine->host->sharing, machine->map);
     if (machine->map != NULL)
         pmap_destroy(machine->map);
     paging_destroy(machine->paging);

@@ -9,8 +9,12 @@
  * and timers have what they had left. So the guest finds itself in the very moment in which it was
  * stopped; only its idea of the date is late, until it asks somebody.
  *
+ * Blocked, by a host that is out of memory (machine_set_blocked), a guest stands still as well,
+ * each vCPU by itself, until the VM has what it may have and no more. Its clock goes on: for the
+ * guest that is a host that was busy. It cannot last: reclaim gets there, or gives up.
+ *
  * `cpus_running` counts threads that may touch guest state. All here is under machine->lock, with
- * the clock's locks below it.
+ * the clock's locks and reclaim's below it.
  */
 
 #include "util/log.h"
@@ -57,6 +61,7 @@ static void wish_pause(struct machine *machine)
     settle(machine);
     for (unsigned i = 0; i < machine->cpu_count; i++)
         vcpu_kick(machine->cpus[i].vcpu, ATTENTION_EXIT);
+    paging_wake(machine->paging);
 }
 
 void machine_pause_begin(struct machine *machine)
@@ -109,6 +114,24 @@ void machine_resume(struct machine *machine)
     pthread_mutex_unlock(&machine->lock);
     paging_restore_resident(machine->paging);
     virtio_set_notify(machine->virtio); /* what was left in the rings for want of memory */
+}
+
+static bool is_wanted_elsewhere(void *context)
+{
+    struct machine *machine = context;
+    return machine->pausing || machine->stopping;
+}
+
+void machine_cpu_waits_blocked(struct machine *machine)
+{
+    paging_wait_blocked(machine->paging, is_wanted_elsewhere, machine);
+}
+
+void machine_set_blocked(struct machine *machine, bool blocked)
+{
+    paging_set_blocked(machine->paging, blocked);
+    for (unsigned i = 0; blocked && i < machine->cpu_count; i++)
+        vcpu_kick(machine->cpus[i].vcpu, ATTENTION_EXIT);
 }
 
 bool machine_is_paused(struct machine *machine)

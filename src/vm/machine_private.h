@@ -82,11 +82,16 @@ struct machine {
 /* Any thread: ends the machine; the first end counts. */
 void machine_finish(struct machine *machine, enum machine_end end, uint32_t value);
 
+/* CPU time that the vCPUs have used. */
+uint64_t machine_cpu_ns(void *machine);
+
 /* machine_pause.c, around the life of a vCPU's thread: begins before it is made, ends by itself;
  * and while machine->pausing, waits in it. */
 void machine_cpu_begins(struct machine *machine);
 void machine_cpu_ends(struct machine *machine);
 void machine_cpu_stands_still(struct machine *machine);
+/* Before it runs the guest: waits as long as machine_set_blocked says. */
+void machine_cpu_waits_blocked(struct machine *machine);
 /* Begins a pause of a machine that runs, and says why. Of one that does not run, nothing. */
 void machine_pause_for_memory(struct machine *machine, const struct error *err);
 

@@ -21,8 +21,10 @@
 #include <unistd.h>
 
 #include "control/folder.h"
+#include "control/server.h"
 #include "cpu/thunk/thunk.h"
 #include "cpu/translate/code_pool.h"
+#include "mem/layer.h"
 #include "util/clock.h"
 #include "util/io_loop.h"
 #include "util/log.h"
@@ -31,10 +33,10 @@
 #include "vm/bus_error.h"
 #include "vm/console_relay.h"
 #include "vm/control_answer.h"
-#include "vm/control_server.h"
 #include "vm/detach.h"
 #include "vm/exit_status.h"
 #include "vm/machine.h"
+#include "vm/manager_link.h"
 #include "vm/sandbox.h"
 #include "vm/stats.h"
 #include "vm/vm_slot.h"
@@ -48,6 +50,9 @@ struct program {
     struct io_loop *signal_loop;
     struct io_source *signals;
     int signal_fd, stats_fd, console_fd;
+    struct layer ram;
+    int ram_fd; /* of it, for reading alone; -1: this host cannot give one */
+    struct manager_link *link;
 
     char name[CONTROL_NAME_MOST + 1];
     int listener;
@@ -87,8 +92,6 @@ static enum status watch_signals(struct program *program, struct error *err)
     if (status == STATUS_OK)
         status = io_source_create(&program->signals, program->signal_loop, program->signal_fd,
                                   EPOLLIN, on_signal, program, err);
-    if (status == STATUS_OK)
-        status = io_loop_start(program->signal_loop, err);
     return status;
 }
 
@@ -125,12 +128,14 @@ static enum status make_control(struct program *program, struct error *err)
         host->console_in = host->console_out;
     }
     program->answerer.slot = &program->slot;
+    program->answerer.relay = program->relay;
     program->answerer.options = &program->options;
     struct control_server_config config = {
         .loop = program->control_loop,
         .listener = program->listener,
-        .relay = program->relay,
+        .language = &control_vm_language,
         .answer = control_answer,
+        .take = control_take,
         .context = &program->answerer,
     };
     if (status == STATUS_OK)
@@ -285,6 +290,29 @@ static int run_machines(struct program *program)
     return exit_status;
 }
 
+/* The guest's memory, and whom it may be shared with. */
+static enum status make_memory(struct program *program, struct error *err)
+{
+    const struct vm_options *options = &program->options;
+    char path[64];
+    enum status status = layer_create(&program->ram, machine_span_pages(options) * PAGE_SIZE, err);
+    if (status != STATUS_OK)
+        return status;
+    program->host.ram = &program->ram;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", program->ram.fd);
+    program->ram_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (program->ram_fd < 0)
+        return STATUS_OK;
+    struct manager_link_config config = {
+        .options = options, .slot = &program->slot, .ram = program->ram_fd};
+    status = manager_link_create(&program->link, &config, err);
+    if (status != STATUS_OK)
+        return status;
+    program->answerer.link = program->link;
+    program->host.sharing = manager_link_sharing(program->link);
+    return STATUS_OK;
+}
+
 static int program_run(struct program *program, bool has_stdout)
 {
     struct error err = {0};
@@ -300,6 +328,10 @@ static int program_run(struct program *program, bool has_stdout)
         status = thunk_set_create(&program->host.thunks, &err);
     if (status == STATUS_OK)
         status = paging_open_swap(&program->host.swap, &program->options, &err);
+    if (status == STATUS_OK)
+        status = overlays_open(&program->host.overlays, &program->options, &err);
+    if (status == STATUS_OK)
+        status = make_memory(program, &err);
     if (status == STATUS_OK && program->options.engine != &interp_engine)
         status = code_pool_create(&program->host.code_pool, program->options.code_cache,
                                   program->options.cpus, &err);
@@ -309,7 +341,9 @@ static int program_run(struct program *program, bool has_stdout)
         log_error("%s", err.text);
         return startup_exit_status(status);
     }
-    if (sandbox_enter(&err) != STATUS_OK) {
+    /* From here on there are other threads. */
+    if (sandbox_enter(&err) != STATUS_OK ||
+        io_loop_start(program->signal_loop, &err) != STATUS_OK) {
         log_error("%s", err.text);
         return EXIT_STATUS_FAILURE;
     }
@@ -330,12 +364,17 @@ static void program_close(struct program *program)
         close(program->listener);
     control_server_destroy(program->control);
     console_relay_destroy(program->relay);
+    manager_link_destroy(program->link);
+    layer_destroy(&program->ram);
+    if (program->ram_fd >= 0)
+        close(program->ram_fd);
     io_loop_destroy(program->control_loop);
     io_loop_destroy(program->signal_loop);
     if (program->host.thunks != NULL)
         thunk_set_destroy(program->host.thunks);
     code_pool_destroy(program->host.code_pool);
     swap_destroy(program->host.swap);
+    overlays_close(program->host.overlays);
     if (program->signal_fd >= 0)
         close(program->signal_fd);
     if (program->stats_fd >= 0)
@@ -353,6 +392,7 @@ int main(int argc, char **argv)
         .signal_fd = -1,
         .stats_fd = -1,
         .console_fd = -1,
+        .ram_fd = -1,
         .listener = -1,
         .detach = DETACH_NONE,
         .answerer.started_ns = clock_monotonic_ns(),

@@ -26,13 +26,20 @@ const char options_help[] =
     "  --memory SIZE      guest memory: 2M to 256G, default 256M\n"
     "  --resident SIZE    most host memory that the guest's memory may take, from 1M: what is\n"
     "                     over it is compressed or swapped; default: all of it\n"
+    "  --min SIZE         host memory that a manager leaves the VM in any case; default 0\n"
+    "  --shares N         the VM's part of scarce host memory, against other VMs' shares: 1 to\n"
+    "                     1000000000; default: in proportion to --memory\n"
+    "  --group NAME       the VM shares equal pages with VMs of this group; default: with itself\n"
     "  --balloon SIZE     guest memory that the guest's balloon driver is to give up; default 0\n"
     "  --swap-dir DIR     folder of the swap file, which has no name and goes when the VM ends;\n"
     "                     default $TMPDIR or /var/tmp\n"
     "  --swap-size SIZE   most that the swap file may hold, 0 for no swap file; default: as much\n"
     "                     as --memory\n"
     "  --cpus N           virtual CPUs: 1 to 16, default 1\n"
-    "  --disk FILE[,ro]   raw disk image as the next /dev/vdX; ro: read-only. Up to 8\n"
+    "  --disk FILE[,ro|,overlay]\n"
+    "                     raw disk image as the next /dev/vdX, up to 8. ro: read-only; overlay:\n"
+    "                     what is written goes to a temporary file in --swap-dir, and is gone\n"
+    "                     when the VM ends\n"
     "  --net none         no network (default)\n"
     "  --net user[,hostfwd=tcp:HOST-GUEST]...\n"
     "                     user-mode network; forwards port HOST of this machine to port GUEST\n"
@@ -66,6 +73,9 @@ enum option_id {
     OPTION_MEMORY,
     OPTION_RESIDENT,
     OPTION_BALLOON,
+    OPTION_MIN,
+    OPTION_SHARES,
+    OPTION_GROUP,
     OPTION_SWAP_DIR,
     OPTION_SWAP_SIZE,
     OPTION_CPUS,
@@ -92,6 +102,9 @@ static const struct option long_options[] = {
     {"memory", required_argument, NULL, OPTION_MEMORY},
     {"resident", required_argument, NULL, OPTION_RESIDENT},
     {"balloon", required_argument, NULL, OPTION_BALLOON},
+    {"min", required_argument, NULL, OPTION_MIN},
+    {"shares", required_argument, NULL, OPTION_SHARES},
+    {"group", required_argument, NULL, OPTION_GROUP},
     {"swap-dir", required_argument, NULL, OPTION_SWAP_DIR},
     {"swap-size", required_argument, NULL, OPTION_SWAP_SIZE},
     {"cpus", required_argument, NULL, OPTION_CPUS},
@@ -134,20 +147,29 @@ static enum status pages_option(const char *option, const char *text, uint64_t l
     return status;
 }
 
+static bool cut_end(const char *text, size_t *length, const char *end)
+{
+    size_t end_length = strlen(end);
+    if (*length < end_length || strcmp(text + *length - end_length, end) != 0)
+        return false;
+    *length -= end_length;
+    return true;
+}
+
 static enum status disk_parse(const char *text, struct vm_options *options, struct error *err)
 {
     if (options->disk_count == OPTIONS_MAX_DISKS)
         return error_set(err, STATUS_INVALID, "more than %u --disk options", OPTIONS_MAX_DISKS);
-    /* File names may hold commas: only a trailing ",ro" is ours. */
-    size_t length = strlen(text);
-    bool read_only = length >= 3 && strcmp(text + length - 3, ",ro") == 0;
-    size_t path_length = read_only ? length - 3 : length;
+    /* File names may hold commas: only these at the end are ours. */
+    size_t path_length = strlen(text);
+    bool read_only = cut_end(text, &path_length, ",ro");
+    bool overlay = !read_only && cut_end(text, &path_length, ",overlay");
     if (path_length == 0)
         return error_set(err, STATUS_INVALID, "--disk needs a file name");
     char *path = strndup(text, path_length);
     if (path == NULL)
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
-    options->disks[options->disk_count++] = (struct disk_options){path, read_only};
+    options->disks[options->disk_count++] = (struct disk_options){path, read_only, overlay};
     return STATUS_OK;
 }
 
@@ -193,11 +215,11 @@ static enum status net_parse(const char *text, struct vm_options *options, struc
     return status;
 }
 
-static enum status name_option(const char *value, struct error *err)
+static enum status name_option(const char *option, const char *value, struct error *err)
 {
     struct error why;
     enum status status = control_name_check(value, &why);
-    return status == STATUS_OK ? status : error_set(err, status, "--name: %s", why.text);
+    return status == STATUS_OK ? status : error_set(err, status, "%s: %s", option, why.text);
 }
 
 static enum status engine_parse(const char *value, const struct engine_ops **engine,
@@ -256,6 +278,18 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
     case OPTION_BALLOON:
         return pages_option("--balloon", value, 0, MEMORY_MOST, "less than --memory says",
                             &options->balloon, err);
+    case OPTION_MIN:
+        return pages_option("--min", value, 0, MEMORY_MOST, "0 to what --memory says",
+                            &options->min, err);
+    case OPTION_SHARES:
+        if (number_parse(value, 1, OPTIONS_SHARES_MOST, &number) != STATUS_OK)
+            return error_set(err, STATUS_INVALID, "--shares %s: give a number from 1 to %u", value,
+                             OPTIONS_SHARES_MOST);
+        options->shares = (uint32_t)number;
+        return STATUS_OK;
+    case OPTION_GROUP:
+        options->group = value;
+        return name_option("--group", value, err);
     case OPTION_SWAP_DIR:
         options->swap_dir = value;
         return path_check("--swap-dir", value, err);
@@ -274,7 +308,7 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         return net_parse(value, options, err);
     case OPTION_NAME:
         options->name = value;
-        return name_option(value, err);
+        return name_option("--name", value, err);
     case OPTION_DETACH:
         options->detach = true;
         return STATUS_OK;
@@ -325,6 +359,9 @@ static enum status options_check(struct vm_options *options, struct error *err)
     if (options->resident > options->memory)
         return error_set(err, STATUS_INVALID,
                          "--resident is more than the VM's memory, %" PRIu64 "M",
+                         options->memory / MIB);
+    if (options->min > options->memory)
+        return error_set(err, STATUS_INVALID, "--min is more than the VM's memory, %" PRIu64 "M",
                          options->memory / MIB);
     if (options->balloon >= options->memory)
         return error_set(err, STATUS_INVALID,

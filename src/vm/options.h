@@ -18,10 +18,12 @@
 
 /* Least that may be resident: less makes no progress. */
 #define OPTIONS_RESIDENT_LEAST (1u << 20)
+#define OPTIONS_SHARES_MOST    1000000000u
 
 struct disk_options {
     const char *path; /* owned */
     bool read_only;
+    bool overlay; /* what is written goes to a temporary file */
 };
 
 struct net_options { /* a user-mode network */
@@ -35,8 +37,11 @@ struct vm_options {
     const char *name;     /* NULL: none was given */
     uint64_t memory;      /* bytes, a multiple of the page size, as the sizes below */
     uint64_t resident;    /* host memory that the guest's may take; `memory`: all of it */
+    uint64_t min;         /* host memory that it is to be left in any case */
+    uint32_t shares;      /* 0: in proportion to `memory` */
+    const char *group;    /* of VMs that share pages, or NULL: with itself alone */
     uint64_t balloon;     /* what the balloon is to take from the start */
-    const char *swap_dir; /* folder of the swap file, or NULL for the default */
+    const char *swap_dir; /* folder of temporary files, or NULL for the default */
     uint64_t swap_size;   /* most that the swap file may hold, or OPTIONS_SWAP_DEFAULT */
     uint64_t code_cache;  /* bytes */
     unsigned cpus;

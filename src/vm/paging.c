@@ -5,6 +5,7 @@
 #include "util/bits.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/temp_file.h"
 
 #define CACHE_PART    10u /* of the VM's memory that the compression cache may take */
 #define SAMPLE_PAGES  100u
@@ -18,6 +19,7 @@ struct paging {
     struct pager *pager;
     struct reclaim *reclaim;
     struct sample *sample;
+    struct scan *scan;
     struct chaos *chaos;
 };
 
@@ -28,9 +30,7 @@ enum status paging_open_swap(struct swap **swap, const struct vm_options *option
                      options->resident != options->memory || options->chaos;
     uint64_t size =
         options->swap_size == OPTIONS_SWAP_DEFAULT ? options->memory : options->swap_size;
-    const char *dir = options->swap_dir != NULL ? options->swap_dir : getenv("TMPDIR");
-    if (dir == NULL || dir[0] == '\0')
-        dir = "/var/tmp";
+    const char *dir = temp_file_folder(options->swap_dir);
     *swap = NULL;
     if (size == 0)
         return STATUS_OK;
@@ -44,6 +44,17 @@ enum status paging_open_swap(struct swap **swap, const struct vm_options *option
     if (err != NULL)
         *err = (struct error){.status = STATUS_OK};
     return STATUS_OK;
+}
+
+static void note_fresh(void *context, uint64_t ppn, uint64_t count)
+{
+    scan_note(context, ppn, count, true);
+}
+
+/* Share before swap. */
+static void note_leaving(void *context, uint64_t ppn)
+{
+    scan_note(context, ppn, 1, false);
 }
 
 enum status paging_create(struct paging **out, struct pmap *map, struct swap *swap,
@@ -64,10 +75,14 @@ enum status paging_create(struct paging **out, struct pmap *map, struct swap *sw
         status = pager_create(&paging->pager, map, paging->cache, swap, paging->disks, err);
     if (status == STATUS_OK)
         status = reclaim_create(&paging->reclaim, map, paging->pager, paging->cache, err);
+    if (status == STATUS_OK)
+        status = scan_create(&paging->scan, map, clock_tsc(), err);
     if (status != STATUS_OK) {
         paging_destroy(paging);
         return status;
     }
+    disk_pages_set_note(paging->disks, note_fresh, paging->scan);
+    reclaim_set_note(paging->reclaim, note_leaving, paging->scan);
     *out = paging;
     return STATUS_OK;
 }
@@ -77,6 +92,21 @@ void paging_set_resident(struct paging *paging, uint64_t bytes)
     if (bytes != UINT64_MAX)
         disk_pages_enable(paging->disks, true);
     reclaim_set_target(paging->reclaim, bytes == UINT64_MAX ? UINT64_MAX : bytes >> PAGE_SHIFT);
+}
+
+void paging_set_blocked(struct paging *paging, bool blocked)
+{
+    reclaim_set_blocked(paging->reclaim, blocked);
+}
+
+void paging_wait_blocked(struct paging *paging, bool (*is_over)(void *context), void *context)
+{
+    reclaim_wait_blocked(paging->reclaim, is_over, context);
+}
+
+void paging_wake(struct paging *paging)
+{
+    reclaim_wake(paging->reclaim);
 }
 
 void paging_restore_resident(struct paging *paging)
@@ -129,6 +159,7 @@ void paging_destroy(struct paging *paging)
         return;
     paging_stop(paging);
     reclaim_destroy(paging->reclaim);
+    scan_destroy(paging->scan);
     pager_destroy(paging->pager);
     disk_pages_destroy(paging->disks);
     zcache_destroy(paging->cache);
@@ -142,6 +173,11 @@ struct disk_pages *paging_disks(struct paging *paging)
     return paging->disks;
 }
 
+struct scan *paging_scan(struct paging *paging)
+{
+    return paging->scan;
+}
+
 void paging_get(struct paging *paging, struct paging_info *info)
 {
     struct pmap_stats pages;
@@ -153,6 +189,7 @@ void paging_get(struct paging *paging, struct paging_info *info)
         swap_get_stats(paging->swap, &info->swap);
     pager_get_stats(paging->pager, &info->pager);
     reclaim_get_stats(paging->reclaim, &info->reclaim);
+    scan_get_stats(paging->scan, &info->scan);
     if (paging->chaos != NULL)
         chaos_get_stats(paging->chaos, &info->chaos);
     if (paging->sample != NULL)
@@ -162,6 +199,7 @@ void paging_get(struct paging *paging, struct paging_info *info)
     info->target = info->reclaim.target > pages.max_pages ? max : info->reclaim.target * PAGE_SIZE;
     info->stall_ns = pages.reclaim_stall_ns + info->reclaim.wait_ns;
     info->active = sample.active_pages * PAGE_SIZE;
+    info->sample_periods = sample.periods;
     info->overhead = pages.max_pages * sizeof(uint64_t)   /* the page map's entries */
                      + info->swap.used * sizeof(uint64_t) /* checksums */
                      + disk_pages_overhead(paging->disks);

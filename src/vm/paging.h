@@ -11,6 +11,7 @@
 #include "mem/pmap.h"
 #include "mem/reclaim.h"
 #include "mem/sample.h"
+#include "mem/scan.h"
 #include "mem/swap.h"
 #include "mem/zcache.h"
 #include "util/io_loop.h"
@@ -30,6 +31,11 @@ enum status paging_create(struct paging **paging, struct pmap *map, struct swap 
 
 /* Bytes of host memory that the guest's may take; UINT64_MAX: any. From any thread. */
 void paging_set_resident(struct paging *paging, uint64_t bytes);
+
+/* The same as reclaim_set_blocked, reclaim_wait_blocked and reclaim_wake (mem/reclaim.h). */
+void paging_set_blocked(struct paging *paging, bool blocked);
+void paging_wait_blocked(struct paging *paging, bool (*is_over)(void *context), void *context);
+void paging_wake(struct paging *paging);
 
 /* After the host has refused memory: it may have room again for what was asked for. */
 void paging_restore_resident(struct paging *paging);
@@ -52,15 +58,20 @@ void paging_destroy(struct paging *paging);
 /* For the machine's disks. */
 struct disk_pages *paging_disks(struct paging *paging);
 
+/* Which pages might be shared. */
+struct scan *paging_scan(struct paging *paging);
+
 struct paging_info {
     uint64_t resident, target; /* bytes */
     uint64_t active;           /* bytes; of a VM that runs long enough */
     uint64_t overhead;         /* bytes of bookkeeping */
+    uint64_t sample_periods;   /* that `active` rests on */
     uint64_t stall_ns;         /* that vCPUs and devices waited for pages, or for room, summed */
     struct zcache_stats cache;
     struct swap_stats swap;
     struct pager_stats pager;
     struct reclaim_stats reclaim;
+    struct scan_stats scan;
     struct chaos_stats chaos; /* zeros without */
 };
 void paging_get(struct paging *paging, struct paging_info *info);

@@ -3,6 +3,7 @@
 #include <asm/prctl.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <stdbool.h>
@@ -13,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "util/bits.h"
@@ -127,6 +129,9 @@ static const struct judged_call {
     {SCMP_SYS(fcntl), 1, WHOLE_INT, F_SETFL},
     {SCMP_SYS(fcntl), 1, WHOLE_INT, F_OFD_SETLK},
     {SCMP_SYS(fcntl), 1, WHOLE_INT, F_ADD_SEALS},
+    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_GET_SEALS},
+    /* Over the manager's link, the only local socket there is. */
+    {SCMP_SYS(sendmsg), 2, WHOLE_INT, MSG_DONTWAIT | MSG_NOSIGNAL},
 };
 
 static int add_calls(scmp_filter_ctx filter)
@@ -167,12 +172,26 @@ static void limit_descriptors(void)
 #define SANDBOX_FITS true
 #endif
 
+/* Of a root's process all its powers: of this thread, and of those that it will start. What a
+ * file's mode denies is denied then: a pool that is there to be read cannot be opened again for
+ * writing. */
+static enum status drop_capabilities(struct error *err)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {0};
+    if (syscall(SYS_capset, &header, none) != 0)
+        return error_set(err, STATUS_UNSUPPORTED, "cannot give up privileges: %s", strerror(errno));
+    return STATUS_OK;
+}
+
 enum status sandbox_enter(struct error *err)
 {
     limit_descriptors();
+    enum status status = drop_capabilities(err);
+    if (status != STATUS_OK)
+        return status;
     if (!SANDBOX_FITS)
         return STATUS_OK;
-    enum status status = STATUS_OK;
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
     if (filter == NULL)
         return error_set(err, STATUS_UNSUPPORTED, "cannot make a system call filter");

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "util/clock.h"
+#include "vm/sharing.h"
 
 static void add_count(json_t *object, const char *name, uint64_t value)
 {
@@ -110,8 +111,9 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "compressed", pages.compressed * PAGE_SIZE);
     add_count(stats, "disk_backed", pages.disk_backed * PAGE_SIZE);
     add_count(stats, "swapped", pages.swapped * PAGE_SIZE);
-    add_count(stats, "shared", 0);
-    add_count(stats, "shared_saved", 0);
+    add_count(stats, "shared", pages.shared * PAGE_SIZE);
+    add_count(stats, "pages_shared", pages.pages_shared);
+    add_count(stats, "cow_breaks", pages.cow_breaks);
     add_count(stats, "faults_zero", pages.faults_zero);
     add_count(stats, "faults_compressed", pages.faults_compressed);
     add_count(stats, "faults_disk", pages.faults_disk);
@@ -176,6 +178,17 @@ void stats_add_paging(json_t *stats, const struct paging_info *paging)
         add_count(stats, "chaos_sampled", paging->chaos.sampled);
         add_count(stats, "chaos_checks", paging->chaos.checks);
     }
+}
+
+void stats_add_sharing(json_t *stats, const struct vm_options *options, struct sharing *sharing,
+                       const struct paging_info *paging)
+{
+    add_count(stats, "shared_saved", sharing != NULL ? sharing_saved(sharing) * PAGE_SIZE : 0);
+    add_count(stats, "pages_scanned", paging->scan.scanned);
+    add_count(stats, "scan_cpu_ns", sharing != NULL ? sharing_cpu_ns(sharing) : 0);
+    add_count(stats, "min", options->min);
+    add_count(stats, "shares", options->shares);
+    json_object_set_new(stats, "group", json_string(options->group != NULL ? options->group : ""));
 }
 
 void stats_add_run(json_t *stats, uint64_t started_ns, unsigned resets)

@@ -53,6 +53,13 @@ class Connection:
         return json.loads(self.line())
 
 
+def wait_until(condition, what, seconds=harness.EXIT_SECONDS):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waiting: {what}"
+        time.sleep(0.01)
+
+
 class TestCase(harness.TestCase):
     def setUp(self):
         super().setUp()

@@ -1,6 +1,7 @@
 /*
  * Random operations on the page map against a model that is nothing but arrays: bytes, states,
- * pins, marks, what is in the store. Fixed seeds; pmap_check at intervals.
+ * pins, marks, what is in the store and in the pool. A frame is overwritten as soon as nobody
+ * refers to it. Fixed seeds; pmap_check at intervals.
  */
 
 #include <setjmp.h>
@@ -12,11 +13,16 @@
 
 #include <cmocka.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "mem/page_share.h"
 #include "memory_store.h"
 
 #define SPAN_PAGES 48u
 #define SPAN       (SPAN_PAGES * PAGE_SIZE)
 #define PINS_MAX   16u
+#define FRAMES     24u /* number 0 is none */
 
 static const struct ram_range layout[] = {
     {0, 16 * KIB}, {32 * KIB, 64 * KIB}, {96 * KIB, 32 * KIB}, {160 * KIB, 32 * KIB}};
@@ -34,6 +40,7 @@ struct page {
     bool moving;  /* is being moved: its payload is the test's */
     unsigned pins;
     uint64_t payload;
+    uint32_t frame; /* shared */
 };
 
 struct model {
@@ -46,6 +53,9 @@ struct model {
     struct pmap *map;
     struct memory_store *store;
     uint64_t *seed;
+    uint8_t pool[FRAMES][1 << PAGE_SHIFT];
+    uint32_t held[SPAN_PAGES]; /* as the pool's owner sees it */
+    unsigned references[FRAMES];
 };
 
 static uint64_t random_next(uint64_t *seed)
@@ -118,6 +128,19 @@ static void model_come(struct model *model, struct page *page, bool reads)
     model_take_payload(page);
 }
 
+/* The pool's owner hears that a page of a frame has gone. */
+static void on_drop(void *context, uint64_t ppn, uint32_t frame)
+{
+    struct model *model = context;
+    assert_true(ppn < SPAN_PAGES && frame != 0 && frame < FRAMES);
+    assert_int_equal(model->held[ppn], frame);
+    model->held[ppn] = 0;
+    if (--model->references[frame] == 0)
+        memset(model->pool[frame], 0xdd, PAGE_SIZE);
+}
+
+static const struct page_share_ops share_ops = {.drop = on_drop};
+
 static void model_make_private(struct model *model, uint64_t ppn, bool reads)
 {
     struct page *page = &model->pages[ppn];
@@ -130,7 +153,13 @@ static void model_make_private(struct model *model, uint64_t ppn, bool reads)
     page->leaving = false;
     if (page->state == PAGE_PRIVATE)
         return;
-    model->stats.faults_zero++;
+    if (page->state == PAGE_SHARED) {
+        model->stats.cow_breaks++;
+        model->stats.second_chances += page->hollow;
+        page->active = true;
+    } else {
+        model->stats.faults_zero++;
+    }
     model->stats.revocations += page->lent;
     page->state = PAGE_PRIVATE;
     page->lent = page->hollow = false;
@@ -153,6 +182,10 @@ static bool model_discard(struct model *model, uint64_t ppn, enum page_state to,
         *revoked = true;
         model->revoked_code += page->code;
         page->leaving = page->code = false;
+    } else if (page->state == PAGE_SHARED) {
+        *revoked |= page->lent || page->code;
+        model->revoked_code += page->code;
+        page->hollow = page->code = false;
     } else if (page->state != PAGE_ZERO || to != PAGE_BALLOONED) {
         return false;
     }
@@ -296,11 +329,11 @@ static void look_up(struct model *model, uint64_t ppn, bool claims)
         return;
     }
     assert_non_null(bytes);
-    if (claims && page->state != PAGE_PRIVATE && !page->lent)
+    if (claims && page->state != PAGE_PRIVATE && page->state != PAGE_SHARED && !page->lent)
         model_make_private(model, ppn, true);
     model_touch(model, page);
     page->leaving = false;
-    page->lent = page->state == PAGE_ZERO;
+    page->lent = page->state == PAGE_ZERO || page->state == PAGE_SHARED;
     assert_int_equal(writable, page->state == PAGE_PRIVATE && !page->code);
     assert_memory_equal(bytes, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
 }
@@ -488,6 +521,80 @@ static void step_leave(struct model *model)
     }
 }
 
+static void step_share(struct model *model)
+{
+    struct page_ref refs[8];
+    bool shared[8], expected[8], revoked = false;
+    unsigned count = (unsigned)choose(model, ARRAY_LENGTH(refs) + 1);
+    uint64_t ppn = choose(model, SPAN_PAGES + 2);
+    uint32_t frame = (uint32_t)choose(model, FRAMES + 2);
+    for (unsigned i = 0; i < count; i++) {
+        /* Each once in a batch: 7 and 5 have no factor in common with these numbers. */
+        ppn = (ppn + 7) % (SPAN_PAGES + 2);
+        frame = (frame + 5) % (FRAMES + 2);
+        struct page *page = ppn < SPAN_PAGES && model->pages[ppn].ram ? &model->pages[ppn] : NULL;
+        refs[i] = (struct page_ref){ppn, frame};
+        expected[i] = false;
+        if (frame == 0 || frame >= FRAMES || page == NULL)
+            continue;
+        if (model->references[frame] == 0 && choose(model, 8) != 0)
+            memcpy(model->pool[frame], model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
+        if (page->state != PAGE_PRIVATE || page->pins != 0)
+            continue;
+        revoked = true;
+        page->leaving = false;
+        if (memcmp(model->pool[frame], model->bytes + ppn * PAGE_SIZE, PAGE_SIZE) != 0)
+            continue;
+        expected[i] = true;
+        page->state = PAGE_SHARED;
+        page->frame = model->held[ppn] = frame;
+        page->lent = page->hollow = false;
+        model->references[frame]++;
+        model->stats.pages_shared++;
+    }
+    model->stats.revocations += revoked;
+    page_share(model->map, refs, count, shared);
+    for (unsigned i = 0; i < count; i++)
+        assert_int_equal(shared[i], expected[i]);
+}
+
+/* As a device reads. */
+static void step_peek(struct model *model)
+{
+    _Alignas(1 << PAGE_SHIFT) uint8_t bytes[1 << PAGE_SHIFT];
+    uint64_t ppn = choose(model, SPAN_PAGES + 2);
+    struct page *page = ppn < SPAN_PAGES && model->pages[ppn].ram ? &model->pages[ppn] : NULL;
+    bool is_shared = page != NULL && page->state == PAGE_SHARED;
+    assert_int_equal(pmap_is_shared(model->map, ppn), is_shared);
+    if (page != NULL && is_away(page))
+        return;
+    assert_int_equal(pmap_peek(model->map, ppn, bytes), is_shared ? STATUS_OK : STATUS_NOT_FOUND);
+    if (!is_shared)
+        return;
+    model_touch(model, page);
+    assert_memory_equal(bytes, model->bytes + ppn * PAGE_SIZE, PAGE_SIZE);
+}
+
+/* What the scanner sees, and that it leaves no trace. */
+static void step_scan(struct model *model)
+{
+    struct page_look_at looks[SPAN_PAGES];
+    for (uint64_t ppn = 0; ppn < SPAN_PAGES; ppn++)
+        looks[ppn].ppn = ppn;
+    page_look(model->map, looks, SPAN_PAGES, 42);
+    for (uint64_t ppn = 0; ppn < SPAN_PAGES; ppn++) {
+        const struct page *page = &model->pages[ppn];
+        const uint8_t *bytes = model->bytes + ppn * PAGE_SIZE;
+        enum page_look expected = !page->ram || page->state != PAGE_PRIVATE ? PAGE_LOOK_OTHER
+                                  : page->pins != 0                         ? PAGE_LOOK_BUSY
+                                  : is_zero(bytes)                          ? PAGE_LOOK_ZERO
+                                                                            : PAGE_LOOK_HASHED;
+        assert_int_equal(looks[ppn].look, expected);
+        if (expected == PAGE_LOOK_HASHED)
+            assert_int_equal(looks[ppn].hash, XXH3_64bits_withSeed(bytes, PAGE_SIZE, 42));
+    }
+}
+
 /* Moves a page to another store, with things happening meanwhile. */
 static void step_move(struct model *model)
 {
@@ -567,12 +674,15 @@ static void compare(struct model *model)
         assert_int_equal(page_is_active(model->map, ppn), page->active);
         pages += page->ram;
         in[page->state] += page->ram;
+        assert_int_equal(model->held[ppn],
+                         page->ram && page->state == PAGE_SHARED ? page->frame : 0);
         held += is_away(page);
     }
     expected->max_pages = pages;
     expected->zero_pages = in[PAGE_ZERO];
     expected->private_pages = in[PAGE_PRIVATE];
     expected->ballooned = in[PAGE_BALLOONED];
+    expected->shared = in[PAGE_SHARED];
     expected->compressed = in[PAGE_COMPRESSED];
     expected->swapped = in[PAGE_SWAPPED];
     expected->disk_backed = in[PAGE_DISK];
@@ -584,7 +694,7 @@ static void compare(struct model *model)
 
 static void step(struct model *model)
 {
-    switch (choose(model, 16)) {
+    switch (choose(model, 20)) {
     case 0:
     case 1:
     case 2:
@@ -611,10 +721,42 @@ static void step(struct model *model)
     case 11:
         step_sample(model);
         break;
+    case 12:
+    case 13:
+        step_share(model);
+        break;
+    case 14:
+        step_peek(model);
+        break;
+    case 15:
+        step_scan(model);
+        break;
     default:
         step_any_page(model);
         break;
     }
+}
+
+/* All frames are given back, one way or the other; not before may the pool be another. */
+static void unmake_shared(struct model *model)
+{
+    uint64_t next = 0;
+    bool is_shared = model->stats.shared != 0;
+    assert_int_equal(pmap_set_pool(model->map, NULL, 0), !is_shared);
+    if (choose(model, 2)) {
+        while (next < SPAN_PAGES)
+            assert_int_equal(page_unshare_some(model->map, &next, 2), STATUS_OK);
+        for (uint64_t ppn = 0; ppn < SPAN_PAGES; ppn++) {
+            if (model->pages[ppn].ram && model->pages[ppn].state == PAGE_SHARED)
+                model_make_private(model, ppn, true);
+        }
+        compare(model);
+    } else {
+        page_share_end(model->map);
+    }
+    for (uint64_t ppn = 0; ppn < SPAN_PAGES; ppn++)
+        assert_int_equal(model->held[ppn], 0);
+    assert_true(pmap_set_pool(model->map, NULL, 0));
 }
 
 static void run(uint64_t seed)
@@ -628,6 +770,8 @@ static void run(uint64_t seed)
     assert_int_equal(pmap_create(&model->map, layout, ARRAY_LENGTH(layout), &err), STATUS_OK);
     pmap_set_revoke_hook(model->map, on_revoke, &revoked);
     pmap_set_store(model->map, &memory_store_ops, model->store);
+    pmap_set_share(model->map, &share_ops, model);
+    assert_true(pmap_set_pool(model->map, model->pool[0], FRAMES));
     uint64_t n = 0;
     for (size_t i = 0; i < ARRAY_LENGTH(layout); i++) {
         for (uint64_t at = 0; at < layout[i].size; at += PAGE_SIZE) {
@@ -643,6 +787,7 @@ static void run(uint64_t seed)
     while (model->pin_count != 0)
         step_unpin(model);
     compare(model);
+    unmake_shared(model);
     assert_int_equal(model->stats.revocations, revoked.calls);
     assert_int_equal(model->revoked_code, revoked.code);
     pmap_destroy(model->map);

@@ -1,7 +1,7 @@
 /*
  * MMUs over pages that are taken away: what a walk and an access do when a table or a page is
  * elsewhere, what happens when it is lost, and, under threads, that no byte that anybody wrote is
- * ever missing, whatever is taken, moved, sampled, ballooned and released meanwhile.
+ * ever missing, whatever is taken, moved, shared, sampled, ballooned and released meanwhile.
  */
 
 #include <pthread.h>
@@ -15,6 +15,7 @@
 
 #include "../mem/memory_store.h"
 #include "fixture.h"
+#include "mem/page_share.h"
 
 #define ROOT       0x100000u
 #define ROOT_PPN   (ROOT >> PAGE_SHIFT)
@@ -213,7 +214,8 @@ static void test_pdptes(void **state)
 #define CPUS    3u
 #define OWNERS  (CPUS + 2) /* and a device that pins, and one that copies */
 #define BATCHES 1200u      /* of each helper, on average; so long everybody goes on */
-#define HELPERS 3u
+#define HELPERS 4u
+#define FRAMES  12u /* fewer than pages; number 0 is none */
 
 /* Each owner has a word of its own in each page, which nobody else writes. */
 struct storm {
@@ -224,6 +226,11 @@ struct storm {
     _Atomic unsigned failures;
     _Atomic uint64_t gone[PAGE_STATES]; /* pages that went into each state */
     uint64_t last[OWNERS][DATA_PAGES];  /* what its owner put there */
+
+    /* What the manager of a pool does, who has no mercy: a frame is overwritten as soon as its
+     * reference is dropped. */
+    _Alignas(1 << PAGE_SHIFT) uint64_t pool[FRAMES][PAGE_SIZE / 8];
+    _Atomic bool taken[FRAMES];
 };
 
 struct owner {
@@ -244,8 +251,9 @@ static bool has_stormed(struct storm *storm)
     struct pmap_stats stats;
     pmap_get_stats(storm->paging.machine->map, &stats);
     return storm->gone[PAGE_COMPRESSED] > 100 && storm->gone[PAGE_SWAPPED] > 100 &&
-           storm->gone[PAGE_BALLOONED] > 10 && stats.faults_compressed > 10 &&
-           stats.faults_swap_in > 10 && stats.second_chances > 0 && stats.sample_touches > 0;
+           storm->gone[PAGE_BALLOONED] > 10 && storm->gone[PAGE_SHARED] > 100 &&
+           stats.cow_breaks > 10 && stats.faults_compressed > 10 && stats.faults_swap_in > 10 &&
+           stats.second_chances > 0 && stats.sample_touches > 0;
 }
 
 /* So many batches, and more while too few pages have gone: threads are scheduled as it comes. */
@@ -345,6 +353,18 @@ static void *cpu_main(void *argument)
     return NULL;
 }
 
+/* As a device reads a page that is shared. */
+static bool peek_word(struct owner *owner, unsigned page)
+{
+    _Alignas(1 << PAGE_SHIFT) uint64_t bytes[PAGE_SIZE / 8];
+    struct pmap *map = owner->storm->paging.machine->map;
+    if (!pmap_is_shared(map, DATA_PPN + page) ||
+        pmap_peek(map, DATA_PPN + page, (uint8_t *)bytes) != STATUS_OK)
+        return false;
+    check_word(owner, page, bytes[owner->index]);
+    return true;
+}
+
 static void *device_main(void *argument)
 {
     struct owner *owner = argument;
@@ -356,6 +376,8 @@ static void *device_main(void *argument)
         unsigned page = (unsigned)(random >> 8) % DATA_PAGES;
         bool write = random & 1;
         uint64_t gpa = DATA + page * PAGE_SIZE + 8 * owner->index, value;
+        if (!write && random & 2 && peek_word(owner, page))
+            continue;
         if (owner->index == CPUS) {
             struct iovec iov;
             unsigned count = 0;
@@ -437,6 +459,57 @@ static void *reclaim_main(void *argument)
     return NULL;
 }
 
+/* ---- he who shares ---- */
+
+static void frame_give_up(struct storm *storm, uint32_t frame)
+{
+    memset(storm->pool[frame], 0xdd, PAGE_SIZE);
+    atomic_store(&storm->taken[frame], false);
+}
+
+static void on_drop(void *context, uint64_t ppn, uint32_t frame)
+{
+    frame_give_up(context, frame);
+}
+
+static const struct page_share_ops share_ops = {.drop = on_drop};
+
+static void *share_main(void *argument)
+{
+    struct owner *owner = argument;
+    struct storm *storm = owner->storm;
+    struct pmap *map = storm->paging.machine->map;
+    pthread_barrier_wait(&storm->start);
+    while (!atomic_load(&storm->stop)) {
+        struct page_batch batch;
+        struct page_ref refs[PAGE_BATCH_MAX];
+        struct page_look_at looks[PAGE_BATCH_MAX];
+        bool shared[PAGE_BATCH_MAX];
+        unsigned count = 0;
+        random_batch(owner, &batch);
+        for (uint32_t frame = 1; frame < FRAMES && count < batch.count; frame++) {
+            uint64_t ppn = batch.ppn[count];
+            if (atomic_exchange(&storm->taken[frame], true))
+                continue;
+            if (pmap_read(map, ppn << PAGE_SHIFT, storm->pool[frame], PAGE_SIZE) != STATUS_OK)
+                storm_fail(storm);
+            looks[count].ppn = ppn;
+            refs[count++] = (struct page_ref){ppn, frame};
+        }
+        page_look(map, looks, count, 1);
+        page_share(map, refs, count, shared);
+        for (unsigned i = 0; i < count; i++) {
+            if (shared[i])
+                atomic_fetch_add(&storm->gone[PAGE_SHARED], 1);
+            else
+                frame_give_up(storm, refs[i].frame);
+        }
+        atomic_fetch_add(&storm->batches, 1);
+        sched_yield();
+    }
+    return NULL;
+}
+
 static void *discard_main(void *argument)
 {
     struct owner *owner = argument;
@@ -481,6 +554,8 @@ static void test_storm(void **state)
     pthread_t threads[OWNERS + HELPERS];
     memset(&storm, 0, sizeof(storm));
     make(&storm.paging, CPUS);
+    pmap_set_share(storm.paging.machine->map, &share_ops, &storm);
+    assert_true(pmap_set_pool(storm.paging.machine->map, (uint8_t *)storm.pool, FRAMES));
     for (unsigned i = 0; i < CPUS; i++) {
         struct mmu *mmu = &storm.paging.machine->cpus[i].mmu;
         mmu->code_drop = storm_drop;
@@ -492,7 +567,8 @@ static void test_storm(void **state)
         owners[i] = (struct owner){.storm = &storm, .index = i, .seed = i};
         void *(*function)(void *) = i < CPUS                   ? cpu_main
                                     : i < OWNERS               ? device_main
-                                    : i < OWNERS + HELPERS - 1 ? reclaim_main
+                                    : i < OWNERS + HELPERS - 2 ? reclaim_main
+                                    : i < OWNERS + HELPERS - 1 ? share_main
                                                                : discard_main;
         assert_int_equal(pthread_create(&threads[i], NULL, function, &owners[i]), 0);
     }
@@ -516,6 +592,10 @@ static void test_storm(void **state)
         }
     }
     assert_true(has_stormed(&storm));
+    assert_int_equal(pmap_check(storm.paging.machine->map, NULL), STATUS_OK);
+    page_share_end(storm.paging.machine->map);
+    for (unsigned i = 0; i < FRAMES; i++)
+        assert_false(storm.taken[i]);
     unmake(&storm.paging);
 }
 

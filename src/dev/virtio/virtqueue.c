@@ -222,10 +222,11 @@ static bool chain_hold(struct virtqueue *queue, struct virtqueue_chain *chain, u
     return false;
 }
 
-/* Borrows a page if it is away. */
-static bool chain_borrow(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa)
+/* Borrows [gpa, gpa + length), which lies in one page, if that is away or shared. */
+static bool chain_borrow(struct virtqueue *queue, struct virtqueue_chain *chain, uint64_t gpa,
+                         uint32_t length)
 {
-    struct virtqueue_segment segment = {.gpa = gpa, .length = PAGE_SIZE, .borrowed = true};
+    struct virtqueue_segment segment = {.gpa = gpa, .length = length, .borrowed = true};
     if (chain->borrowed_count == VIRTQUEUE_BORROWED_MAX)
         return false;
     if (chain->borrowed == NULL)
@@ -238,23 +239,28 @@ static bool chain_borrow(struct virtqueue *queue, struct virtqueue_chain *chain,
         !segment_add(queue, chain, segment))
         return false;
     chain->borrowed_count++;
-    chain->iov[chain->out_count++] = (struct iovec){.iov_base = page, .iov_len = PAGE_SIZE};
+    chain->iov[chain->out_count++] =
+        (struct iovec){.iov_base = page + (gpa & PAGE_MASK), .iov_len = length};
     return true;
 }
 
-/* A buffer for the device to read: its whole pages that are away are borrowed, the rest is held. */
+/* A buffer for the device to read: its whole pages that are away are borrowed, and what it has of
+ * shared ones, which holding would make private; the rest is held. */
 static bool chain_hold_for_reading(struct virtqueue *queue, struct virtqueue_chain *chain,
                                    uint64_t gpa, uint64_t end)
 {
     uint64_t next = gpa; /* what comes before is in the chain */
-    for (uint64_t page = align_up(gpa, PAGE_SIZE); page + PAGE_SIZE <= end; page += PAGE_SIZE) {
-        if (!pmap_is_away(queue->map, page >> PAGE_SHIFT))
+    for (uint64_t at = gpa, past; at < end; at = past) {
+        past = align_down(at, PAGE_SIZE) + PAGE_SIZE;
+        past = past < end ? past : end;
+        if (!pmap_is_shared(queue->map, at >> PAGE_SHIFT) &&
+            (past - at < PAGE_SIZE || !pmap_is_away(queue->map, at >> PAGE_SHIFT)))
             continue;
-        if (!chain_hold(queue, chain, next, page, false))
+        if (!chain_hold(queue, chain, next, at, false))
             return false;
-        next = page;
-        if (chain_borrow(queue, chain, page))
-            next += PAGE_SIZE;
+        next = at;
+        if (chain_borrow(queue, chain, at, (uint32_t)(past - at)))
+            next = past;
     }
     return chain_hold(queue, chain, next, end, false);
 }

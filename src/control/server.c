@@ -1,4 +1,4 @@
-#include "vm/control_server.h"
+#include "control/server.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -23,7 +23,8 @@ struct client {
     uint64_t last_active; /* counts as the server's turns do */
     char line[CONTROL_LINE_MOST];
     size_t length;
-    char *reply; /* being sent, with its newline; NULL: none */
+    int descriptor; /* came with the bytes of a request that is not served yet; -1: none */
+    char *reply;    /* being sent, with its newline; NULL: none */
     size_t reply_length, reply_sent;
     bool close_after; /* the reply is the last */
 };
@@ -53,9 +54,17 @@ static bool spend(struct control_server *server)
     return true;
 }
 
+static void close_descriptor(int *fd)
+{
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 /* Lets go of the connection without closing it. */
 static int client_release(struct client *client)
 {
+    close_descriptor(&client->descriptor);
     io_source_destroy(client->source);
     client->source = NULL;
     free(client->reply);
@@ -99,26 +108,19 @@ static json_t *reply_ok(json_t *members)
     return body;
 }
 
-/* The connection becomes the console's, which owns it from then on; `typed` came behind the
- * request. False: it is gone. */
-static bool attach_console(struct client *client, const char *typed, size_t length)
+/* Hands the connection on, with the reply to be sent over it first. False: out of memory. */
+static bool client_hand_over(struct client *client, const struct control_request *request,
+                             json_t *reply, size_t used)
 {
-    struct console_relay *relay = client->server->config.relay;
-    struct error err = {0};
-    char greeting[64];
-    if (relay == NULL)
-        error_set(&err, STATUS_UNSUPPORTED,
-                  "the console is where the VM was started; that of one in the background, without "
-                  "--console, can be attached to");
-    else if (!console_relay_has_room(relay))
-        error_set(&err, STATUS_BUSY, "the console is in use, by as many as it can serve");
-    if (err.status != STATUS_OK)
-        return client_reply(client, reply_error(&err));
-
-    snprintf(greeting, sizeof greeting, "{\"version\":%d,\"ok\":true}\n", CONTROL_VERSION);
-    int fd = client_release(client);
-    if (console_relay_attach(relay, fd, greeting, typed, length) != STATUS_OK)
-        close(fd);
+    const struct control_server_config *config = &client->server->config;
+    if (!client_reply(client, reply))
+        return false;
+    char *greeting = client->reply;
+    greeting[client->reply_length - 1] = '\0'; /* its newline is the taker's to send */
+    client->reply = NULL;
+    config->take(config->context, request, client_release(client), greeting, client->line + used,
+                 client->length - used);
+    free(greeting);
     return true;
 }
 
@@ -128,14 +130,27 @@ static bool client_serve(struct client *client, size_t length, size_t used)
 {
     const struct control_server_config *config = &client->server->config;
     struct control_request request;
+    const struct control_verb *verb;
     struct error err = {0};
     json_t *members = NULL;
-    if (control_request_parse(client->line, length, &request, &err) == STATUS_OK) {
-        if (request.kind == CONTROL_CONSOLE)
-            return attach_console(client, client->line + used, client->length - used);
-        members = config->answer(config->context, &request, &err);
+    if (control_request_parse(config->language, client->line, length, &request, &verb, &err) ==
+        STATUS_OK) {
+        if (verb->needs_descriptor != (client->descriptor >= 0)) {
+            error_set(&err, STATUS_INVALID, "\"%s\" %s a descriptor", verb->name,
+                      verb->needs_descriptor ? "needs" : "has no use for");
+        } else {
+            request.descriptor = client->descriptor;
+            client->descriptor = -1;
+            members = config->answer(config->context, &request, &err);
+            close_descriptor(&request.descriptor);
+        }
     }
-    return client_reply(client, members != NULL ? reply_ok(members) : reply_error(&err));
+    close_descriptor(&client->descriptor);
+    if (members == NULL)
+        return client_reply(client, reply_error(&err));
+    if (verb->takes_connection)
+        return client_hand_over(client, &request, reply_ok(members), used);
+    return client_reply(client, reply_ok(members));
 }
 
 /* Serves one request, if one lies ready and there is a token; then listens for what it needs to go
@@ -185,24 +200,47 @@ static bool client_work(struct client *client)
         if (!client_serve(client, length, used))
             return false;
         if (client->source == NULL)
-            return true; /* the console's now */
+            return true; /* somebody else's now */
         memmove(client->line, client->line + used, client->length - used);
         client->length -= used;
     }
+}
+
+/* Reads on into the line. A descriptor that comes along is kept for the next request; a second one
+ * is more than anybody needs. False: the connection is to be closed. */
+static bool client_read(struct client *client)
+{
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {client->line + client->length, sizeof client->line - client->length};
+    struct msghdr header = {.msg_iov = &part,
+                            .msg_iovlen = 1,
+                            .msg_control = &control,
+                            .msg_controllen = CMSG_LEN(sizeof(int))}; /* or two would fit */
+    ssize_t count = recvmsg(client->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (count < 0)
+        return errno == EAGAIN || errno == EINTR;
+    struct cmsghdr *passed = CMSG_FIRSTHDR(&header);
+    bool fits = (header.msg_flags & MSG_CTRUNC) == 0;
+    if (passed != NULL && passed->cmsg_level == SOL_SOCKET && passed->cmsg_type == SCM_RIGHTS &&
+        passed->cmsg_len == CMSG_LEN(sizeof(int))) {
+        fits = fits && client->descriptor < 0;
+        close_descriptor(&client->descriptor);
+        memcpy(&client->descriptor, CMSG_DATA(passed), sizeof(int));
+    }
+    client->length += (size_t)count;
+    return count != 0 && fits; /* hung up: what was not a whole line is forgotten */
 }
 
 static void client_ready(void *context, uint32_t events)
 {
     struct client *client = context;
     client->last_active = ++client->server->turns;
-    if (client->reply == NULL && client->length < sizeof client->line) {
-        ssize_t count = recv(client->fd, client->line + client->length,
-                             sizeof client->line - client->length, MSG_DONTWAIT);
-        if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)) {
-            client_drop(client); /* hung up: what was not a whole line is forgotten */
-            return;
-        }
-        client->length += count < 0 ? 0 : (size_t)count;
+    if (client->reply == NULL && client->length < sizeof client->line && !client_read(client)) {
+        client_drop(client);
+        return;
     }
     if (!client_work(client))
         client_drop(client);
@@ -240,7 +278,8 @@ static void listener_ready(void *context, uint32_t events)
         return;
     }
     struct client *client = slot_find(server);
-    *client = (struct client){.server = server, .fd = fd, .last_active = ++server->turns};
+    *client = (struct client){
+        .server = server, .fd = fd, .descriptor = -1, .last_active = ++server->turns};
     if (io_source_create(&client->source, server->config.loop, fd, EPOLLIN, client_ready, client,
                          NULL) != STATUS_OK)
         close(fd);

@@ -1,0 +1,60 @@
+#ifndef AEROSTAT_MEM_SCAN_H
+#define AEROSTAT_MEM_SCAN_H
+
+/*
+ * Chooses pages that might be shared, and hashes them. What becomes of them is decided by who has
+ * the table of hashes; pages that are all zero are dropped here.
+ *
+ * In this order: pages that were noted, because they have just been read from a disk, or are about
+ * to be taken away; then all of RAM once as it lies, for what was loaded at boot; then round after
+ * round in random order, in groups of neighbours. A page whose hash is what it was is not named
+ * again, but for every 16th round, in case it was forgotten.
+ *
+ * Threads: scan_note from any; everything else from one.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "mem/pmap.h"
+
+struct scan;
+
+struct scan_offer {
+    uint64_t ppn, hash;
+    bool fresh; /* as yet unseen, and likely to be like others */
+};
+
+struct scan_stats {
+    uint64_t scanned, zeroed; /* pages */
+    uint64_t rounds;
+};
+
+/* The map's end of RAM is at most 2^32 pages. */
+enum status scan_create(struct scan **scan, struct pmap *map, uint64_t seed, struct error *err);
+void scan_destroy(struct scan *scan); /* NULL is fine */
+
+/* Whether pages are noted. At first they are not: it is off until somebody scans. */
+void scan_enable(struct scan *scan, bool enable);
+
+/* Pages that are worth being looked at soon. Quick; forgotten where there are too many. They may be
+ * pinned still: then they are looked at later. */
+void scan_note(struct scan *scan, uint64_t ppn, uint64_t count, bool fresh);
+
+/* Begins a tick: what is noted from here on, pages that were pinned too, waits for the next. */
+void scan_tick(struct scan *scan);
+
+/* Looks at some pages, SCAN_STEP at most, with this key. *looked: how many private ones there were;
+ * with 0 there was nothing to look at, now. Returns how many offers there are. Blocks as
+ * page_leave_begin does. */
+#define SCAN_STEP 64u
+unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCAN_STEP],
+                   unsigned *looked);
+
+/* The page's hash is not what is known of it any more; of all pages. */
+void scan_forget(struct scan *scan, uint64_t ppn);
+void scan_forget_all(struct scan *scan);
+
+void scan_get_stats(const struct scan *scan, struct scan_stats *stats);
+
+#endif

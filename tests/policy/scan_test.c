@@ -1,0 +1,164 @@
+/* How fast VMs are scanned: by the host's need, by what it yields, within the budget. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "fixture.h"
+
+static struct fixture eight_vms(double free_percent)
+{
+    struct fixture f;
+    fixture_init(&f, 16 * GIB);
+    for (unsigned i = 0; i < 8; i++)
+        fixture_add(&f, 0, 4 * GIB);
+    fixture_fill(&f, free_percent);
+    return f;
+}
+
+/* The list points into a fixture that has been copied. */
+static void step(struct fixture *f)
+{
+    for (size_t i = 0; i < f->count; i++)
+        f->list[i] = &f->vm[i];
+    fixture_step(f, 1);
+}
+
+static uint64_t ppm_of_all(const struct fixture *f)
+{
+    uint64_t ppm = 0;
+    for (size_t i = 0; i < f->count; i++)
+        ppm += f->vm[i].ask.scan_ppm;
+    return ppm;
+}
+
+/* VM i scans what it may, and shares `percent` of that. */
+static void scan(struct fixture *f, size_t i, double percent, double speed)
+{
+    struct policy_vm *vm = &f->vm[i];
+    vm->pages_scanned += vm->ask.scan_pages;
+    vm->pages_shared += (uint64_t)((double)vm->ask.scan_pages * percent / 100);
+    vm->scan_cpu_ns += (uint64_t)((double)vm->ask.scan_pages / speed * 1e9);
+}
+
+static void test_budget_follows_pressure(void **state)
+{
+    (void)state;
+    uint64_t before = 0;
+    for (unsigned free = 90; free > 0; free--) {
+        struct fixture f = eight_vms(free);
+        step(&f);
+        uint64_t ppm = ppm_of_all(&f);
+        assert_true(ppm >= before || ppm + 8 >= before); /* rounding of each */
+        assert_true(ppm <= POLICY_SCAN_DEFAULT + 8);
+        if (free >= 50)
+            assert_true(ppm <= POLICY_SCAN_DEFAULT / 50 + 8); /* next to nothing */
+        if (free <= 6)
+            assert_true(ppm + 8 >= POLICY_SCAN_DEFAULT);
+        before = ppm;
+    }
+    struct fixture f = eight_vms(90);
+    f.host.scan_pressure = 1;
+    step(&f);
+    assert_true(ppm_of_all(&f) + 8 >= POLICY_SCAN_DEFAULT);
+    f.host.scan_ppm = 0;
+    step(&f);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(f.vm[i].ask.scan_pages + f.vm[i].ask.scan_ppm, 0);
+}
+
+static void test_time_goes_where_it_yields(void **state)
+{
+    (void)state;
+    struct fixture f = eight_vms(3);
+    step(&f);
+    assert_in_range(f.vm[0].ask.scan_ppm, POLICY_SCAN_DEFAULT / 8 - 1, POLICY_SCAN_DEFAULT / 8 + 1);
+    for (unsigned second = 0; second < 300; second++) {
+        for (unsigned i = 0; i < 8; i++)
+            scan(&f, i, i == 0 ? 40 : 0, 500e3);
+        step(&f);
+    }
+    assert_true(f.vm[0].ask.scan_ppm > 5 * f.vm[1].ask.scan_ppm);
+    for (unsigned i = 1; i < 8; i++)
+        assert_true(f.vm[i].ask.scan_ppm > 0); /* to notice when that changes */
+
+    for (unsigned second = 0; second < 2000; second++) {
+        for (unsigned i = 0; i < 8; i++)
+            scan(&f, i, i == 5 ? 40 : 0, 500e3);
+        step(&f);
+    }
+    assert_true(f.vm[5].ask.scan_ppm > 5 * f.vm[0].ask.scan_ppm);
+}
+
+/* What is shared only to be written at once is no yield. */
+static void test_broken_pages_do_not_count(void **state)
+{
+    (void)state;
+    struct fixture f = eight_vms(3);
+    step(&f);
+    for (unsigned second = 0; second < 300; second++) {
+        for (unsigned i = 0; i < 8; i++)
+            scan(&f, i, i < 2 ? 40 : 0, 500e3);
+        f.vm[1].cow_breaks = f.vm[1].pages_shared;
+        step(&f);
+    }
+    assert_true(f.vm[0].ask.scan_ppm > 5 * f.vm[1].ask.scan_ppm);
+}
+
+/* A VM that is slow to scan has the same time, and fewer pages. */
+static void test_speed_is_learned(void **state)
+{
+    (void)state;
+    struct fixture f = eight_vms(3);
+    step(&f);
+    for (unsigned second = 0; second < 1000; second++) {
+        for (unsigned i = 0; i < 8; i++)
+            scan(&f, i, 10, i == 0 ? 100e3 : 800e3);
+        step(&f);
+    }
+    double ratio = (double)f.vm[1].ask.scan_pages / (double)f.vm[0].ask.scan_pages;
+    assert_true(ratio > 6 && ratio < 12);
+}
+
+/* A small VM is not scanned over and over. */
+static void test_one_pass_in_ten_seconds(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_init(&f, 64 * MIB);
+    fixture_add(&f, 0, 64 * MIB);
+    fixture_fill(&f, 3);
+    fixture_step(&f, 1);
+    assert_in_range(f.vm[0].ask.scan_pages, 1, f.vm[0].resident / 4096 / 10 + 1);
+}
+
+/* Counters that fall are a new VM process or a lie. */
+static void test_falling_counters(void **state)
+{
+    (void)state;
+    struct fixture f = eight_vms(3);
+    f.vm[0].pages_scanned = f.vm[0].pages_shared = f.vm[0].cow_breaks = UINT64_MAX;
+    step(&f);
+    f.vm[0].pages_scanned = f.vm[0].pages_shared = f.vm[0].cow_breaks = 0;
+    step(&f);
+    f.vm[0].pages_scanned = 1;
+    f.vm[0].pages_shared = UINT64_MAX;
+    step(&f);
+    assert_in_range(ppm_of_all(&f), POLICY_SCAN_DEFAULT - 8, POLICY_SCAN_DEFAULT + 8);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_budget_follows_pressure),
+        cmocka_unit_test(test_time_goes_where_it_yields),
+        cmocka_unit_test(test_broken_pages_do_not_count),
+        cmocka_unit_test(test_speed_is_learned),
+        cmocka_unit_test(test_one_pass_in_ten_seconds),
+        cmocka_unit_test(test_falling_counters),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

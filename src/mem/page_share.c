@@ -11,9 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
+#include "mem/page_hash.h"
 #include "mem/pmap_private.h"
 
 void pmap_set_share(struct pmap *map, const struct page_share_ops *ops, void *context)
@@ -227,7 +225,7 @@ static void look_at(const struct pmap *map, struct page_look_at *page, uint64_t 
         return;
     }
     page->look = PAGE_LOOK_HASHED;
-    page->hash = XXH3_64bits_withSeed(bytes, PAGE_SIZE, key);
+    page->hash = page_hash(bytes, key);
 }
 
 void page_look(struct pmap *map, struct page_look_at *pages, unsigned count, uint64_t key)

@@ -63,6 +63,7 @@ struct vm {
     uint64_t min, max, shares, swap, overhead; /* shares 0: the default */
     struct group_record *record;
     struct charge charge;
+    uint64_t look_at;                 /* when to look closer, clock_monotonic_ns */
     struct io_source *process_source; /* NULL: its end shows at the next step */
 
     /* the link */

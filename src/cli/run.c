@@ -37,8 +37,10 @@ static bool find_vm_program(char *path, size_t size)
     return true;
 }
 
-static int execute(const char *path, char **argv)
+/* What `ps` and `top` show is the program's name, not the subcommand's. */
+static int execute(char *path, char **argv)
 {
+    argv[0] = path;
     execv(path, argv);
     fprintf(stderr, "aerostat: cannot start %s: %s\n", path, strerror(errno));
     return EXIT_STATUS_FAILURE;
@@ -71,7 +73,7 @@ static int supervise(pid_t child, const sigset_t *watched)
     }
 }
 
-static int run_on_terminal(const char *path, char **argv, const struct termios *terminal)
+static int run_on_terminal(char *path, char **argv, const struct termios *terminal)
 {
     sigset_t watched, before;
     signals_that_end(&watched);

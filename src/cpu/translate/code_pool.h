@@ -20,7 +20,7 @@
 #include "util/bits.h"
 #include "util/status.h"
 
-#define CODE_POOL_DEFAULT (32 * MIB)
+#define CODE_POOL_DEFAULT (64 * MIB)
 #define CODE_POOL_LEAST   (2 * MIB)
 #define CODE_POOL_MOST    (512 * MIB)
 #define CODE_PIECE_LEAST  (256 * KIB)

@@ -19,9 +19,10 @@ $(BUILD)/build.ninja: | setup
 	@meson setup $(BUILD) $(MESON_OPTIONS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@rm -f $(BUILD).log
 
-demo: all ## Boot a Debian kernel, run some commands in it, power it off
+demo: all ## Twelve Debian VMs at work in a third of their memory, watched, and shut down
 	@scripts/setup demo
-	@scripts/demo
+	@ninja --quiet -C $(BUILD) guests/checker guests/paging
+	@demo/run
 
 test: ## Unit tests, guest tests and boots; then what is quick enough under ASan and UBSan
 	@scripts/setup build test
@@ -34,6 +35,7 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/debian/run
 	@bench/balloon/run
 	@bench/paging/run
+	@bench/policy/run
 
 soak: all fuzz ## Fuzzing; a complete Debian at work; random programs, garbage, memory under chaos, SOAK_SECONDS each
 	@scripts/setup test debian

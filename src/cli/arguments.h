@@ -1,7 +1,8 @@
 #ifndef AEROSTAT_CLI_ARGUMENTS_H
 #define AEROSTAT_CLI_ARGUMENTS_H
 
-/* The command line of a subcommand: options of a few forms, and operands. --help is everywhere. */
+/* The command line of a subcommand: options of a few forms, and operands. --help is everywhere, and
+ * -f is short for --file. */
 
 #include <stdbool.h>
 
@@ -16,6 +17,7 @@ struct arguments {
     const char *help;                      /* the text of --help */
     const struct argument_option *options; /* or NULL */
     const char *operands[3];               /* what they are called, as many as there must be */
+    int *rest; /* where there may be more: the place in argv of the first of those */
 };
 
 /* Fills operands[]. False: the command ends now, with *exit_status; what was wrong has been said.

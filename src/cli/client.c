@@ -77,8 +77,8 @@ static char *read_line(int fd, size_t *length)
 /* The VM's own words, without what a terminal would obey. */
 static enum status refused(const json_t *reply, const char *name, struct error *err)
 {
-    static const enum status statuses[] = {STATUS_INVALID, STATUS_NOT_FOUND, STATUS_BUSY,
-                                           STATUS_UNSUPPORTED, STATUS_NO_SPACE};
+    static const enum status statuses[] = {STATUS_INVALID,     STATUS_NOT_FOUND, STATUS_BUSY,
+                                           STATUS_UNSUPPORTED, STATUS_NO_SPACE,  STATUS_NO_MEMORY};
     const char *code = json_string_value(json_object_get(reply, "code"));
     const char *text = json_string_value(json_object_get(reply, "error"));
     enum status status = STATUS_INTERNAL;

@@ -9,8 +9,13 @@ struct command {
 };
 
 int run_command(int argc, char **argv);
+int up_command(int argc, char **argv);
+int down_command(int argc, char **argv);
+int set_command(int argc, char **argv);
+int plan_command(int argc, char **argv);
 int ps_command(int argc, char **argv);
 int stats_command(int argc, char **argv);
+int top_command(int argc, char **argv);
 int balloon_command(int argc, char **argv);
 int resident_command(int argc, char **argv);
 int pause_command(int argc, char **argv);

@@ -9,8 +9,13 @@
 
 static const struct command commands[] = {
     {"run", "boot a virtual machine", run_command},
+    {"up", "start the virtual machines of a file", up_command},
+    {"down", "shut them down", down_command},
+    {"plan", "show what memory the VMs of a file would get", plan_command},
     {"ps", "list the virtual machines that run", ps_command},
     {"stats", "show what one counts", stats_command},
+    {"top", "watch how host memory is divided", top_command},
+    {"set", "change its share of the host's memory", set_command},
     {"balloon", "have its guest give up memory, or take it back", balloon_command},
     {"resident", "limit the host memory that it takes", resident_command},
     {"pause", "stop its CPUs and clocks", pause_command},

@@ -1,5 +1,6 @@
 /*
- * aerostat run: becomes aerostat-vm, the program beside it that is the VM.
+ * aerostat run: becomes aerostat-vm, the program beside it that is the VM; the manager, where one
+ * runs, is asked before.
  *
  * On a terminal it stays as the parent instead, for one purpose: whatever ends the VM, even
  * SIGKILL, the terminal is put back as it was found.
@@ -17,25 +18,12 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "cli/admission.h"
+#include "cli/client.h"
 #include "cli/command.h"
+#include "cli/program.h"
 #include "util/signals.h"
 #include "vm/exit_status.h"
-
-static const char vm_program[] = "aerostat-vm";
-
-/* The path of aerostat-vm in the folder of this very program. False: it cannot be told. */
-static bool find_vm_program(char *path, size_t size)
-{
-    ssize_t length = readlink("/proc/self/exe", path, size - 1);
-    if (length < 0)
-        return false;
-    path[length] = '\0';
-    char *slash = strrchr(path, '/');
-    if (slash == NULL || (size_t)(slash + 1 - path) + sizeof vm_program > size)
-        return false;
-    strcpy(slash + 1, vm_program);
-    return true;
-}
 
 /* What `ps` and `top` show is the program's name, not the subcommand's. */
 static int execute(char *path, char **argv)
@@ -97,16 +85,47 @@ static int run_on_terminal(char *path, char **argv, const struct termios *termin
     return status;
 }
 
-int run_command(int argc, char **argv)
+/* The same arguments, and the name. NULL: out of memory. */
+static char **add_name(int argc, char **argv, char *name)
 {
-    (void)argc;
-    char path[PATH_MAX];
-    if (!find_vm_program(path, sizeof path)) {
-        fprintf(stderr, "aerostat: cannot find %s beside this program\n", vm_program);
-        return EXIT_STATUS_FAILURE;
-    }
+    char **longer = calloc((size_t)argc + 3, sizeof *longer);
+    if (longer == NULL)
+        return NULL;
+    longer[0] = argv[0];
+    longer[1] = (char *)"--name";
+    longer[2] = name;
+    memcpy(longer + 3, argv + 1, ((size_t)argc - 1) * sizeof *argv);
+    return longer;
+}
+
+static int start(const char *path, char **argv)
+{
     struct termios terminal;
     if (tcgetattr(STDIN_FILENO, &terminal) == 0)
         return run_on_terminal(path, argv, &terminal);
     return execute(path, argv);
+}
+
+int run_command(int argc, char **argv)
+{
+    char path[PATH_MAX], name[CONTROL_NAME_MOST + 1];
+    struct error err = {0};
+    bool is_named = false;
+    enum status status = program_find("aerostat-vm", path, sizeof path, &err);
+    if (status == STATUS_OK)
+        status = admission_ask(argc, argv, name, &is_named, &err);
+    if (status != STATUS_OK) {
+        int exit_status = client_failed(&err);
+        return status == STATUS_NO_MEMORY ? EXIT_STATUS_USAGE : exit_status;
+    }
+    if (!is_named)
+        return start(path, argv);
+    char **longer = add_name(argc, argv, name);
+    if (longer == NULL) {
+        fprintf(stderr, "aerostat: out of memory\n");
+        return EXIT_STATUS_FAILURE;
+    }
+    int exit_status = start(path, longer);
+    free(longer);
+    return exit_status;
 }

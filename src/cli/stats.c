@@ -1,4 +1,4 @@
-/* aerostat stats VM: its counters, for people or as JSON. */
+/* aerostat stats [VM]: its counters, or the manager's of all VMs; for people or as JSON. */
 
 #include <ctype.h>
 #include <stdio.h>
@@ -8,14 +8,17 @@
 #include "cli/client.h"
 #include "cli/command.h"
 #include "cli/format.h"
+#include "cli/manager.h"
+#include "util/bits.h"
 #include "vm/exit_status.h"
 
 static const char help[] =
-    "usage: aerostat stats [--json] VM\n"
+    "usage: aerostat stats [--json] [VM]\n"
     "\n"
     "Shows what the VM counts; docs/statistics.md explains the names. Counters\n"
     "are since the last reset of the guest, and the groups at the end list only\n"
-    "what is not 0.\n"
+    "what is not 0. Without a VM: what the manager counts, of the host's memory\n"
+    "and of each VM.\n"
     "\n"
     "  --json   one JSON object, sizes in bytes\n"
     "  --help   this text\n";
@@ -24,7 +27,13 @@ static const char help[] =
 
 static bool is_size(const char *name)
 {
-    static const char *const sizes[] = {"max",
+    static const char *const sizes[] = {"memory",
+                                        "used",
+                                        "pool",
+                                        "metadata",
+                                        "min",
+                                        "charged",
+                                        "max",
                                         "resident",
                                         "target",
                                         "active",
@@ -152,24 +161,86 @@ static void print_stats(json_t *stats)
     json_object_foreach(stats, name, value) print_groups(name, value);
 }
 
-int stats_command(int argc, char **argv)
+static void print_manager(json_t *host, const json_t *vms)
 {
-    bool as_json = false;
-    const struct argument_option options[] = {{"json", &as_json, NULL}, {0}};
-    const struct arguments arguments = {
-        .command = "stats", .help = help, .options = options, .operands = {"VM"}};
-    const char *operands[1];
-    int exit_status;
-    if (!arguments_parse(&arguments, argc, argv, operands, &exit_status))
-        return exit_status;
+    static const struct column {
+        const char *head, *name;
+    } columns[] = {
+        {"MAX", "max"},
+        {"MIN", "min"},
+        {"TARGET", "target"},
+        {"CHARGED", "charged"},
+        {"ACTIVE", "active"},
+        {"BALLOON", "balloon"},
+        {"SHARED", "shared"},
+        {"SAVED", "shared_saved"},
+        {"COMPRESSED", "compressed"},
+        {"SWAPPED", "swapped"},
+    };
+    size_t i;
+    const char *name;
+    json_t *value, *vm;
+    int width = 4;
+    json_object_foreach(host, name, value)
+    {
+        print_text(name, NAME_WIDTH);
+        print_value(name, value);
+        putchar('\n');
+    }
+    json_array_foreach(vms, i, vm)
+    {
+        const char *text = json_string_value(json_object_get(vm, "name"));
+        if (text != NULL && (int)strlen(text) > width)
+            width = (int)strlen(text);
+    }
+    printf("\n%-*s", width, "NAME");
+    for (size_t column = 0; column < ARRAY_LENGTH(columns); column++)
+        printf("  %10s", columns[column].head);
+    putchar('\n');
+    json_array_foreach(vms, i, vm)
+    {
+        const char *text = json_string_value(json_object_get(vm, "name"));
+        print_text(text != NULL ? text : "?", (unsigned)width);
+        for (size_t column = 0; column < ARRAY_LENGTH(columns); column++) {
+            char cell[FORMAT_SIZE];
+            long long number = json_integer_value(json_object_get(vm, columns[column].name));
+            printf("  %10s", format_bytes(cell, number < 0 ? 0 : (uint64_t)number));
+        }
+        putchar('\n');
+    }
+}
 
-    struct error err = {0};
+static enum status show_manager(bool as_json, struct error *err)
+{
+    struct control_folder folder;
+    json_t *reply = NULL;
+    enum status status = control_folder_open(&folder, err);
+    if (status != STATUS_OK)
+        return status;
+    status = manager_ask(&folder, json_pack("{s:s}", "request", "status"), &reply, err);
+    control_folder_close(&folder);
+    json_t *host = json_object_get(reply, "host"), *vms = json_object_get(reply, "vms");
+    if (status == STATUS_OK && (!json_is_object(host) || !json_is_array(vms)))
+        status = error_set(err, STATUS_IO, "the manager: no status in the answer");
+    if (status == STATUS_OK && as_json) {
+        json_t *both = json_pack("{s:O, s:O}", "host", host, "vms", vms);
+        json_dumpf(both, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+        putchar('\n');
+        json_decref(both);
+    } else if (status == STATUS_OK) {
+        print_manager(host, vms);
+    }
+    json_decref(reply);
+    return status;
+}
+
+static enum status show_vm(const char *vm, bool as_json, struct error *err)
+{
     json_t *reply;
-    enum status status =
-        client_ask(operands[0], json_pack("{s:s}", "request", "stats"), &reply, &err);
+    enum status status = client_ask(vm, json_pack("{s:s}", "request", "stats"), &reply, err);
     json_t *stats = json_object_get(reply, "stats");
     if (status == STATUS_OK && !json_is_object(stats))
-        status = error_set(&err, STATUS_IO, "%s: no statistics in the answer", operands[0]);
+        status = error_set(err, STATUS_IO, "%s: no statistics in the answer", vm);
     if (status == STATUS_OK && as_json) {
         json_dumpf(stats, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
         putchar('\n');
@@ -177,5 +248,25 @@ int stats_command(int argc, char **argv)
         print_stats(stats);
     }
     json_decref(reply);
+    return status;
+}
+
+int stats_command(int argc, char **argv)
+{
+    bool as_json = false;
+    int rest, exit_status;
+    const struct argument_option options[] = {{"json", &as_json, NULL}, {0}};
+    const struct arguments arguments = {
+        .command = "stats", .help = help, .options = options, .rest = &rest};
+    if (!arguments_parse(&arguments, argc, argv, NULL, &exit_status))
+        return exit_status;
+    if (argc - rest > 1) {
+        fprintf(stderr, "aerostat: %s: unexpected argument; see aerostat stats --help\n",
+                argv[rest + 1]);
+        return EXIT_STATUS_USAGE;
+    }
+    struct error err = {0};
+    enum status status =
+        argc > rest ? show_vm(argv[rest], as_json, &err) : show_manager(as_json, &err);
     return status == STATUS_OK ? EXIT_STATUS_OK : client_failed(&err);
 }

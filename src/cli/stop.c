@@ -17,6 +17,7 @@
 #include "cli/arguments.h"
 #include "cli/client.h"
 #include "cli/command.h"
+#include "cli/stop.h"
 #include "util/clock.h"
 #include "util/size.h"
 #include "vm/exit_status.h"
@@ -37,21 +38,24 @@ static const char help[] =
     "  --force          end the VM at once, as if its power failed; kill it if it hangs\n"
     "  --help           this text\n";
 
-/* True: the other end has hung up, within the time. */
-static bool wait_for_end(int fd, uint64_t seconds)
+bool stop_wait(int fd, uint64_t deadline_ns)
 {
-    uint64_t deadline = clock_monotonic_ns() + seconds * NS_PER_SECOND;
     for (;;) {
         char bytes[256];
         ssize_t count = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
         if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR))
             return true;
         uint64_t now = clock_monotonic_ns();
-        if (now >= deadline)
+        if (now >= deadline_ns)
             return false;
         struct pollfd hung_up = {.fd = fd, .events = POLLIN};
-        poll(&hung_up, 1, (int)((deadline - now) / 1000000) + 1);
+        poll(&hung_up, 1, (int)((deadline_ns - now) / 1000000) + 1);
     }
+}
+
+static uint64_t seconds_from_now(uint64_t seconds)
+{
+    return clock_monotonic_ns() + seconds * NS_PER_SECOND;
 }
 
 /* Kills the process that listens, if it is still there to hold the connection. */
@@ -63,51 +67,59 @@ static bool kill_peer(int fd)
         return false;
     int process = pidfd_open(pid, 0);
     bool killed =
-        process >= 0 && !wait_for_end(fd, 0) && pidfd_send_signal(process, SIGKILL, NULL, 0) == 0;
+        process >= 0 && !stop_wait(fd, 0) && pidfd_send_signal(process, SIGKILL, NULL, 0) == 0;
     if (process >= 0)
         close(process);
-    return killed || wait_for_end(fd, 0);
+    return killed || stop_wait(fd, 0);
 }
 
-static int stop_by_force(struct control_folder *folder, const char *vm)
+enum status stop_force(struct control_folder *folder, const char *vm, struct error *err)
 {
-    struct error err;
     json_t *reply;
     int fd;
     enum status status =
         client_send(folder, vm, json_pack("{s:s, s:b}", "request", "stop", "force", 1),
-                    FORCE_SECONDS, &fd, &err);
+                    FORCE_SECONDS, &fd, err);
     if (status != STATUS_OK)
-        return client_failed(&err);
-    if (client_receive(fd, vm, &reply, &err) == STATUS_OK)
+        return status;
+    struct error refusal;
+    if (client_receive(fd, vm, &reply, &refusal) == STATUS_OK)
         json_decref(reply);
-    bool ended =
-        wait_for_end(fd, FORCE_SECONDS) || (kill_peer(fd) && wait_for_end(fd, FORCE_SECONDS));
+    bool ended = stop_wait(fd, seconds_from_now(FORCE_SECONDS)) ||
+                 (kill_peer(fd) && stop_wait(fd, seconds_from_now(FORCE_SECONDS)));
     close(fd);
-    if (!ended)
-        fprintf(stderr, "aerostat: %s cannot be killed\n", vm);
-    return ended ? EXIT_STATUS_OK : EXIT_STATUS_FAILURE;
+    control_folder_tidy(folder, vm);
+    return ended ? STATUS_OK : error_set(err, STATUS_IO, "%s cannot be killed", vm);
+}
+
+enum status stop_press(struct control_folder *folder, const char *vm, int *fd, struct error *err)
+{
+    json_t *reply;
+    enum status status =
+        client_send(folder, vm, json_pack("{s:s}", "request", "stop"), CLIENT_SECONDS, fd, err);
+    if (status != STATUS_OK)
+        return status;
+    status = client_receive(*fd, vm, &reply, err);
+    json_decref(reply);
+    if (status == STATUS_OK)
+        return STATUS_OK;
+    close(*fd);
+    *fd = -1;
+    return status;
 }
 
 static int stop_in_order(struct control_folder *folder, const char *vm, uint64_t seconds)
 {
     struct error err;
-    json_t *reply;
     int fd;
-    enum status status =
-        client_send(folder, vm, json_pack("{s:s}", "request", "stop"), CLIENT_SECONDS, &fd, &err);
-    if (status != STATUS_OK)
+    if (stop_press(folder, vm, &fd, &err) != STATUS_OK)
         return client_failed(&err);
-    status = client_receive(fd, vm, &reply, &err);
-    if (status != STATUS_OK) {
-        close(fd);
-        return client_failed(&err);
-    }
-    json_decref(reply);
-    bool ended = wait_for_end(fd, seconds);
+    bool ended = stop_wait(fd, seconds_from_now(seconds));
     close(fd);
-    if (ended)
+    if (ended) {
+        control_folder_tidy(folder, vm);
         return EXIT_STATUS_OK;
+    }
     fprintf(stderr,
             "aerostat: the guest of %s has not shut down yet; aerostat stop --force %s ends it\n",
             vm, vm);
@@ -135,10 +147,11 @@ int stop_command(int argc, char **argv)
     struct error err = {0};
     if (control_folder_open(&folder, &err) != STATUS_OK)
         return client_failed(&err);
-    exit_status =
-        force ? stop_by_force(&folder, operands[0]) : stop_in_order(&folder, operands[0], seconds);
-    if (exit_status == EXIT_STATUS_OK)
-        control_folder_tidy(&folder, operands[0]);
+    exit_status = EXIT_STATUS_OK;
+    if (!force)
+        exit_status = stop_in_order(&folder, operands[0], seconds);
+    else if (stop_force(&folder, operands[0], &err) != STATUS_OK)
+        exit_status = client_failed(&err);
     control_folder_close(&folder);
     return exit_status;
 }

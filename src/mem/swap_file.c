@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,6 +11,7 @@
 
 #include "mem/swap_ring.h"
 #include "util/bits.h"
+#include "util/temp_file.h"
 
 struct file {
     int fd;
@@ -113,25 +113,6 @@ static const struct swap_file_ops ring_ops = {
     .close = file_close,
 };
 
-/* A file without a name; -1 and errno. */
-static int open_unlinked(const char *dir)
-{
-    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL))
-        return fd;
-    /* A file system that makes no such files. */
-    char *path;
-    if (asprintf(&path, "%s/aerostat-swap-XXXXXX", dir) < 0) {
-        errno = ENOMEM;
-        return -1;
-    }
-    fd = mkostemp(path, O_CLOEXEC);
-    if (fd >= 0)
-        unlink(path);
-    free(path);
-    return fd;
-}
-
 /* Whether a page written is a page read. */
 static bool serves(struct file *file, uint8_t *pages)
 {
@@ -167,7 +148,7 @@ enum status swap_file_open(struct swap_file *out, const char *dir, uint64_t size
     if (file == NULL)
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
     file->size = size;
-    file->fd = open_unlinked(dir);
+    file->fd = temp_file_open(dir);
     if (file->fd < 0) {
         error_set(err, STATUS_INVALID, "cannot make a swap file in %s: %s", dir, strerror(errno));
         goto out;

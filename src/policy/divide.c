@@ -34,7 +34,7 @@ struct claim {
 
 static uint64_t pages_up(uint64_t bytes)
 {
-    return bytes / POLICY_PAGE + (bytes % POLICY_PAGE != 0);
+    return pages_in(bytes) + (bytes % POLICY_PAGE != 0);
 }
 
 static struct claim claim_of(const struct policy_vm *vm, bool is_of_used)
@@ -48,10 +48,10 @@ static struct claim claim_of(const struct policy_vm *vm, bool is_of_used)
     }
     struct claim claim = {
         .shares = vm->shares == 0 ? 1.0 : (double)vm->shares,
-        .active = vm->is_paused ? 0 : (double)(least(vm->active, vm->max) / POLICY_PAGE),
+        .active = vm->is_paused ? 0 : (double)pages_in(least(vm->active, vm->max)),
         .least = (double)pages_up(bottom),
     };
-    claim.most = fmax((double)(top / POLICY_PAGE), claim.least);
+    claim.most = fmax((double)pages_in(top), claim.least);
     return claim;
 }
 
@@ -115,7 +115,7 @@ static double level_of(struct policy_vm *const *vms, size_t count, bool is_of_us
         if (fabs(sum - memory) < close)
             return level;
         *(sum < memory ? &low : &high) = level;
-        level += (memory - sum) / rise; /* not a number in (low, high) where rise is 0 */
+        level = rise > 0 ? level + (memory - sum) / rise : high;
         if (!(level > low && level < high) || round % 4 == 3)
             level = low + (high - low) / 2;
         if (level == low || level == high) /* there is no number between them */
@@ -133,7 +133,7 @@ static double memory_of(const struct policy_host *host, struct policy_vm *const 
         frames = plus(frames, vms[i]->frames);
     }
     taken = plus(taken, above(host->frames, frames)); /* nobody's */
-    return (double)(above(host->memory, taken) / POLICY_PAGE);
+    return (double)pages_in(above(host->memory, taken));
 }
 
 static void divide(const struct policy_host *host, struct policy_vm *const *vms, size_t count,

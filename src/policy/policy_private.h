@@ -29,10 +29,16 @@ static inline uint64_t plus(uint64_t a, uint64_t b)
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
-/* `percent` of `bytes`, rounded down. */
+/* `percent`, below 100, of `bytes`. */
 static inline uint64_t percent_of(double percent, uint64_t bytes)
 {
-    return (uint64_t)((double)(bytes / 128) * (percent * 1.28));
+    return (uint64_t)((double)bytes * (percent / 100));
+}
+
+/* Whole pages in so many bytes. */
+static inline uint64_t pages_in(uint64_t bytes)
+{
+    return bytes / POLICY_PAGE;
 }
 
 /* The asks' resident, balloon and block, from host->state and ->free and the VMs' targets. */

@@ -14,9 +14,11 @@
 
 #include "policy/policy_private.h"
 
-/* Percent of a VM's max that is taken in a second, in each state. */
-static const double take_percent[] = {0, 5, 10, 100};
-#define TAKE_LEAST (1u << 20) /* in a second: a small VM is not worth patience */
+/* Percent of a VM's max that is taken in a second, in state soft and hard. In low there is no time.
+ */
+#define TAKE_SOFT_PERCENT 5.0
+#define TAKE_HARD_PERCENT 10.0
+#define TAKE_LEAST        (1u << 20) /* in a second: a small VM is not worth patience */
 
 /* A guest that is left with less than this has no use of what it has. ESX's limit as well. */
 #define BALLOON_MOST_PERCENT 65.0
@@ -43,7 +45,8 @@ static const double take_percent[] = {0, 5, 10, 100};
 #define GROW_PERCENT       1.0
 #define GIVE_PERCENT       3.0
 
-/* A VM that has grown by this since the last step will go on. */
+/* A VM that has grown by this since the last step will go on, and so will one that is so near to
+ * its limit. */
 #define GROWS (1u << 20)
 
 /* For how long memory that was given back and is not used counts as if it were. */
@@ -80,11 +83,12 @@ static bool is_suffering(const struct policy_vm *vm)
 static void hold_update(struct policy_vm *vm, double seconds)
 {
     struct policy_past *past = &vm->past;
+    bool was_held = past->hold > 0;
     count_down(&past->hold, &past->backoff, seconds);
     past->watched += seconds;
     if (past->watched < LOOK_SECONDS)
         return;
-    if (is_suffering(vm) && past->hold <= 0)
+    if (is_suffering(vm) && !was_held) /* after each hold there is one step without */
         past->hold = past->backoff = longer(past->backoff, HOLD_FIRST, HOLD_LAST);
     past->watched = 0;
     past->faults_in = vm->faults_in;
@@ -126,7 +130,8 @@ static uint64_t take_most(const struct policy_vm *vm, enum policy_state state, d
 {
     if (state == POLICY_LOW)
         return UINT64_MAX;
-    double bytes = (double)most(percent_of(take_percent[state], vm->max), TAKE_LEAST) * seconds;
+    double percent = state == POLICY_HARD ? TAKE_HARD_PERCENT : TAKE_SOFT_PERCENT;
+    double bytes = (double)most(percent_of(percent, vm->max), TAKE_LEAST) * seconds;
     if (vm->past.hold > 0)
         bytes *= state == POLICY_HARD ? 0.25 : 0;
     return bytes < 0x1p62 ? (uint64_t)bytes : 1ull << 62;
@@ -181,12 +186,18 @@ static uint64_t given_most(const struct policy_host *host, const struct policy_v
     return host->state > POLICY_SOFT || vm->is_paused || is_little ? 0 : bytes;
 }
 
+static bool is_growing(const struct policy_vm *vm)
+{
+    return above(vm->resident, vm->past.resident) > GROWS ||
+           plus(vm->resident, GROWS) > vm->ask.resident;
+}
+
 static struct room room_of(const struct policy_host *host, struct policy_vm *const *vms,
                            size_t count)
 {
     uint64_t growing = 0, wanted = 0;
     for (size_t i = 0; i < count; i++) {
-        growing += above(vms[i]->resident, vms[i]->past.resident) > GROWS;
+        growing += is_growing(vms[i]);
         wanted = plus(wanted, given_most(host, vms[i]));
     }
     uint64_t free = host->free, memory = host->memory;

@@ -46,7 +46,7 @@ void policy_scan_meet(struct policy_vm *vm)
 
 static double pages_of(const struct policy_vm *vm)
 {
-    return (double)(least(vm->resident, vm->max) / POLICY_PAGE) + 1;
+    return (double)pages_in(least(vm->resident, vm->max)) + 1;
 }
 
 static void vm_learn(struct policy_vm *vm)

@@ -3,13 +3,10 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "control/footprint.h"
 #include "cpu/engine.h"
 #include "util/bits.h"
 #include "util/clock.h"
-
-/* The process with its devices and tables, as measured. */
-#define PROCESS_BYTES  (10 * MIB)
-#define BYTES_PER_PAGE 32u /* page map, origins of disk pages, references, marks, checksums */
 
 #define CPU_WORTH_NS      (NS_PER_SECOND / 20) /* since the last look: then it is no idle guest */
 #define SCANS_WORTH_PAGES 1024u                /* since the last report */
@@ -71,5 +68,5 @@ bool link_reporter_look(struct link_reporter *reporter, struct machine *machine,
 uint64_t link_report_overhead(const struct vm_options *options)
 {
     uint64_t code = options->engine != &interp_engine ? options->code_cache : 0;
-    return PROCESS_BYTES + options->memory / PAGE_SIZE * BYTES_PER_PAGE + code;
+    return footprint(options->memory, code);
 }

@@ -19,6 +19,7 @@
 #include "util/status.h"
 #include "util/terminal.h"
 #include "vm/options.h"
+#include "vm/overlays.h"
 
 enum machine_end {
     MACHINE_RUNNING,
@@ -41,10 +42,11 @@ struct machine_host {
     int console_in;  /* and input, -1 for none */
     /* Bytes that the balloon is to hold; what was asked for last, also of a machine before. */
     uint64_t balloon_target;
-    uint64_t resident;       /* bytes of host memory that the guest's may take; likewise */
-    struct swap *swap;       /* or NULL; of one machine at a time */
-    struct layer *ram;       /* of one machine at a time; NULL: each makes its own */
-    struct sharing *sharing; /* or NULL; goes from one machine to the next */
+    uint64_t resident;         /* bytes of host memory that the guest's may take; likewise */
+    struct swap *swap;         /* or NULL; of one machine at a time */
+    struct overlays *overlays; /* likewise, without NULL */
+    struct layer *ram;         /* of one machine at a time; NULL: each makes its own */
+    struct sharing *sharing;   /* or NULL; goes from one machine to the next */
 };
 
 struct machine;

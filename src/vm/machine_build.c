@@ -296,6 +296,7 @@ static enum status create_virtio(struct machine *machine, const struct device_ti
         .balloon_target = host->balloon_target,
         .map = machine->map,
         .disks = paging_disks(machine->paging),
+        .overlays = host->overlays,
         .mmio = machine->mmio,
         .ioapic = machine->ioapic,
         .loop = machine->loop,

@@ -329,6 +329,8 @@ static int program_run(struct program *program, bool has_stdout)
     if (status == STATUS_OK)
         status = paging_open_swap(&program->host.swap, &program->options, &err);
     if (status == STATUS_OK)
+        status = overlays_open(&program->host.overlays, &program->options, &err);
+    if (status == STATUS_OK)
         status = make_memory(program, &err);
     if (status == STATUS_OK && program->options.engine != &interp_engine)
         status = code_pool_create(&program->host.code_pool, program->options.code_cache,
@@ -372,6 +374,7 @@ static void program_close(struct program *program)
         thunk_set_destroy(program->host.thunks);
     code_pool_destroy(program->host.code_pool);
     swap_destroy(program->host.swap);
+    overlays_close(program->host.overlays);
     if (program->signal_fd >= 0)
         close(program->signal_fd);
     if (program->stats_fd >= 0)

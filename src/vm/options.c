@@ -36,7 +36,10 @@ const char options_help[] =
     "  --swap-size SIZE   most that the swap file may hold, 0 for no swap file; default: as much\n"
     "                     as --memory\n"
     "  --cpus N           virtual CPUs: 1 to 16, default 1\n"
-    "  --disk FILE[,ro]   raw disk image as the next /dev/vdX; ro: read-only. Up to 8\n"
+    "  --disk FILE[,ro|,overlay]\n"
+    "                     raw disk image as the next /dev/vdX, up to 8. ro: read-only; overlay:\n"
+    "                     what is written goes to a temporary file in --swap-dir, and is gone\n"
+    "                     when the VM ends\n"
     "  --net none         no network (default)\n"
     "  --net user[,hostfwd=tcp:HOST-GUEST]...\n"
     "                     user-mode network; forwards port HOST of this machine to port GUEST\n"
@@ -144,20 +147,29 @@ static enum status pages_option(const char *option, const char *text, uint64_t l
     return status;
 }
 
+static bool cut_end(const char *text, size_t *length, const char *end)
+{
+    size_t end_length = strlen(end);
+    if (*length < end_length || strcmp(text + *length - end_length, end) != 0)
+        return false;
+    *length -= end_length;
+    return true;
+}
+
 static enum status disk_parse(const char *text, struct vm_options *options, struct error *err)
 {
     if (options->disk_count == OPTIONS_MAX_DISKS)
         return error_set(err, STATUS_INVALID, "more than %u --disk options", OPTIONS_MAX_DISKS);
-    /* File names may hold commas: only a trailing ",ro" is ours. */
-    size_t length = strlen(text);
-    bool read_only = length >= 3 && strcmp(text + length - 3, ",ro") == 0;
-    size_t path_length = read_only ? length - 3 : length;
+    /* File names may hold commas: only these at the end are ours. */
+    size_t path_length = strlen(text);
+    bool read_only = cut_end(text, &path_length, ",ro");
+    bool overlay = !read_only && cut_end(text, &path_length, ",overlay");
     if (path_length == 0)
         return error_set(err, STATUS_INVALID, "--disk needs a file name");
     char *path = strndup(text, path_length);
     if (path == NULL)
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
-    options->disks[options->disk_count++] = (struct disk_options){path, read_only};
+    options->disks[options->disk_count++] = (struct disk_options){path, read_only, overlay};
     return STATUS_OK;
 }
 

@@ -23,6 +23,7 @@
 struct disk_options {
     const char *path; /* owned */
     bool read_only;
+    bool overlay; /* what is written goes to a temporary file */
 };
 
 struct net_options { /* a user-mode network */
@@ -40,7 +41,7 @@ struct vm_options {
     uint32_t shares;      /* 0: in proportion to `memory` */
     const char *group;    /* of VMs that share pages, or NULL: with itself alone */
     uint64_t balloon;     /* what the balloon is to take from the start */
-    const char *swap_dir; /* folder of the swap file, or NULL for the default */
+    const char *swap_dir; /* folder of temporary files, or NULL for the default */
     uint64_t swap_size;   /* most that the swap file may hold, or OPTIONS_SWAP_DEFAULT */
     uint64_t code_cache;  /* bytes */
     unsigned cpus;

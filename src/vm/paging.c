@@ -5,6 +5,7 @@
 #include "util/bits.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/temp_file.h"
 
 #define CACHE_PART    10u /* of the VM's memory that the compression cache may take */
 #define SAMPLE_PAGES  100u
@@ -29,9 +30,7 @@ enum status paging_open_swap(struct swap **swap, const struct vm_options *option
                      options->resident != options->memory || options->chaos;
     uint64_t size =
         options->swap_size == OPTIONS_SWAP_DEFAULT ? options->memory : options->swap_size;
-    const char *dir = options->swap_dir != NULL ? options->swap_dir : getenv("TMPDIR");
-    if (dir == NULL || dir[0] == '\0')
-        dir = "/var/tmp";
+    const char *dir = temp_file_folder(options->swap_dir);
     *swap = NULL;
     if (size == 0)
         return STATUS_OK;

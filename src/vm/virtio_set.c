@@ -45,6 +45,7 @@ static enum status add_disk(struct virtio_set *set, const struct virtio_set_conf
     snprintf(serial, sizeof serial, "disk%u", index);
     struct virtio_blk_options options = {
         .path = disk->path,
+        .image = overlays_image(config->overlays, index),
         .pages = config->disks,
         .read_only = disk->read_only,
         .serial = serial,

@@ -16,6 +16,7 @@
 #include "mem/pmap.h"
 #include "util/io_loop.h"
 #include "vm/options.h"
+#include "vm/overlays.h"
 
 struct virtio_set;
 
@@ -26,6 +27,7 @@ struct virtio_set_config {
     uint64_t balloon_target; /* bytes */
     struct pmap *map;
     struct disk_pages *disks;
+    const struct overlays *overlays;
     struct bus *mmio;
     struct ioapic *ioapic;
     struct io_loop *loop;

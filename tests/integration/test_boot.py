@@ -6,6 +6,7 @@ import os
 import re
 
 import harness
+import shell_guest
 from harness import Vm
 
 
@@ -118,6 +119,35 @@ class Boot(harness.TestCase):
             vm.expect(r"^fresh 54$")
             vm.send("exit\n")
             self.assertEqual((vm.wait(), vm.errors), (harness.STATUS_OK, ""), vm.report())
+
+    def test_overlays(self):
+        """Two guests change one image's disk, each for itself, over a reset, and with little host
+        memory, so that pages come back from image and changes. The image stays as it is."""
+        data = os.urandom(48 << 20)
+        image = self.make_file("disk.img", data)
+        options = ["--disk", image + ",overlay", "--resident", "40M", "--swap-dir", self.folder]
+        arguments = [*shell_guest.arguments_of("128M"), *options]
+        expected = bytearray(data)
+        expected[4 << 20:12 << 20] = bytes(8 << 20)
+        ours = harness.hashlib.sha256(expected).hexdigest()
+        with shell_guest.ShellGuest(arguments) as first, \
+                shell_guest.ShellGuest(arguments) as second:
+            first.wait_for_shell()
+            second.wait_for_shell()
+            first.run("dd if=/dev/zero of=/dev/vda bs=1M seek=4 count=8 conv=notrunc,fsync")
+            for _ in range(2):
+                self.assertIn(ours, first.run("sha256sum </dev/vda"))
+            self.assertIn(harness.sha256_of(image), second.run("sha256sum </dev/vda"))
+            first.forget()
+            first.send("reboot -f\n")
+            first.wait_for_shell()
+            self.assertIn(ours, first.run("sha256sum </dev/vda"))
+            self.assertEqual(first.power_off(), harness.STATUS_OK, first.report())
+            self.assertEqual(second.power_off(), harness.STATUS_OK, second.report())
+            self.assertEqual((first.errors, second.errors), ("", ""))
+        with open(image, "rb") as stream:
+            self.assertEqual(stream.read(), data)
+        self.assertEqual(os.listdir(self.folder), ["disk.img"])
 
     def test_no_reboot_and_memory_of_the_vmm(self):
         """Under --no-reboot a reset is the end. While it runs: what does the VMM itself take?"""

@@ -11,7 +11,8 @@ double model_price(const struct policy_vm *vm, double tax, uint64_t pages)
     if (pages == 0)
         return HUGE_VAL;
     double k = 1 / (1 - tax), p = (double)pages;
-    double active = fmin(vm->is_paused ? 0 : (double)(vm->active / PAGE) / p, 1);
+    uint64_t in_use = vm->is_paused ? 0 : vm->active / PAGE;
+    double active = fmin((double)in_use / p, 1);
     return (double)vm->shares / (p * (active + k * (1 - active)));
 }
 

@@ -48,7 +48,7 @@ static void test_budget_follows_pressure(void **state)
 {
     (void)state;
     uint64_t before = 0;
-    for (double free = 90; free > 0; free -= 1) {
+    for (unsigned free = 90; free > 0; free--) {
         struct fixture f = eight_vms(free);
         step(&f);
         uint64_t ppm = ppm_of_all(&f);

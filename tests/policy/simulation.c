@@ -152,7 +152,7 @@ static void guest_count_turns(struct guest *guest, const struct policy_vm *vm)
     }
 }
 
-void simulation_step(struct simulation *simulation)
+void simulation_live(struct simulation *simulation)
 {
     for (size_t i = 0; i < simulation->count; i++) {
         struct guest *guest = &simulation->guest[i];
@@ -167,8 +167,13 @@ void simulation_step(struct simulation *simulation)
             guest_measure(guest, vm, &simulation->seed);
         guest_count_turns(guest, vm);
     }
-    policy_step(&simulation->host, simulation->list, simulation->count, 1);
     simulation->seconds++;
+}
+
+void simulation_step(struct simulation *simulation)
+{
+    simulation_live(simulation);
+    policy_step(&simulation->host, simulation->list, simulation->count, 1);
 }
 
 void simulation_count_turns(struct simulation *simulation)

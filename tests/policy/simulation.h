@@ -41,8 +41,10 @@ void simulation_init(struct simulation *simulation, size_t count, uint64_t memor
                      uint64_t min, uint64_t seed);
 void simulation_free(struct simulation *simulation);
 
-/* Guests go on for a second, and then there is one step of the policy. */
+/* Guests go on for a second, and then there is one step of the policy; simulation_live is without
+ * that. */
 void simulation_step(struct simulation *simulation);
+void simulation_live(struct simulation *simulation);
 
 /* Forgets the turns until now. */
 void simulation_count_turns(struct simulation *simulation);

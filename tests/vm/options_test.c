@@ -12,7 +12,7 @@
 #include "util/bits.h"
 #include "vm/options.h"
 
-#define ARGUMENTS_MOST 32
+#define ARGUMENTS_MOST 40
 
 /* Splits a line at spaces; a word '_' stands for an empty argument. */
 static enum status parse(const char *line, struct vm_options *options, struct error *err)
@@ -62,7 +62,8 @@ static void test_everything(void **state)
     struct error err;
     assert_int_equal(
         parse("--kernel k --initrd i --append a=b --memory 1G --cpus 4 --disk d,ro "
-              "--disk e,x --net user,hostfwd=tcp:1-2,hostfwd=tcp:3-4 --name n-1 --engine interp "
+              "--disk e,x --disk f,ro,overlay --net user,hostfwd=tcp:1-2,hostfwd=tcp:3-4 --name "
+              "n-1 --engine interp "
               "--code-cache 2M --mmu nested --console c --debug-exit --no-reboot --stats s",
               &options, &err),
         STATUS_OK);
@@ -70,11 +71,13 @@ static void test_everything(void **state)
     assert_string_equal(options.append, "a=b");
     assert_int_equal(options.memory, GIB);
     assert_int_equal(options.cpus, 4);
-    assert_int_equal(options.disk_count, 2);
+    assert_int_equal(options.disk_count, 3);
     assert_string_equal(options.disks[0].path, "d");
     assert_true(options.disks[0].read_only);
     assert_string_equal(options.disks[1].path, "e,x");
-    assert_false(options.disks[1].read_only);
+    assert_false(options.disks[1].read_only || options.disks[1].overlay);
+    assert_string_equal(options.disks[2].path, "f,ro");
+    assert_true(options.disks[2].overlay && !options.disks[2].read_only);
     assert_int_equal(options.net_count, 1);
     assert_int_equal(options.nets[0].forward_count, 2);
     assert_int_equal(options.nets[0].forwards[1].host_port, 3);
@@ -133,6 +136,7 @@ static void test_mistakes(void **state)
         "--kernel k --cpus 1x",
         "--kernel k --disk _",
         "--kernel k --disk ,ro",
+        "--kernel k --disk ,overlay",
         ("--kernel k --disk 1 --disk 2 --disk 3 --disk 4 --disk 5 --disk 6 --disk 7 --disk 8 "
          "--disk 9"),
         "--kernel k --net tap",

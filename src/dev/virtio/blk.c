@@ -25,9 +25,9 @@
 struct virtio_blk {
     struct virtio_device base;
     struct io_loop *own_loop;
-    struct image *image;
-    struct disk_pages *pages; /* or NULL */
-    unsigned number;          /* the disk's, for pages */
+    struct image *image, *own_image; /* own_image: the same, or NULL */
+    struct disk_pages *pages;        /* or NULL */
+    unsigned number;                 /* the disk's, for pages */
     struct virtio_blk_config config;
     char serial[VIRTIO_BLK_ID_BYTES];
     struct virtqueue_chain chain;
@@ -313,7 +313,7 @@ static void blk_destroy(struct virtio_device *device)
     virtio_device_finish(device);
     io_loop_destroy(blk->own_loop);
     virtqueue_chain_finish(&blk->chain);
-    image_close(blk->image);
+    image_close(blk->own_image);
     free(blk);
 }
 
@@ -357,9 +357,12 @@ enum status virtio_blk_create(struct virtio_device **device, struct pmap *map,
 
     if (blk == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a disk");
-    status = image_open(&blk->image, options->path, options->read_only, err);
-    if (status != STATUS_OK)
-        goto fail;
+    if (options->image == NULL) {
+        status = image_open(&blk->own_image, options->path, options->read_only, err);
+        if (status != STATUS_OK)
+            goto fail;
+    }
+    blk->image = options->image != NULL ? options->image : blk->own_image;
     if (options->pages != NULL) {
         status = disk_pages_add(options->pages, blk_read_block, blk, &blk->number, err);
         if (status != STATUS_OK)
@@ -389,7 +392,7 @@ fail:
     if (blk->pages != NULL)
         disk_pages_remove(blk->pages, blk->number);
     io_loop_destroy(blk->own_loop);
-    image_close(blk->image);
+    image_close(blk->own_image);
     free(blk);
     return status;
 }

@@ -1,121 +1,9 @@
-#include "dev/virtio/image.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <limits.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "dev/virtio/iov.h"
-#include "util/bits.h"
-#include "util/log.h"
-
-/* Zeros are written from a buffer of this size where the host cannot make them itself. */
-#define ZERO_BUFFER_SIZE (64 * KIB)
-
-struct image {
-    int fd;
-    bool read_only;
-    uint64_t size;
-};
-
-static enum status image_open_error(const char *path, bool read_only, struct error *err)
-{
-    switch (errno) {
-    case ENOENT:
-        return error_set(err, STATUS_NOT_FOUND, "disk image %s does not exist", path);
-    case EACCES:
-    case EPERM:
-    case EROFS:
-        return error_set(err, STATUS_INVALID, "no permission to %s disk image %s%s",
-                         read_only ? "read" : "write", path,
-                         read_only ? "" : " (add ,ro to use it read-only)");
-    case EISDIR:
-        return error_set(err, STATUS_INVALID, "disk image %s is a directory", path);
-    default:
-        return error_set(err, STATUS_IO, "cannot open disk image %s: %s", path, strerror(errno));
-    }
-}
-
-static enum status image_lock(const struct image *image, const char *path, struct error *err)
-{
-    struct flock lock = {
-        .l_type = image->read_only ? F_RDLCK : F_WRLCK,
-        .l_whence = SEEK_SET,
-    };
-
-    if (fcntl(image->fd, F_OFD_SETLK, &lock) == 0)
-        return STATUS_OK;
-    if (errno == EAGAIN || errno == EACCES)
-        return error_set(err, STATUS_BUSY, "disk image %s is in use by another virtual machine",
-                         path);
-    /* Some network file systems have no locks; refusing their images would help nobody. */
-    log_warning("disk image %s cannot be locked: %s", path, strerror(errno));
-    return STATUS_OK;
-}
-
-static enum status image_measure(struct image *image, const char *path, struct error *err)
-{
-    struct stat info;
-
-    if (fstat(image->fd, &info) != 0)
-        return error_set(err, STATUS_IO, "cannot examine disk image %s: %s", path, strerror(errno));
-    if (S_ISDIR(info.st_mode))
-        return error_set(err, STATUS_INVALID, "disk image %s is a directory", path);
-    if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode))
-        return error_set(err, STATUS_INVALID, "disk image %s is neither a file nor a block device",
-                         path);
-    off_t end = lseek(image->fd, 0, SEEK_END);
-    if (end < 0)
-        return error_set(err, STATUS_IO, "cannot find the size of disk image %s: %s", path,
-                         strerror(errno));
-    uint64_t size = (uint64_t)end;
-    image->size = align_down(size, SECTOR_SIZE);
-    if (image->size == 0)
-        return error_set(err, STATUS_INVALID,
-                         "disk image %s has %" PRIu64 " bytes, less than one sector", path, size);
-    if (image->size != size)
-        log_warning("disk image %s: the last %" PRIu64 " bytes are no whole sector and not used",
-                    path, size - image->size);
-    return STATUS_OK;
-}
-
-enum status image_open(struct image **image, const char *path, bool read_only, struct error *err)
-{
-    struct image *opened = calloc(1, sizeof(*opened));
-    enum status status;
-
-    if (opened == NULL)
-        return error_set(err, STATUS_NO_MEMORY, "no memory for disk image %s", path);
-    opened->read_only = read_only;
-    /* Not blocking: a FIFO is refused below, not waited for. Files do not care. */
-    opened->fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (opened->fd < 0) {
-        status = image_open_error(path, read_only, err);
-        goto fail;
-    }
-    status = image_measure(opened, path, err);
-    if (status == STATUS_OK)
-        status = image_lock(opened, path, err);
-    if (status != STATUS_OK)
-        goto fail;
-    *image = opened;
-    return STATUS_OK;
-fail:
-    image_close(opened);
-    return status;
-}
+#include "dev/virtio/image_private.h"
 
 void image_close(struct image *image)
 {
-    if (image == NULL)
-        return;
-    if (image->fd >= 0)
-        close(image->fd);
-    free(image);
+    if (image != NULL)
+        image->ops->close(image);
 }
 
 uint64_t image_size(const struct image *image)
@@ -128,102 +16,27 @@ bool image_read_only(const struct image *image)
     return image->read_only;
 }
 
-typedef ssize_t transfer_fn(int fd, const struct iovec *iov, int count, off_t offset);
-
-/* The host may transfer less than asked for, and takes IOV_MAX pieces at a time. */
-static enum status image_transfer(struct image *image, transfer_fn *transfer, uint64_t offset,
-                                  struct iovec *iov, unsigned count)
-{
-    while (count > 0) {
-        int pieces = count > IOV_MAX ? IOV_MAX : (int)count;
-        ssize_t done = transfer(image->fd, iov, pieces, (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done <= 0) {
-            log_debug("disk image: %s at %" PRIu64, done < 0 ? strerror(errno) : "end of file",
-                      offset);
-            return done < 0 && errno == ENOSPC ? STATUS_NO_SPACE : STATUS_IO;
-        }
-        offset += (uint64_t)done;
-        iov_drop_front(&iov, &count, (uint64_t)done);
-    }
-    return STATUS_OK;
-}
-
 enum status image_read(struct image *image, uint64_t offset, struct iovec *iov, unsigned count)
 {
-    return image_transfer(image, preadv, offset, iov, count);
+    return image->ops->read(image, offset, iov, count);
 }
 
 enum status image_write(struct image *image, uint64_t offset, struct iovec *iov, unsigned count)
 {
-    return image_transfer(image, pwritev, offset, iov, count);
+    return image->ops->write(image, offset, iov, count);
 }
 
 enum status image_flush(struct image *image)
 {
-    if (image->read_only)
-        return STATUS_OK;
-    for (;;) {
-        if (fdatasync(image->fd) == 0)
-            return STATUS_OK;
-        if (errno != EINTR)
-            return STATUS_IO;
-    }
-}
-
-/* True when the host's file system did it. `unsupported` when it never will. */
-static enum status image_fallocate(struct image *image, int mode, uint64_t offset, uint64_t length)
-{
-    for (;;) {
-        if (fallocate(image->fd, mode | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0)
-            return STATUS_OK;
-        if (errno == EINTR)
-            continue;
-        if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL || errno == EPERM)
-            return STATUS_UNSUPPORTED;
-        return errno == ENOSPC ? STATUS_NO_SPACE : STATUS_IO;
-    }
+    return image->ops->flush(image);
 }
 
 enum status image_discard(struct image *image, uint64_t offset, uint64_t length)
 {
-    if (length == 0)
-        return STATUS_OK;
-    enum status status = image_fallocate(image, FALLOC_FL_PUNCH_HOLE, offset, length);
-    /* Discarding is a hint: keeping the blocks is a correct answer. */
-    return status == STATUS_UNSUPPORTED ? STATUS_OK : status;
-}
-
-static enum status image_write_zero_bytes(struct image *image, uint64_t offset, uint64_t length)
-{
-    void *zeros = calloc(1, ZERO_BUFFER_SIZE);
-    enum status status = STATUS_OK;
-
-    if (zeros == NULL)
-        return STATUS_NO_MEMORY;
-    while (length > 0 && status == STATUS_OK) {
-        size_t piece = (size_t)(length < ZERO_BUFFER_SIZE ? length : ZERO_BUFFER_SIZE);
-        struct iovec iov = {.iov_base = zeros, .iov_len = piece};
-        status = image_write(image, offset, &iov, 1);
-        offset += piece;
-        length -= piece;
-    }
-    free(zeros);
-    return status;
+    return image->ops->discard(image, offset, length);
 }
 
 enum status image_write_zeroes(struct image *image, uint64_t offset, uint64_t length, bool unmap)
 {
-    enum status status = STATUS_UNSUPPORTED;
-
-    if (length == 0)
-        return STATUS_OK;
-    if (unmap)
-        status = image_fallocate(image, FALLOC_FL_PUNCH_HOLE, offset, length);
-    if (status == STATUS_UNSUPPORTED)
-        status = image_fallocate(image, FALLOC_FL_ZERO_RANGE, offset, length);
-    if (status == STATUS_UNSUPPORTED)
-        status = image_write_zero_bytes(image, offset, length);
-    return status;
+    return image->ops->write_zeroes(image, offset, length, unmap);
 }

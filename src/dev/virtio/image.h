@@ -8,6 +8,8 @@
  * shared for readers: two virtual machines cannot have one image where either writes, not even two
  * disks of one machine. The lock goes with the descriptor, so nothing is left behind.
  *
+ * Reading may be done by any thread; everything else by one at a time.
+ *
  * Reads and writes block. Offsets and lengths are in bytes; the caller keeps them inside
  * image_size.
  */
@@ -27,6 +29,16 @@ struct image;
  * NOT_FOUND, BUSY (in use by somebody else), INVALID (no image, not readable or writable) or IO,
  * each with a line for the user. */
 enum status image_open(struct image **image, const char *path, bool read_only, struct error *err);
+/*
+ * Opens the image at `path` for reading, and sends what is written elsewhere: to a file without a
+ * name in the folder `dir`, which takes disk space as it is written and goes with the image. Any
+ * number may be open on one image, with readers, not with writers. Errors as image_open's; INVALID
+ * also for a folder that does not serve.
+ *
+ * A flush has nothing to do: nobody could read what it saves. Discarding frees what was written.
+ */
+enum status image_open_overlay(struct image **image, const char *path, const char *dir,
+                               struct error *err);
 /* NULL is allowed. */
 void image_close(struct image *image);
 

@@ -62,42 +62,52 @@ static void print_line(void *context, const struct top_line *line)
     puts(line->text);
 }
 
-/* `count` tables, or until the manager has ended: 0. */
+static void sleep_until(uint64_t when_ns)
+{
+    struct timespec until = {.tv_sec = (time_t)(when_ns / NS_PER_SECOND),
+                             .tv_nsec = (long)(when_ns % NS_PER_SECOND)};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
+/* A table; `last` becomes what it shows. */
+static enum status show(struct control_folder *folder, struct top_sample *last, struct error *err)
+{
+    char text[TOP_TIME_SIZE];
+    struct top_sample now;
+    enum status status = top_ask(folder, &now, err);
+    if (status != STATUS_OK)
+        return status;
+    struct top_view view = {.width = TOP_WIDTH_MOST, .sort = TOP_SORT_NAME, .time = top_time(text)};
+    top_layout(&view, &now, last, print_line, NULL);
+    top_sample_close(last);
+    *last = now;
+    return STATUS_OK;
+}
+
+/* `count` tables, or until the manager has ended: 0. A look that fails (a manager that has much to
+ * do, or just ends) is a line in place of a table; but the first one has to succeed. */
 static enum status top_plain(struct control_folder *folder, uint64_t interval_ns, uint64_t count,
                              struct error *err)
 {
-    struct top_sample before = {0}, now;
-    struct top_view view = {.width = TOP_WIDTH_MOST, .sort = TOP_SORT_NAME};
+    struct top_sample last = {0};
     uint64_t next = clock_monotonic_ns();
-    enum status status = STATUS_OK;
-    for (uint64_t i = 0; count == 0 || i < count; i++) {
-        char text[TOP_TIME_SIZE];
-        status = top_ask(folder, &now, err);
-        if (status == STATUS_NOT_FOUND && i > 0) {
-            puts("\nThe manager has ended.");
+    enum status status = show(folder, &last, err);
+    for (uint64_t i = 1; status == STATUS_OK && (count == 0 || i < count); i++) {
+        sleep_until(next += interval_ns);
+        putchar('\n');
+        status = show(folder, &last, err);
+        if (status == STATUS_NOT_FOUND) {
+            puts("The manager has ended.");
             status = STATUS_OK;
             break;
         }
         if (status != STATUS_OK)
-            break;
-        if (i > 0)
-            putchar('\n');
-        view.time = top_time(text);
-        top_layout(&view, &now, &before, print_line, NULL);
-        if (fflush(stdout) != 0) {
+            puts(err->text);
+        status = STATUS_OK;
+        if (fflush(stdout) != 0)
             status = error_set(err, STATUS_IO, "standard output takes no more");
-            break;
-        }
-        top_sample_close(&before);
-        before = now;
-        next += interval_ns;
-        if (count == 0 || i + 1 < count) {
-            struct timespec until = {.tv_sec = (time_t)(next / NS_PER_SECOND),
-                                     .tv_nsec = (long)(next % NS_PER_SECOND)};
-            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
-        }
     }
-    top_sample_close(&before);
+    top_sample_close(&last);
     return status;
 }
 

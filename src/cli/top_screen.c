@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <term.h>
 #include <unistd.h>
 
 #include "cli/top.h"
@@ -142,10 +143,20 @@ static void run(struct screen *screen, uint64_t interval_ns)
     }
 }
 
+/* newterm would know as well, but forgets memory where it does not. */
+static bool terminal_is_known(void)
+{
+    int result;
+    if (setupterm(NULL, STDOUT_FILENO, &result) != OK)
+        return false;
+    del_curterm(cur_term);
+    return true;
+}
+
 static enum status terminal_begin(SCREEN **terminal, struct error *err)
 {
     set_escdelay(ESCAPE_MS);
-    *terminal = newterm(NULL, stdout, stdin);
+    *terminal = terminal_is_known() ? newterm(NULL, stdout, stdin) : NULL;
     if (*terminal == NULL) {
         const char *type = getenv("TERM");
         return error_set(err, STATUS_UNSUPPORTED,

@@ -71,7 +71,6 @@ static void vm_measure(struct vm *vm)
     policy->pages_scanned = report->pages_scanned;
     policy->pages_shared = report->pages_shared;
     policy->cow_breaks = report->cow_breaks;
-    policy->scan_cpu_ns = report->scan_cpu_ns;
 }
 
 static void look_at_one(struct manager *manager, uint64_t now)

@@ -23,10 +23,10 @@ enum policy_state { POLICY_HIGH, POLICY_SOFT, POLICY_HARD, POLICY_LOW };
 const char *policy_state_name(enum policy_state state); /* "high", ... */
 
 #define POLICY_NO_LIMIT       UINT64_MAX
-#define POLICY_TAX_DEFAULT    0.75   /* part of an idle page's value */
-#define POLICY_TAX_MOST       0.99   /* all of it would leave no order among idle pages */
-#define POLICY_SHARES_PER_MIB 1000u  /* by default */
-#define POLICY_SCAN_DEFAULT   50000u /* millionths of one CPU, for all VMs together */
+#define POLICY_TAX_DEFAULT    0.75    /* part of an idle page's value */
+#define POLICY_TAX_MOST       0.99    /* all of it would leave no order among idle pages */
+#define POLICY_SHARES_PER_MIB 1000u   /* by default */
+#define POLICY_SCAN_DEFAULT   250000u /* millionths of one CPU, for all VMs, where it is worth it */
 
 /* The host: one aerostatd's. Start with policy_host_init. */
 struct policy_host {
@@ -50,14 +50,14 @@ struct policy_past {
     uint64_t allowed; /* resident memory it may have as things are; at least target */
     /* what was measured: at the last step, others at the last look */
     uint64_t resident, balloon, balloon_grown, faults_in, stall_ns;
-    uint64_t scanned, shared, broken, scan_cpu_ns;
+    uint64_t scanned, shared, broken;
     uint64_t unused;      /* of what has been given back lately: what the guest may fill yet */
     double watched;       /* seconds since the last look for suffering */
     double hold, backoff; /* seconds to take nothing; the next time */
     double stuck;         /* seconds since the balloon has grown as asked */
     double balloon_hold, balloon_backoff; /* seconds not to ask it for more; the next time */
-    double yield, speed; /* of the scanner: shared of one page; pages in a second of CPU time */
-    double weight;       /* in the division of the scanners' time */
+    double yield;  /* of the scanner: pages that it shared, of one that it looked at */
+    double weight; /* in the division of the scanners' time */
 };
 
 /* What a VM is asked for: struct link_target (src/proto/link.h). */
@@ -89,7 +89,6 @@ struct policy_vm {
     uint64_t pages_scanned; /* by the search for shareable pages */
     uint64_t pages_shared;
     uint64_t cow_breaks; /* shared pages that were written */
-    uint64_t scan_cpu_ns;
     /* computed */
     uint64_t target; /* resident memory it is entitled to, by shares and use */
     struct policy_ask ask;

@@ -52,6 +52,12 @@
 /* For how long memory that was given back and is not used counts as if it were. */
 #define UNUSED_SECONDS 60.0
 
+/* A VM that is to keep what it has is not held to exactly that, or its pager would be at work for a
+ * margin below (src/mem/reclaim.c): as much as before, within this part of what it has and so many
+ * bytes. */
+#define SLACK_PART  64u
+#define SLACK_BYTES (512u << 10)
+
 /* Less than this part of max is not worth giving back, unless it is all. */
 #define GIVE_LEAST_PERCENT 0.4
 
@@ -209,17 +215,23 @@ static struct room room_of(const struct policy_host *host, struct policy_vm *con
     };
 }
 
+/* Up to where it may grow until the next step. */
+static uint64_t limit_of(const struct policy_host *host, const struct room *room,
+                         const struct policy_vm *vm, bool is_above)
+{
+    uint64_t limit = plus(vm->resident, is_above ? room->growth_above : room->growth);
+    uint64_t slack = vm->resident / SLACK_PART + SLACK_BYTES;
+    limit = most(limit, least(vm->ask.resident, plus(vm->resident, slack)));
+    if (host->state >= POLICY_HARD)
+        limit = least(limit, most(vm->past.allowed, vm->resident));
+    return plus(limit, vm->frames) >= vm->max ? POLICY_NO_LIMIT : limit;
+}
+
 static void vm_ask(const struct policy_host *host, const struct room *room, struct policy_vm *vm,
                    double seconds)
 {
-    uint64_t allowed = vm->past.allowed;
-    bool is_above = vm->resident > allowed;
-    uint64_t limit = plus(vm->resident, is_above ? room->growth_above : room->growth);
-    if (host->state >= POLICY_HARD)
-        limit = least(limit, most(allowed, vm->resident));
-    if (plus(limit, vm->frames) >= vm->max)
-        limit = POLICY_NO_LIMIT;
-
+    bool is_above = vm->resident > vm->past.allowed;
+    uint64_t limit = limit_of(host, room, vm, is_above);
     if (is_above && host->state >= POLICY_SOFT) {
         vm_take(vm, host->state, limit, seconds);
     } else {

@@ -1,10 +1,14 @@
 /*
  * How fast each VM looks for pages that it could share. All together have a budget of CPU time, of
  * which so much is used as memory is short: all of it from state soft on, next to nothing on a host
- * that has half of its memory free. VMs get parts of it by their memory and by what scanning them
- * has yielded lately: pages shared, less those that were written again soon, of pages scanned. A VM
- * that has not been scanned counts as if every page could be shared; one that yields nothing keeps
- * a small part, to notice when that changes.
+ * that has half of its memory free; and less where scanning yields little: pages shared, less those
+ * that were written again soon, of pages looked at. VMs get parts of it by their memory and their
+ * yield. A VM that has not been scanned counts as if every page could be shared; one that yields
+ * nothing keeps a small part, to notice when that changes.
+ *
+ * CPU time is what limits. Pages are limited only so that no VM is scanned over and over: a limit
+ * of pages that followed from the CPU time of pages before would make a scanner slow for ever that
+ * has been slow once, for what it costs to wake it does not fall.
  */
 
 #include "policy/policy_private.h"
@@ -16,14 +20,13 @@
 #define PRESSURE_LEAST 0.02
 
 #define YIELD_LEAST 0.02
+/* The mean yield from which on all of the budget is worth it: to share a page costs some 20 us,
+ * which is less than to page it out and in again. And the least part that is used: what it costs
+ * the guests to look for what is not there must not be seen. */
+#define YIELD_FULL  0.5
+#define WORTH_LEAST 0.04
 /* Of a VM's memory: after so much of it the estimate is as good as new. */
 #define YIELD_MEMORY 0.25
-
-/* Pages in a second of CPU time: before it is known, and what is believed. */
-#define SPEED_FIRST 500e3
-#define SPEED_LEAST 20e3
-#define SPEED_MOST  20e6
-#define SPEED_GAIN  0.25
 
 /* Scanning all of a VM more often than once in so many seconds finds the same pages again. */
 #define PASS_SECONDS 10.0
@@ -39,9 +42,7 @@ void policy_scan_meet(struct policy_vm *vm)
     past->scanned = vm->pages_scanned;
     past->shared = vm->pages_shared;
     past->broken = vm->cow_breaks;
-    past->scan_cpu_ns = vm->scan_cpu_ns;
     past->yield = 1;
-    past->speed = SPEED_FIRST;
 }
 
 static double pages_of(const struct policy_vm *vm)
@@ -55,18 +56,13 @@ static void vm_learn(struct policy_vm *vm)
     double scanned = (double)above(vm->pages_scanned, past->scanned);
     double lasting =
         (double)above(vm->pages_shared, past->shared) - (double)above(vm->cow_breaks, past->broken);
-    double cpu = (double)above(vm->scan_cpu_ns, past->scan_cpu_ns) / 1e9;
     if (scanned > 0) {
         double gain = within(scanned / (pages_of(vm) * YIELD_MEMORY), 0, 1);
         past->yield += (within(lasting / scanned, 0, 1) - past->yield) * gain;
-        if (cpu > 0)
-            past->speed +=
-                (within(scanned / cpu, SPEED_LEAST, SPEED_MOST) - past->speed) * SPEED_GAIN;
     }
     past->scanned = vm->pages_scanned;
     past->shared = vm->pages_shared;
     past->broken = vm->cow_breaks;
-    past->scan_cpu_ns = vm->scan_cpu_ns;
 }
 
 static double pressure_of(const struct policy_host *host)
@@ -80,19 +76,19 @@ static double pressure_of(const struct policy_host *host)
 
 void policy_scan(const struct policy_host *host, struct policy_vm *const *vms, size_t count)
 {
-    double weights = 0;
+    double weights = 0, pages = 0, pressure = pressure_of(host);
     for (size_t i = 0; i < count; i++) {
         struct policy_past *past = &vms[i]->past;
         vm_learn(vms[i]);
         past->weight = pages_of(vms[i]) * within(past->yield, YIELD_LEAST, 1);
         weights += past->weight;
+        pages += pages_of(vms[i]);
     }
-    double budget = pressure_of(host) * host->scan_ppm;
+    double worth = within(weights / (pages * YIELD_FULL), WORTH_LEAST, 1);
     for (size_t i = 0; i < count; i++) {
         struct policy_vm *vm = vms[i];
-        double ppm = within(budget * vm->past.weight / weights, 0, 1e6);
-        double pages = within(ppm / 1e6 * vm->past.speed, 0, pages_of(vm) / PASS_SECONDS);
-        vm->ask.scan_ppm = (uint32_t)(ppm + 0.5);
-        vm->ask.scan_pages = (uint64_t)(pages + 0.5);
+        double ppm = host->scan_ppm * pressure * worth * vm->past.weight / weights;
+        vm->ask.scan_ppm = (uint32_t)(within(ppm, 0, 1e6) + 0.5);
+        vm->ask.scan_pages = (uint64_t)(pages_of(vm) * pressure / PASS_SECONDS + 1);
     }
 }

@@ -71,17 +71,15 @@ static void vm_live(struct policy_vm *vm, uint64_t *seed)
     uint64_t scanned = vm->ask.scan_pages;
     vm->pages_scanned += scanned;
     vm->pages_shared += (uint64_t)((double)scanned * random_part(seed));
-    vm->scan_cpu_ns += scanned * 2000;
     if (random_next(seed) % 500 == 0)
         vm->balloon_works = !vm->balloon_works;
 }
 
 static void vm_lie(struct policy_vm *vm, uint64_t *seed)
 {
-    uint64_t *const numbers[] = {&vm->active,     &vm->balloon,       &vm->faults_in,
-                                 &vm->stall_ns,   &vm->pages_scanned, &vm->pages_shared,
-                                 &vm->cow_breaks, &vm->scan_cpu_ns,   &vm->frames,
-                                 &vm->resident,   &vm->overhead};
+    uint64_t *const numbers[] = {
+        &vm->active,       &vm->balloon,    &vm->faults_in, &vm->stall_ns, &vm->pages_scanned,
+        &vm->pages_shared, &vm->cow_breaks, &vm->frames,    &vm->resident, &vm->overhead};
     *numbers[random_next(seed) % (sizeof numbers / sizeof *numbers)] =
         random_next(seed) >> random_next(seed) % 64;
 }

@@ -95,7 +95,11 @@ static void guest_balloon(struct guest *guest, struct policy_vm *vm)
 
 static void guest_page_out(struct guest *guest, struct policy_vm *vm)
 {
-    uint64_t out = least(above(vm->resident, vm->ask.resident), PAGING_SPEED);
+    /* As src/mem/reclaim.c: it begins a little below the limit, and goes on a little more. */
+    uint64_t limit = vm->ask.resident, slack = least(limit / 64, 8 * MIB), out = 0;
+    if (vm->resident > limit - slack / 2)
+        out = least(vm->resident - (limit - slack), PAGING_SPEED);
+    out = least(out, vm->resident);
     vm->resident -= out;
     guest->pages_read = 0;
     uint64_t wanted = (uint64_t)((double)out * PAGING_ERRORS);

@@ -1,10 +1,6 @@
-"""Memory of the VMs as the manager counts it: a table, and a summary."""
+"""Memory of the VMs as the manager counts it, summed up."""
 
 MIB = 1 << 20
-COLUMNS = (("MAX", "max"), ("TARGET", "target"), ("RESIDENT", "charged"), ("ACTIVE", "active"),
-           ("BALLOON", "balloon"), ("SHARED", "shared"), ("SAVED", "shared_saved"),
-           ("COMPR", "compressed"), ("SWAPPED", "swapped"), ("DISK", "disk_backed"),
-           ("PROCESS", "overhead"))
 
 
 def mib(number):
@@ -13,20 +9,6 @@ def mib(number):
 
 def total(status, key):
     return sum(vm.get(key, 0) for vm in status["vms"])
-
-
-def table(status, redraw=False, left=0.0):
-    host = status["host"]
-    lines = [f"host: {mib(host['memory'])}, {mib(host['free'])} free, state {host['state']}; "
-             f"pool of shared pages {mib(host['pool'])}; {max(left, 0):.0f} s to go",
-             "NAME        " + "".join(f"{head:>9}" for head, _ in COLUMNS)]
-    for vm in status["vms"]:
-        lines.append(f"{vm['name']:12}" + "".join(f"{mib(vm.get(key, 0)):>9}"
-                                                  for _, key in COLUMNS))
-    lines.append(f"{'all':12}" + "".join(f"{mib(total(status, key)):>9}" for _, key in COLUMNS))
-    if redraw:
-        return "\033[H\033[J" + "\n".join(lines)
-    return "\n" + "\n".join(lines)
 
 
 def spent(status):

@@ -1,5 +1,6 @@
 #include "cli/admission.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +106,19 @@ static bool is_taken(struct control_folder *folder, const char *name)
     return status != STATUS_NOT_FOUND;
 }
 
-/* The first of vm1, vm2, ... that neither a VM has nor the manager keeps for one. */
+/* Locks the name vmN against others that look for one: a byte of a file, for as long as this
+ * process, which becomes the VM, lives. False: somebody has it. */
+static bool lock_name(const struct control_folder *folder, unsigned number)
+{
+    int fd = openat(folder->fd, "names.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
+    if (fd < 0 || fcntl(fd, F_OFD_SETLK, &lock) == 0)
+        return true; /* where no file can be made, luck must do */
+    close(fd);
+    return false;
+}
+
+/* The first of vm1, vm2, ... that neither a VM has nor somebody is about to give one. */
 static enum status admit_unnamed(struct control_folder *folder, struct vm_spec *vm, uint64_t swap,
                                  struct error *err)
 {
@@ -113,7 +126,7 @@ static enum status admit_unnamed(struct control_folder *folder, struct vm_spec *
     error_set(err, status, "no name is free; give --name");
     for (unsigned i = 1; status == STATUS_BUSY && i <= NAMES_MOST; i++) {
         snprintf(vm->name, sizeof vm->name, "vm%u", i);
-        if (!is_taken(folder, vm->name))
+        if (!is_taken(folder, vm->name) && lock_name(folder, i))
             status = manager_admit(folder, vm->name, vm, swap, err);
     }
     return status;

@@ -1,5 +1,6 @@
 #include "cli/admission.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,8 +51,9 @@ static const struct option run_options[] = {
     {0},
 };
 
-/* False: the VM will have something to say about these options. */
-static bool take_options(int argc, char *const *argv, struct vm_spec *vm, uint64_t *swap)
+/* False: the VM will have something to say about these options. argv's order changes: getopt takes
+ * the values of options that are not in the list for operands. */
+static bool take_options(int argc, char **argv, struct vm_spec *vm, uint64_t *swap)
 {
     bool good = true, has_translator = true;
     opterr = 0;
@@ -105,7 +107,19 @@ static bool is_taken(struct control_folder *folder, const char *name)
     return status != STATUS_NOT_FOUND;
 }
 
-/* The first of vm1, vm2, ... that neither a VM has nor the manager keeps for one. */
+/* Locks the name vmN against others that look for one: a byte of a file, for as long as this
+ * process, which becomes the VM, lives. False: somebody has it. */
+static bool lock_name(const struct control_folder *folder, unsigned number)
+{
+    int fd = openat(folder->fd, "names.lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = number, .l_len = 1};
+    if (fd < 0 || fcntl(fd, F_OFD_SETLK, &lock) == 0)
+        return true; /* where no file can be made, luck must do */
+    close(fd);
+    return false;
+}
+
+/* The first of vm1, vm2, ... that neither a VM has nor somebody is about to give one. */
 static enum status admit_unnamed(struct control_folder *folder, struct vm_spec *vm, uint64_t swap,
                                  struct error *err)
 {
@@ -113,7 +127,7 @@ static enum status admit_unnamed(struct control_folder *folder, struct vm_spec *
     error_set(err, status, "no name is free; give --name");
     for (unsigned i = 1; status == STATUS_BUSY && i <= NAMES_MOST; i++) {
         snprintf(vm->name, sizeof vm->name, "vm%u", i);
-        if (!is_taken(folder, vm->name))
+        if (!is_taken(folder, vm->name) && lock_name(folder, i))
             status = manager_admit(folder, vm->name, vm, swap, err);
     }
     return status;
@@ -127,7 +141,13 @@ enum status admission_ask(int argc, char *const *argv, char name[CONTROL_NAME_MO
     struct control_folder folder;
     json_t *reply = NULL;
     *is_named = false;
-    if (!take_options(argc, argv, &vm, &swap))
+    char **copy = calloc((size_t)argc + 1, sizeof *copy);
+    if (copy == NULL)
+        return error_set(err, STATUS_INTERNAL, "out of memory");
+    memcpy(copy, argv, (size_t)argc * sizeof *copy);
+    bool good = take_options(argc, copy, &vm, &swap);
+    free(copy);
+    if (!good)
         return STATUS_OK;
     if (swap > INT64_MAX)
         swap = vm.max;

@@ -11,6 +11,7 @@ struct command {
 int run_command(int argc, char **argv);
 int up_command(int argc, char **argv);
 int down_command(int argc, char **argv);
+int memory_command(int argc, char **argv);
 int set_command(int argc, char **argv);
 int plan_command(int argc, char **argv);
 int ps_command(int argc, char **argv);

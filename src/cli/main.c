@@ -15,6 +15,7 @@ static const struct command commands[] = {
     {"ps", "list the virtual machines that run", ps_command},
     {"stats", "show what one counts", stats_command},
     {"top", "watch how host memory is divided", top_command},
+    {"memory", "set how much of the host's all may use", memory_command},
     {"set", "change its share of the host's memory", set_command},
     {"balloon", "have its guest give up memory, or take it back", balloon_command},
     {"resident", "limit the host memory that it takes", resident_command},

@@ -98,7 +98,7 @@ static char **add_name(int argc, char **argv, char *name)
     return longer;
 }
 
-static int start(const char *path, char **argv)
+static int start(char *path, char **argv)
 {
     struct termios terminal;
     if (tcgetattr(STDIN_FILENO, &terminal) == 0)

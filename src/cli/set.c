@@ -1,4 +1,5 @@
-/* aerostat set VM NAME=VALUE...: what the manager may change of a VM while it runs. */
+/* aerostat set VM NAME=VALUE..., aerostat memory SIZE: what the manager can change while VMs run.
+ */
 
 #include <stdio.h>
 #include <string.h>
@@ -47,6 +48,22 @@ static enum status set_member(json_t *request, const char *text, struct error *e
     return STATUS_OK;
 }
 
+/* Takes the request over. */
+static enum status order(json_t *request, struct error *err)
+{
+    struct control_folder folder;
+    json_t *reply = NULL;
+    enum status status = control_folder_open(&folder, err);
+    if (status != STATUS_OK) {
+        json_decref(request);
+        return status;
+    }
+    status = manager_ask(&folder, request, &reply, err);
+    json_decref(reply);
+    control_folder_close(&folder);
+    return status;
+}
+
 int set_command(int argc, char **argv)
 {
     int rest, exit_status;
@@ -57,8 +74,6 @@ int set_command(int argc, char **argv)
         return exit_status;
 
     struct error err = {0};
-    struct control_folder folder = {.fd = -1};
-    json_t *reply = NULL;
     json_t *request = json_pack("{s:s, s:s}", "request", "set", "name", operands[0]);
     enum status status = control_name_check(operands[0], &err);
     if (status == STATUS_OK)
@@ -66,11 +81,34 @@ int set_command(int argc, char **argv)
     for (; status == STATUS_OK && rest < argc; rest++)
         status = set_member(request, argv[rest], &err);
     if (status == STATUS_OK)
-        status = control_folder_open(&folder, &err);
-    if (status == STATUS_OK)
-        status = manager_ask(&folder, json_incref(request), &reply, &err);
-    json_decref(reply);
+        status = order(json_incref(request), &err);
     json_decref(request);
-    control_folder_close(&folder);
+    return status == STATUS_OK ? EXIT_STATUS_OK : client_failed(&err);
+}
+
+int memory_command(int argc, char **argv)
+{
+    static const struct arguments arguments = {
+        .command = "memory",
+        .help = "usage: aerostat memory SIZE\n"
+                "\n"
+                "Sets how much of the host's memory all VMs of the manager together may use from "
+                "now on.\n"
+                "\n"
+                "  --help   this text\n",
+        .operands = {"SIZE"},
+    };
+    const char *operands[1];
+    int exit_status;
+    uint64_t size;
+    if (!arguments_parse(&arguments, argc, argv, operands, &exit_status))
+        return exit_status;
+    if (size_parse(operands[0], &size) != STATUS_OK || size > INT64_MAX) {
+        fprintf(stderr, "aerostat: %s is not a size; write it like 64M or 1G\n", operands[0]);
+        return EXIT_STATUS_USAGE;
+    }
+    struct error err = {0};
+    enum status status =
+        order(json_pack("{s:s, s:I}", "request", "memory", "size", (json_int_t)size), &err);
     return status == STATUS_OK ? EXIT_STATUS_OK : client_failed(&err);
 }

@@ -28,6 +28,8 @@ static const char help[] =
 static bool is_size(const char *name)
 {
     static const char *const sizes[] = {"memory",
+                                        "host_memory",
+                                        "host_free",
                                         "used",
                                         "pool",
                                         "metadata",
@@ -234,6 +236,43 @@ static enum status show_manager(bool as_json, struct error *err)
     return status;
 }
 
+/* What the manager knows that matters to the VM, where there is one. */
+static void add_host(json_t *stats, const char *vm)
+{
+    static const struct {
+        const char *name, *in_host;
+    } of_host[] = {{"host_memory", "memory"},
+                   {"host_free", "free"},
+                   {"host_state", "state"},
+                   {"frames", "frames"},
+                   {"hints", "hints"}};
+    static const char *const of_vm[] = {"min", "shares", "group", "charged"};
+    struct control_folder folder;
+    struct error err;
+    json_t *reply = NULL, *its;
+    size_t i;
+    if (control_folder_open(&folder, &err) != STATUS_OK)
+        return;
+    manager_ask(&folder, json_pack("{s:s}", "request", "status"), &reply, &err);
+    control_folder_close(&folder);
+    for (i = 0; i < ARRAY_LENGTH(of_host); i++) {
+        json_t *value = json_object_get(json_object_get(reply, "host"), of_host[i].in_host);
+        if (value != NULL)
+            json_object_set(stats, of_host[i].name, value);
+    }
+    json_array_foreach(json_object_get(reply, "vms"), i, its)
+    {
+        const char *name = json_string_value(json_object_get(its, "name"));
+        for (size_t member = 0;
+             name != NULL && strcmp(name, vm) == 0 && member < ARRAY_LENGTH(of_vm); member++) {
+            json_t *value = json_object_get(its, of_vm[member]);
+            if (value != NULL)
+                json_object_set(stats, of_vm[member], value);
+        }
+    }
+    json_decref(reply);
+}
+
 static enum status show_vm(const char *vm, bool as_json, struct error *err)
 {
     json_t *reply;
@@ -241,6 +280,8 @@ static enum status show_vm(const char *vm, bool as_json, struct error *err)
     json_t *stats = json_object_get(reply, "stats");
     if (status == STATUS_OK && !json_is_object(stats))
         status = error_set(err, STATUS_IO, "%s: no statistics in the answer", vm);
+    if (status == STATUS_OK)
+        add_host(stats, vm);
     if (status == STATUS_OK && as_json) {
         json_dumpf(stats, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
         putchar('\n');

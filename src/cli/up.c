@@ -20,6 +20,7 @@
 #include "cli/manager.h"
 #include "cli/program.h"
 #include "cli/vm_file.h"
+#include "util/clock.h"
 #include "vm/exit_status.h"
 
 static const char help[] =
@@ -35,11 +36,14 @@ static const char help[] =
     "Exit status: 0; 2 for a mistake in the file, or VMs that do not fit; else that of the VM\n"
     "that could not be started (aerostat run).\n";
 
+#define RENEW_NS (10 * NS_PER_SECOND) /* the manager keeps memory for 30 s */
+
 struct up {
     struct control_folder folder;
     struct vm_file file;
     bool *runs; /* already, for each VM of the file */
     bool started_manager;
+    uint64_t admitted_ns;
 };
 
 /* An argument list for a VM; its strings are the list's or the file's. */
@@ -188,10 +192,19 @@ static enum status see_to_manager(struct up *up, struct error *err)
     return STATUS_OK;
 }
 
-static enum status admit_all(struct up *up, struct error *err)
+/* No memory for a VM is for the user to see to, unlike no memory for this program. */
+static int admission_failed(const struct error *err)
+{
+    int exit_status = client_failed(err);
+    return err->status == STATUS_NO_MEMORY ? EXIT_STATUS_USAGE : exit_status;
+}
+
+/* VMs from the given one on. */
+static enum status admit_from(struct up *up, size_t first, struct error *err)
 {
     enum status status = STATUS_OK;
-    for (size_t i = 0; status == STATUS_OK && i < up->file.count; i++) {
+    up->admitted_ns = clock_monotonic_ns();
+    for (size_t i = first; status == STATUS_OK && i < up->file.count; i++) {
         const struct vm_spec *vm = &up->file.vms[i];
         char label[PATH_MAX + CONTROL_NAME_MOST + 32];
         snprintf(label, sizeof label, "%s:%u: %s", up->file.path, vm->line, vm->name);
@@ -201,10 +214,15 @@ static enum status admit_all(struct up *up, struct error *err)
     return status;
 }
 
-static int start_all(const struct up *up)
+static int start_all(struct up *up)
 {
     int exit_status = EXIT_STATUS_OK;
     for (size_t i = 0; exit_status == EXIT_STATUS_OK && i < up->file.count; i++) {
+        struct error err;
+        /* The manager keeps memory for those that start soon: let it know who still will. */
+        if (clock_monotonic_ns() - up->admitted_ns > RENEW_NS &&
+            admit_from(up, i, &err) != STATUS_OK)
+            return admission_failed(&err);
         if (!up->runs[i])
             exit_status = start_vm(up, &up->file.vms[i]);
         if (exit_status == EXIT_STATUS_OK)
@@ -226,14 +244,13 @@ static int up_run(struct up *up, const char *path)
     if (status == STATUS_OK)
         status = see_to_manager(up, &err);
     if (status == STATUS_OK)
-        status = admit_all(up, &err);
+        status = admit_from(up, 0, &err);
     if (status == STATUS_OK)
         return start_all(up);
     struct error ignored;
     if (up->started_manager && manager_quit(&up->folder, &ignored) == STATUS_OK)
         say("manager", "stopped");
-    int exit_status = client_failed(&err);
-    return status == STATUS_NO_MEMORY && up->runs != NULL ? EXIT_STATUS_USAGE : exit_status;
+    return up->runs != NULL ? admission_failed(&err) : client_failed(&err);
 }
 
 int up_command(int argc, char **argv)

@@ -10,7 +10,7 @@
 
 #define FOOTPRINT_PROCESS    (10 * MIB) /* with its devices and tables, as measured */
 #define FOOTPRINT_PAGE       32u /* page map, origins of disk pages, references, marks, ... */
-#define FOOTPRINT_CODE_CACHE (32 * MIB) /* of the translator, where nobody says otherwise */
+#define FOOTPRINT_CODE_CACHE (64 * MIB) /* of the translator, where nobody says otherwise */
 
 /* Bytes, for a guest of `memory` bytes. `code_cache`: 0 without a translator. */
 static inline uint64_t footprint(uint64_t memory, uint64_t code_cache)

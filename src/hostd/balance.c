@@ -13,6 +13,10 @@
 #define LOOK_NS   (NS_PER_SECOND / 5) /* where memory is short, or nearly so */
 #define RESCAN_NS (10 * NS_PER_SECOND)
 
+/* VMs are looked at closely one at a time, soon after their start and then each so often. */
+#define FIRST_LOOK_NS (3 * NS_PER_SECOND)
+#define LOOK_AGAIN_NS (60 * NS_PER_SECOND)
+
 /* Parts of frames are counted anew for at most this part of the time: 1 in 100. */
 #define DIVIDE_COST 100u
 
@@ -67,6 +71,23 @@ static void vm_measure(struct vm *vm)
     policy->pages_scanned = report->pages_scanned;
     policy->pages_shared = report->pages_shared;
     policy->cow_breaks = report->cow_breaks;
+}
+
+static void look_at_one(struct manager *manager, uint64_t now)
+{
+    struct vm *vm;
+    TAILQ_FOREACH(vm, &manager->vms, entry)
+    {
+        if (vm->look_at == 0)
+            vm->look_at = now + FIRST_LOOK_NS;
+        if (now < vm->look_at)
+            continue;
+        uint64_t shared = shared_bytes(vm);
+        charge_look(&vm->charge, vm->pid,
+                    shared - (vm->sharer == NULL ? 0 : least(vm->sharer->part, shared)));
+        vm->look_at = now + LOOK_AGAIN_NS;
+        break;
+    }
 }
 
 static void divide_groups(struct manager *manager, uint64_t now)
@@ -239,6 +260,7 @@ void balance_step(struct manager *manager)
     if (is_due) {
         forget_reservations(manager, now);
         care_for_links(manager, now);
+        look_at_one(manager, now);
     }
     if (is_due || state_changes(manager)) {
         manager->is_due = false;

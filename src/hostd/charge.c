@@ -97,9 +97,35 @@ bool charge_measure(struct charge *charge, uint64_t held)
         return charge->process >= 0;
     /* What is mapped of files beyond its RAM, the pool and programs is memory of its own as well,
      * in memfds that nobody has shown us. */
-    uint64_t known = charge->ram_bytes + held + TEXT_ALLOWANCE;
+    uint64_t known = charge->ram_bytes + held + charge->twice + TEXT_ALLOWANCE;
     charge->rest_bytes = resident - of_files + (of_files > known ? of_files - known : 0);
     return true;
+}
+
+/* The number of KiB behind `key` in a file of /proc/PID, in bytes. */
+static bool read_field(pid_t pid, const char *file, const char *key, uint64_t *bytes)
+{
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/%ld/%s", (long)pid, file);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool is_read = fd >= 0 && read_text(fd, text, sizeof text);
+    if (fd >= 0)
+        close(fd);
+    const char *at = is_read ? strstr(text, key) : NULL;
+    if (at == NULL)
+        return false;
+    *bytes = strtoull(at + strlen(key), NULL, 10) * KIB;
+    return true;
+}
+
+void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere)
+{
+    uint64_t resident, part;
+    /* A page that is mapped n times counts n times in the one and n times 1/n in the other. */
+    if (!read_field(pid, "status", "RssShmem:", &resident) ||
+        !read_field(pid, "smaps_rollup", "Pss_Shmem:", &part))
+        return;
+    charge->twice = resident > part + elsewhere ? resident - part - elsewhere : 0;
 }
 
 uint64_t charge_own(void)

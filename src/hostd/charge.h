@@ -16,7 +16,8 @@ struct charge {
     int statm;   /* /proc/PID/statm, owned; -1: none */
     int process; /* a pidfd, readable when the process has ended, owned; -1: before Linux 5.3 */
     uint64_t
-        started; /* when the process began, in clock ticks since the host's boot; 0: not known */
+        started;    /* when the process began, in clock ticks since the host's boot; 0: not known */
+    uint64_t twice; /* bytes that are mapped twice, and would be counted twice: charge_look */
     uint64_t ram_bytes;  /* measured: the RAM file's memory */
     uint64_t rest_bytes; /* the process's own memory beside that; all of it where ram is -1 */
 };
@@ -30,6 +31,11 @@ void charge_close(struct charge *charge);
 /* `held`: bytes of the pool that the process may have mapped, which are counted elsewhere. False:
  * the process has ended. */
 bool charge_measure(struct charge *charge, uint64_t held);
+
+/* Looks closer, which takes the kernel a walk through all of the process's page tables: now and
+ * then. `elsewhere`: bytes of the pool that others have mapped, of those that it may have mapped.
+ */
+void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere);
 
 /* When a process began, as above; 0: there is none. */
 uint64_t charge_process_started(pid_t pid);

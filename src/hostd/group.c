@@ -39,18 +39,6 @@ static enum status group_begin(struct group **out, uint64_t key, struct error *e
     return status;
 }
 
-enum status group_create(struct group **group, uint64_t key, struct error *err)
-{
-    enum status status = group_begin(group, key, err);
-    if (status == STATUS_OK)
-        status = pool_create(&(*group)->pool, err);
-    if (status != STATUS_OK) {
-        group_destroy(*group);
-        *group = NULL;
-    }
-    return status;
-}
-
 static enum status frames_restore(struct group *group, struct error *err)
 {
     static uint8_t page[PAGE_SIZE];
@@ -64,18 +52,38 @@ static enum status frames_restore(struct group *group, struct error *err)
     return STATUS_OK;
 }
 
-enum status group_restore(struct group **group, uint64_t key, int pool_fd, dev_t device,
-                          ino_t inode, struct error *err)
+enum status group_create(struct group **out, uint64_t key, struct error *err)
 {
-    enum status status = group_begin(group, key, err);
+    struct group *group;
+    enum status status = group_begin(&group, key, err);
+    *out = NULL;
+    if (group == NULL)
+        return status;
     if (status == STATUS_OK)
-        status = pool_reopen(&(*group)->pool, pool_fd, device, inode, err);
+        status = pool_create(&group->pool, err);
     if (status == STATUS_OK)
-        status = frames_restore(*group, err);
-    if (status != STATUS_OK) {
-        group_destroy(*group);
-        *group = NULL;
-    }
+        *out = group;
+    else
+        group_destroy(group);
+    return status;
+}
+
+enum status group_restore(struct group **out, uint64_t key, int pool_fd, dev_t device, ino_t inode,
+                          struct error *err)
+{
+    struct group *group;
+    enum status status = group_begin(&group, key, err);
+    *out = NULL;
+    if (group == NULL)
+        return status;
+    if (status == STATUS_OK)
+        status = pool_reopen(&group->pool, pool_fd, device, inode, err);
+    if (status == STATUS_OK)
+        status = frames_restore(group, err);
+    if (status == STATUS_OK)
+        *out = group;
+    else
+        group_destroy(group);
     return status;
 }
 

@@ -168,7 +168,7 @@ static void program_close(struct program *program)
     io_loop_destroy(program->loop);
     if (program->second_listener >= 0) {
         close(program->second_listener);
-        unlink(program->options.socket);
+        unlinkat(AT_FDCWD, program->options.socket, 0); /* which the sandbox lets it */
     }
     if (program->listener >= 0) {
         close(program->listener);

@@ -71,6 +71,8 @@ void manager_destroy(struct manager *manager)
         return;
     /* The VMs have not ended: the state stays as it is, and so does what they have mapped. */
     manager->is_ending = true;
+    if (TAILQ_EMPTY(&manager->vms))
+        state_remove(&manager->folder);
     struct group_record *record;
     TAILQ_FOREACH(record, &manager->groups, entry)
     {

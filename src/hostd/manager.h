@@ -36,6 +36,7 @@ struct group_record {
     struct group *group;   /* NULL: its pool is still to be handed back */
     unsigned vms;          /* that are of it */
     unsigned unsettled;    /* of those, how many may hold frames and have not said so yet */
+    uint32_t index;        /* in the state, while it is written */
     uint64_t waited_until; /* for the pool; clock_monotonic_ns */
 };
 TAILQ_HEAD(group_list, group_record);
@@ -63,6 +64,7 @@ struct vm {
     uint64_t min, max, shares, swap, overhead; /* shares 0: the default */
     struct group_record *record;
     struct charge charge;
+    uint64_t look_at;                 /* when to look closer, clock_monotonic_ns */
     struct io_source *process_source; /* NULL: its end shows at the next step */
 
     /* the link */
@@ -109,8 +111,6 @@ struct manager {
     struct policy_host host;
     bool is_ending;
     bool state_failed; /* it could not be written, and that was said */
-    bool
-        memory_is_short; /* VMs that were not admitted take more than there is, and that was said */
 
     int watch; /* inotify; -1: none */
     struct io_source *watch_source;

@@ -230,10 +230,11 @@ void registry_restore(struct manager *manager)
 
 static void state_collect(struct manager *manager, struct state *state)
 {
-    const struct group_record *record;
+    struct group_record *record;
     const struct vm *vm;
     TAILQ_FOREACH(record, &manager->groups, entry)
     {
+        record->index = state->group_count;
         if (record->facts.key != 0)
             state->groups[state->group_count++] = record->facts;
     }
@@ -245,6 +246,7 @@ static void state_collect(struct manager *manager, struct state *state)
         *facts = (struct state_vm){
             .pid = vm->pid,
             .started = vm->charge.started,
+            .group = vm->record->index,
             .min = vm->min,
             .max = vm->max,
             .shares = vm->shares,
@@ -252,9 +254,6 @@ static void state_collect(struct manager *manager, struct state *state)
             .overhead = vm->overhead,
         };
         memcpy(facts->name, vm->name, sizeof facts->name);
-        while (memcmp(&state->groups[facts->group], &vm->record->facts,
-                      sizeof(struct state_group)) != 0)
-            facts->group++;
     }
 }
 

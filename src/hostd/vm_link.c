@@ -65,6 +65,14 @@ void vm_link_close(struct vm *vm)
         vm->stage = VM_APART;
 }
 
+/* Once: a VM can have it happen as often as it likes. */
+static void complain(struct vm *vm, const struct error *err)
+{
+    if (!vm->has_said_so)
+        log_warning("%s: %s", vm->name, err->text);
+    vm->has_said_so = true;
+}
+
 static void cut_off(struct vm *vm, const struct error *err)
 {
     log_warning("%s is cut off: %s", vm->name, err->text);
@@ -158,6 +166,10 @@ static void facts_take(struct vm *vm, const struct link_hello *hello, const char
         free(reservation);
         return;
     }
+    struct error err;
+    struct control_request as_asked = {.min = vm->min, .max = vm->max, .overhead = vm->overhead};
+    if (balance_admit(vm->manager, &as_asked, &err) != STATUS_OK)
+        log_warning("%s runs without having been admitted: %s", vm->name, err.text);
 }
 
 /* The group's pool, if this is it, where the manager has none yet. */
@@ -173,7 +185,7 @@ static void pool_take(struct vm *vm, const struct message *message)
         if (group_restore(&record->group, record->facts.key, message->descriptors[1],
                           (dev_t)record->facts.device, (ino_t)record->facts.inode,
                           &err) != STATUS_OK) {
-            log_warning("%s: %s", vm->name, err.text);
+            complain(vm, &err);
             return;
         }
         record->group->unsettled = record->unsettled;
@@ -283,9 +295,8 @@ void vm_link_welcome(struct vm *vm)
         balance_soon(vm->manager);
         return;
     }
-    if (!vm->has_said_so && err.status != STATUS_NOT_FOUND)
-        log_warning("%s cannot share pages: %s", vm->name, err.text);
-    vm->has_said_so |= err.status != STATUS_NOT_FOUND;
+    if (err.status != STATUS_NOT_FOUND) /* it has hung up */
+        complain(vm, &err);
     vm_link_close(vm);
 }
 
@@ -446,7 +457,7 @@ void vm_link_read(struct vm *vm)
         if (status == STATUS_INVALID) {
             cut_off(vm, &err);
         } else if (status != STATUS_OK) { /* no memory: not its fault, it is tried again */
-            log_warning("%s: %s", vm->name, err.text);
+            complain(vm, &err);
             vm_link_close(vm);
         }
     }

@@ -11,9 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
+#include "mem/page_hash.h"
 #include "mem/pmap_private.h"
 
 void pmap_set_share(struct pmap *map, const struct page_share_ops *ops, void *context)
@@ -227,7 +225,15 @@ static void look_at(const struct pmap *map, struct page_look_at *page, uint64_t 
         return;
     }
     page->look = PAGE_LOOK_HASHED;
-    page->hash = XXH3_64bits_withSeed(bytes, PAGE_SIZE, key);
+    page->hash = page_hash(bytes, key);
+}
+
+/* The processor finds the rest by itself, once it has begun. */
+static void prefetch(const struct pmap *map, uint64_t ppn)
+{
+    const uint8_t *page = pmap_private_page(map, ppn);
+    for (unsigned at = 0; LOOKS_IN_PLACE && at < 1024; at += 64)
+        __builtin_prefetch(page + at);
 }
 
 void page_look(struct pmap *map, struct page_look_at *pages, unsigned count, uint64_t key)
@@ -235,7 +241,10 @@ void page_look(struct pmap *map, struct page_look_at *pages, unsigned count, uin
     /* A page that is private now has memory as long as we have this, whatever becomes of it: to
      * read it cannot give it any. */
     pthread_rwlock_wrlock(&map->punching);
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < count; i++) {
+        if (i + 1 < count && pages[i + 1].ppn < map->span_pages)
+            prefetch(map, pages[i + 1].ppn);
         look_at(map, &pages[i], key);
+    }
     pthread_rwlock_unlock(&map->punching);
 }

@@ -37,7 +37,7 @@ struct scan {
     /* The rest: a round visits each group once. Round 0 in order, others by a full-period generator
      * modulo a power of two. */
     uint64_t groups, modulus, factor, step, position, visited, next; /* next: page of the group */
-    uint64_t rounds;
+    _Atomic uint64_t rounds;
 
     _Atomic bool enabled;
     pthread_mutex_t lock; /* a leaf; guards the ring of notes */
@@ -152,6 +152,7 @@ void scan_tick(struct scan *scan)
 /* What is to be looked at, and why. */
 struct choice {
     unsigned count;
+    uint64_t round; /* that they are of */
     struct page_look_at pages[SCAN_STEP];
     struct note from[SCAN_STEP]; /* count 0: none */
 };
@@ -239,12 +240,12 @@ static uint16_t mark_of(uint64_t hash)
 }
 
 /* Whether what is in the page is to be named. */
-static bool is_news(struct scan *scan, const struct page_look_at *page, const struct note *from)
+static bool is_news(struct scan *scan, const struct page_look_at *page, const struct note *from,
+                    uint64_t round)
 {
     uint16_t mark = mark_of(page->hash), before = scan->seen[page->ppn];
     scan->seen[page->ppn] = mark;
-    return mark != before || from->count != 0 ||
-           (scan->rounds % REFRESH_ROUNDS == 0 && scan->rounds != 0);
+    return mark != before || from->count != 0 || (round % REFRESH_ROUNDS == 0 && round != 0);
 }
 
 unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCAN_STEP],
@@ -254,6 +255,7 @@ unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCA
     struct page_batch zeros;
     unsigned count = 0;
     choice.count = zeros.count = 0;
+    choice.round = atomic_load(&scan->rounds);
     *looked = 0;
     choose_noted(scan, &choice);
     if (choice.count == 0)
@@ -267,11 +269,11 @@ unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCA
             note(scan, page->ppn, 1, from->fresh, from->tries + 1u);
         else if (page->look == PAGE_LOOK_ZERO)
             zeros.ppn[zeros.count++] = page->ppn;
-        else if (page->look == PAGE_LOOK_HASHED && is_news(scan, page, from))
+        else if (page->look == PAGE_LOOK_HASHED && is_news(scan, page, from, choice.round))
             offers[count++] = (struct scan_offer){
                 .ppn = page->ppn,
                 .hash = page->hash,
-                .fresh = from->count != 0 ? from->fresh : scan->rounds == 0,
+                .fresh = from->count != 0 ? from->fresh : choice.round == 0,
             };
     }
     atomic_fetch_add(&scan->scanned, *looked);
@@ -295,6 +297,6 @@ void scan_get_stats(const struct scan *scan, struct scan_stats *stats)
     *stats = (struct scan_stats){
         .scanned = atomic_load(&scan->scanned),
         .zeroed = atomic_load(&scan->zeroed),
-        .rounds = scan->rounds,
+        .rounds = atomic_load(&scan->rounds),
     };
 }

@@ -5,6 +5,7 @@
 
 #include "control/footprint.h"
 #include "cpu/engine.h"
+#include "cpu/translate/code_pool.h"
 #include "util/bits.h"
 #include "util/clock.h"
 
@@ -64,6 +65,8 @@ bool link_reporter_look(struct link_reporter *reporter, struct machine *machine,
     reporter->said = reporter->last;
     return true;
 }
+
+_Static_assert(FOOTPRINT_CODE_CACHE == CODE_POOL_DEFAULT, "what plans and admission count with");
 
 uint64_t link_report_overhead(const struct vm_options *options)
 {

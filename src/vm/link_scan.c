@@ -2,12 +2,21 @@
 
 #include "util/clock.h"
 
-#define TICK_NS   (NS_PER_SECOND / 20)
-#define IDLE_MOST 16u /* steps that find nothing before a tick ends */
+#define TICK_LEAST (NS_PER_SECOND / 10)
+#define TICK_MOST  NS_PER_SECOND
+#define IDLE_MOST  16u /* steps that find nothing before a tick ends */
 
 uint64_t link_scan_cpu_ns(void)
 {
     return clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+}
+
+/* Until there is a message to fill: each tick wakes us, and what it finds costs vCPUs a safepoint.
+ */
+static uint64_t tick_ns(const struct link_scan *scan)
+{
+    uint64_t ns = LINK_PAGES * NS_PER_SECOND / scan->pages_a_second;
+    return ns < TICK_LEAST ? TICK_LEAST : ns > TICK_MOST ? TICK_MOST : ns;
 }
 
 void link_scan_set(struct link_scan *scan, uint64_t pages_a_second, uint32_t ppm)
@@ -19,7 +28,7 @@ void link_scan_set(struct link_scan *scan, uint64_t pages_a_second, uint32_t ppm
     if (!scan->is_on || was_on)
         return;
     scan->last_ns = clock_monotonic_ns();
-    scan->next_ns = scan->last_ns + TICK_NS;
+    scan->next_ns = scan->last_ns + tick_ns(scan);
     scan->pages = scan->cpu_ns = 0;
     scan->cpu_before = link_scan_cpu_ns();
 }
@@ -54,7 +63,7 @@ void link_scan_begin(struct link_scan *scan, uint64_t now_ns)
     add(&scan->cpu_ns, (double)scan->ppm / 1e6 * (double)NS_PER_SECOND, ns);
     scan->idle_steps = 0;
     scan->is_new_tick = true;
-    scan->next_ns = now_ns + TICK_NS;
+    scan->next_ns = now_ns + tick_ns(scan);
 }
 
 bool link_scan_run(struct link_scan *scan, struct scan *pages, uint64_t key)
@@ -65,7 +74,7 @@ bool link_scan_run(struct link_scan *scan, struct scan *pages, uint64_t key)
     while (scan->offer_count + SCAN_STEP <= LINK_PAGES) {
         struct scan_offer found[SCAN_STEP];
         unsigned looked;
-        if (scan->pages < SCAN_STEP || scan->cpu_ns <= 0)
+        if (scan->pages < 1 || scan->cpu_ns <= 0)
             return false;
         unsigned count = scan_step(pages, key, found, &looked);
         for (unsigned i = 0; i < count; i++)

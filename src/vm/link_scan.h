@@ -3,9 +3,8 @@
 
 /*
  * How much the link's thread scans, and when: so many pages a second, and so much of its CPU time,
- * at most. In ticks of 50 ms, or as long as it takes until there is something to do. What is not
- * used up is lost after a second, and what was too much is paid back. Switched off, there are no
- * ticks.
+ * at most. In ticks of 100 ms, or up to a second where few pages are wanted. What is not used up is
+ * lost after a second, and what was too much is paid back. Switched off, there are no ticks.
  */
 
 #include <stdbool.h>

@@ -33,6 +33,7 @@
 #define MOVE_PAGES    64u /* made private a turn */
 #define MOVE_RETRY_NS (NS_PER_SECOND / 10)
 #define REPORT_NS     NS_PER_SECOND
+#define REPORT_MOST   (4 * NS_PER_SECOND) /* between two looks at a VM that does not change */
 
 enum link_state { LINK_NONE, LINK_SAYS_HELLO, LINK_SAYS_HOLDS, LINK_WAITS, LINK_MOVES, LINK_UP };
 
@@ -64,6 +65,7 @@ struct manager_link {
     struct link_scan scan;
     struct link_reporter reporter;
     bool report_is_due;
+    uint64_t report_ns; /* until the next look */
 };
 
 static void pump(struct manager_link *link);
@@ -231,6 +233,7 @@ static void go_up(struct manager_link *link)
     link_reporter_fill(&link->reporter, machine, link->sharing);
     vm_slot_release(link->config.slot);
     link->report_is_due = true;
+    link->report_ns = REPORT_NS;
     io_timer_arm(link->report_timer, clock_monotonic_ns() + REPORT_NS);
 }
 
@@ -311,6 +314,7 @@ static void follow_target(struct manager_link *link, const struct link_target *t
     uint64_t balloon = target->balloon < memory ? target->balloon : memory - PAGE_SIZE;
     if (resident < OPTIONS_RESIDENT_LEAST)
         resident = OPTIONS_RESIDENT_LEAST;
+    link->report_ns = REPORT_NS; /* it will change */
     machine_set_balloon(machine, align_down(balloon, PAGE_SIZE));
     machine_set_resident(machine, align_down(resident, PAGE_SIZE));
     machine_set_blocked(machine, target->block != 0);
@@ -393,10 +397,13 @@ static void on_report(void *context)
     if (machine == NULL)
         return;
     sharing_count_cpu(link->sharing, link_scan_cpu_ns());
-    if (link_reporter_look(&link->reporter, machine, link->sharing))
-        link->report_is_due = true;
+    bool is_news = link_reporter_look(&link->reporter, machine, link->sharing);
     vm_slot_release(link->config.slot);
-    io_timer_arm(link->report_timer, clock_monotonic_ns() + REPORT_NS);
+    link->report_is_due = link->report_is_due || is_news;
+    link->report_ns = is_news ? REPORT_NS : 2 * link->report_ns;
+    if (link->report_ns > REPORT_MOST)
+        link->report_ns = REPORT_MOST;
+    io_timer_arm(link->report_timer, clock_monotonic_ns() + link->report_ns);
     pump(link);
 }
 

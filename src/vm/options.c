@@ -50,7 +50,7 @@ const char options_help[] =
     "                     aerostat console NAME is its serial port\n"
     "  --engine ENGINE    translate (default) or interp (slower, simpler: for comparison)\n"
     "  --code-cache SIZE  bound of the translator's code and tables, shared by all CPUs: 2M to\n"
-    "                     512M, at least 256K a CPU, default 32M\n"
+    "                     512M, at least 256K a CPU, default 64M\n"
     "  --mmu MMU          nested (default)\n"
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"

@@ -486,6 +486,14 @@ class Control(fake_vm.TestCase):
         self.wait_for(lambda: self.ask(request="admit", name="b", max=600 * mib,
                                        min=600 * mib)["ok"], "there is room again")
 
+    def test_who_was_not_admitted(self):
+        """It is managed all the same, and what is short is said."""
+        vm = self.member("a", pages=2 << 18, min=2 << 30)
+        self.assertIn("a", self.rows_of_manager())
+        self.assertRegex(self.log(), "a runs without having been admitted: .*short")
+        vm.kill()
+        self.wait_empty()
+
     def test_set(self):
         vms = [self.member(name, group="g") for name in ("a", "b")]
         for vm in vms:

@@ -1,0 +1,16 @@
+#ifndef AEROSTAT_MEM_PAGE_HASH_H
+#define AEROSTAT_MEM_PAGE_HASH_H
+
+/* The hash by which equal pages are found: XXH3_64bits_withSeed of PAGE_SIZE bytes, by the fastest
+ * code that this host's CPU has. */
+
+#include <stdint.h>
+
+uint64_t page_hash(const uint8_t *page, uint64_t key);
+
+/* The ways there are; NULL where it is not built or the CPU cannot. All give the same. */
+typedef uint64_t page_hash_fn(const uint8_t *page, uint64_t key);
+page_hash_fn *page_hash_plain(void);
+page_hash_fn *page_hash_avx2(void);
+
+#endif

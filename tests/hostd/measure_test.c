@@ -1,0 +1,159 @@
+/* What memory there is, and what a process takes of it, as the kernel says it. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hostd/charge.h"
+#include "hostd/host_memory.h"
+#include "util/bits.h"
+
+/* ---- the host: files as the kernel shows them, in a folder of ours ---- */
+
+static char root[64];
+
+static void put(const char *path, const char *text)
+{
+    char whole[256];
+    snprintf(whole, sizeof whole, "%s%s", root, path);
+    for (char *at = whole + strlen(root) + 1; (at = strchr(at, '/')) != NULL; at++) {
+        *at = '\0';
+        assert_true(mkdir(whole, 0700) == 0 || errno == EEXIST);
+        *at = '/';
+    }
+    FILE *file = fopen(whole, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static int setup(void **state)
+{
+    strcpy(root, "/tmp/aerostat-host-XXXXXX");
+    assert_non_null(mkdtemp(root));
+    put("/proc/meminfo", "MemTotal:  2000 kB\nMemFree: 1 kB\nMemAvailable:   1000 kB\n");
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -r %s", root);
+    return system(command);
+}
+
+static void test_host_alone(void **state)
+{
+    assert_int_equal(host_memory_spare("/nowhere"), 0);
+    assert_int_equal(host_memory_spare(root), 1000 * KIB);
+    put("/proc/self/cgroup", "0::/\n3:cpu:/a\nnonsense\n");
+    assert_int_equal(host_memory_spare(root), 1000 * KIB);
+    assert_true(host_memory_spare("") > MIB); /* this one */
+}
+
+static void test_cgroup_v2(void **state)
+{
+    put("/proc/self/cgroup", "0::/user/me\n");
+    put("/sys/fs/cgroup/user/me/memory.max", "max\n");
+    put("/sys/fs/cgroup/user/me/memory.current", "700000\n");
+    assert_int_equal(host_memory_spare(root), 1000 * KIB);
+    put("/sys/fs/cgroup/user/memory.max", "900000\n");
+    put("/sys/fs/cgroup/user/memory.current", "800000\n");
+    put("/sys/fs/cgroup/user/memory.stat", "anon 1\nactive_file 9\ninactive_file 50000\n");
+    assert_int_equal(host_memory_spare(root), 150000); /* of the one above */
+    put("/sys/fs/cgroup/user/me/memory.max", "750000\n");
+    assert_int_equal(host_memory_spare(root), 50000);
+    put("/sys/fs/cgroup/user/me/memory.max", "1000\n"); /* below what it has */
+    assert_int_equal(host_memory_spare(root), 0);
+}
+
+static void test_in_a_container(void **state)
+{
+    put("/proc/self/cgroup", "0::/\n");
+    put("/sys/fs/cgroup/memory.max", "600000\n");
+    put("/sys/fs/cgroup/memory.current", "100000\n");
+    assert_int_equal(host_memory_spare(root), 500000);
+}
+
+static void test_cgroup_v1(void **state)
+{
+    put("/proc/self/cgroup", "5:cpuset,memory:/jobs\n2:memory_not:/x\n1:cpu:/y\n0::/z\n");
+    put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    put("/sys/fs/cgroup/memory/jobs/memory.limit_in_bytes", "500000\n");
+    put("/sys/fs/cgroup/memory/jobs/memory.usage_in_bytes", "400000\n");
+    put("/sys/fs/cgroup/memory/jobs/memory.stat", "cache 5\ntotal_inactive_file 30000\n");
+    assert_int_equal(host_memory_spare(root), 130000);
+}
+
+/* ---- a process ---- */
+
+static void test_a_process(void **state)
+{
+    enum { BYTES = 24 << 20 };
+    struct charge charge;
+    int ready[2], ram = memfd_create("ram", MFD_CLOEXEC);
+    char byte = 0;
+    assert_int_equal(ftruncate(ram, 4 * BYTES), 0);
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        /* its RAM, memory of its own, and a memfd that it has told nobody of, mapped twice */
+        int hidden = memfd_create("hidden", MFD_CLOEXEC);
+        void *own = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *map = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, ram, 0);
+        if (ftruncate(hidden, BYTES) != 0)
+            _exit(1);
+        memset(own, 1, BYTES);
+        memset(map, 1, BYTES);
+        for (unsigned i = 0; i < 2; i++)
+            memset(mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, hidden, 0), 1, BYTES);
+        if (write(ready[1], &byte, 1) != 1)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    assert_true(charge_open(&charge, child));
+    charge.ram = ram;
+    assert_int_equal(charge.started, charge_process_started(child));
+    assert_true(charge_measure(&charge, 0));
+    assert_int_equal(charge.ram_bytes, BYTES);
+    assert_in_range(charge.rest_bytes, 2.5 * BYTES, 3.5 * BYTES);
+    charge_look(&charge, child, 0);
+    assert_true(charge_measure(&charge, 0));
+    assert_in_range(charge.rest_bytes, 1.5 * BYTES, 2.5 * BYTES);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    assert_false(charge_measure(&charge, 0));
+    assert_false(charge_measure(&charge, 0));
+    charge_close(&charge);
+    assert_false(charge_open(&charge, child));
+    assert_int_equal(charge_process_started(child), 0);
+    close(ready[0]);
+    close(ready[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_host_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cgroup_v2, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_in_a_container, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cgroup_v1, setup, teardown),
+        cmocka_unit_test(test_a_process),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

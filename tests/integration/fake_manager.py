@@ -110,11 +110,12 @@ class Link:
     def send(self, data, descriptors=()):
         """By hand; waits while the VM does not read."""
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        self.socket.setblocking(True)
         try:
+            self.socket.setblocking(True)
             self.socket.sendmsg([data], passed if descriptors else [])
         finally:
-            self.socket.setblocking(False)
+            if not self.gone:
+                self.socket.setblocking(False)
 
     def welcome(self, pool=None, same=None, version=1):
         pool = pool or self.manager.pool

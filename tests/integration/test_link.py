@@ -140,7 +140,7 @@ class Sharing(Case):
             self.wait_for_storm(link, 1000)
 
     def test_chaos(self):
-        self.start(toucher(), "--chaos", "5", "--swap-dir", self.folder)
+        self.start(toucher(), "--chaos=5", "--swap-dir", self.folder)
         manager = self.manager(eager=True)
         link = manager.adopt("v")
         link.target(**SCAN)

@@ -20,6 +20,7 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -125,6 +126,40 @@ static long type_for_user(void)
     return ioctl(STDIN_FILENO, TIOCSTI, "x");
 }
 
+/* A file of this user's that is there to be read, as the manager's pool is. */
+static int pool;
+
+static long open_pool_for_writing(void)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", pool);
+    return open(path, O_RDWR);
+}
+
+static long open_pool_for_reading(void)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", pool);
+    return open(path, O_RDONLY);
+}
+
+static void test_pool(void **state)
+{
+    pool = memfd_create("pool", MFD_CLOEXEC);
+    assert_true(pool >= 0);
+    assert_int_equal(fchmod(pool, 0400), 0);
+    assert_int_equal(try_in_sandbox(open_pool_for_reading), CHILD_DID_IT);
+    assert_int_equal(try_in_sandbox(open_pool_for_writing), CHILD_OTHER_ERROR); /* EACCES */
+    close(pool);
+}
+
+/* The rights of a descriptor go over the manager's link alone, which waits for nobody. */
+static long send_waiting(void)
+{
+    struct msghdr nothing = {0};
+    return sendmsg(1, &nothing, 0);
+}
+
 static long enter_namespace(void)
 {
     return syscall(SYS_clone, CLONE_THREAD | CLONE_NEWNET, NULL, NULL, NULL, NULL);
@@ -141,6 +176,7 @@ static void test_refused(void **state)
     assert_int_equal(try_in_sandbox(talk_to_kernel), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(type_for_user), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(enter_namespace), CHILD_REFUSED);
+    assert_int_equal(try_in_sandbox(send_waiting), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(execute), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(make_process), CHILD_REFUSED);
     assert_int_equal(try_in_sandbox(trace), CHILD_REFUSED);
@@ -212,6 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_pool),
         cmocka_unit_test(test_allowed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

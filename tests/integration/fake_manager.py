@@ -228,7 +228,8 @@ class FakeManager:
     def __init__(self, runtime, frames=65536, eager=False):
         self.runtime = runtime
         self.eager = eager
-        self.pool = Pool(frames)
+        self.pools = []
+        self.pool = self.new_pool(frames)
         self.lock = threading.RLock()
         self.links = []
         self._selector = selectors.DefaultSelector()
@@ -240,8 +241,16 @@ class FakeManager:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def new_pool(self, frames, **options):
+        self.pools.append(Pool(frames, **options))
+        return self.pools[-1]
+
+    def close(self):
         self.end()
-        self.pool.close()
+        for pool in self.pools:
+            pool.close()
 
     def end(self):
         """The manager dies; its pool remains, in VMs' hands and ours."""

@@ -14,7 +14,7 @@ import control
 import fake_manager
 import harness
 import tiny_kernel
-from fake_manager import ATTACH, HELLO, TARGET, WELCOME, FakeManager, Pool, message, refs
+from fake_manager import ATTACH, HELLO, TARGET, WELCOME, FakeManager, message, refs
 
 MIB = 1 << 20
 FIRST_PAGE, PAGES = 0x200, 1024
@@ -56,8 +56,7 @@ class Case(control.TestCase):
 
     def manager(self, **options):
         manager = FakeManager(self.runtime, **options)
-        self.addCleanup(manager.pool.close)
-        self.addCleanup(manager.end)
+        self.addCleanup(manager.close)
         return manager
 
     def check_link(self, link):
@@ -132,8 +131,7 @@ class Sharing(Case):
         for _ in range(3):
             manager.end()
             manager.start_again()
-            pool = Pool(8192)
-            self.addCleanup(pool.close)
+            pool = manager.new_pool(8192)
             link = manager.adopt("v", welcome=False)
             link.welcome(pool, same=False)
             link.target(**SCAN)
@@ -144,7 +142,7 @@ class Sharing(Case):
         manager = self.manager(eager=True)
         link = manager.adopt("v")
         link.target(**SCAN)
-        self.wait_for_storm(link, 5000)
+        self.wait_for_storm(link, 300)
 
     def test_reset(self):
         """Each machine drops what it had; the link stays."""
@@ -232,9 +230,7 @@ class Hostile(Case):
 
     def test_bad_messages(self):
         manager = self.manager()
-        loose, small = Pool(64, seals=0), Pool(64)
-        self.addCleanup(loose.close)
-        self.addCleanup(small.close)
+        loose, small = manager.new_pool(64, seals=0), manager.new_pool(64)
         frames = manager.pool.frames
         target = struct.pack("=QQQII", 0, 0, 0, 0, 0)
 

@@ -50,8 +50,11 @@ class Memory(harness.TestCase):
         return disk
 
     def check(self, *extra, size=96, memory=MEMORY, swap=192 * MIB, before="true",
-              rounds=ROUNDS, cpus=2):
-        """Runs the checker over `size` MiB in a guest, to its end; gives the VMM's statistics."""
+              rounds=ROUNDS, cpus=2, during=None):
+        """Runs the checker over `size` MiB in a guest, to its end; gives the VMM's statistics.
+
+        during: called when the VM runs.
+        """
         disk, swap_disk = self.make_disk(), self.make_file("swap.img")
         os.truncate(swap_disk, swap)
         stats = self.path("stats.json")
@@ -67,6 +70,8 @@ class Memory(harness.TestCase):
         arguments[arguments.index("--initrd") + 1] = make_initramfs(self.folder)
         with Vm([*arguments, "--cpus", str(cpus), "--disk", disk, "--disk", swap_disk, "--stats",
                  stats, *extra]) as vm:
+            if during is not None:
+                during()
             status = vm.wait(LIMIT)
             self.assertEqual((status, vm.errors), (harness.STATUS_OK, ""), vm.report())
             self.assertRegex(vm.console, r"(?m)^checker: ok, \d{4,} pages verified in \d+ rounds$",

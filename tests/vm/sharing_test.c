@@ -231,6 +231,100 @@ static void test_holds(void **state)
     assert_int_equal(sharing_holds(scene->sharing, refs, PAGES), 12);
 }
 
+/* Random histories, with links that end at any point; the manager's mirror is what it was told. */
+struct mirror {
+    uint32_t held[PAGES];
+    bool is_up;
+};
+
+static void hear_drops(struct scene *scene, struct mirror *mirror, unsigned most)
+{
+    struct link_ref refs[PAGES];
+    unsigned count = sharing_drops(scene->sharing, refs, most < PAGES ? most : PAGES);
+    for (unsigned i = 0; i < count; i++) {
+        assert_int_equal(mirror->held[refs[i].ppn], refs[i].frame); /* else a breach */
+        mirror->held[refs[i].ppn] = 0;
+    }
+    sharing_told(scene->sharing, count);
+}
+
+static uint64_t random_next(uint64_t *seed)
+{
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return *seed >> 8;
+}
+
+static void write_some(struct scene *scene, uint64_t *seed)
+{
+    for (uint64_t i = random_next(seed) % 6; i > 0; i--) {
+        uint64_t ppn = random_next(seed) % PAGES;
+        uint8_t page[1 << PAGE_SHIFT];
+        memset(page, (int)(random_next(seed) % FRAMES), PAGE_SIZE);
+        if (random_next(seed) % 8 == 0)
+            pmap_release(scene->map, ppn, 1);
+        else
+            pmap_write(scene->map, ppn * PAGE_SIZE, page, PAGE_SIZE);
+    }
+}
+
+static void relink(struct scene *scene, struct mirror *mirror, uint64_t *seed)
+{
+    struct link_ref refs[PAGES];
+    unsigned count;
+    sharing_unlink(scene->sharing);
+    write_some(scene, seed);
+    memset(mirror, 0, sizeof(*mirror));
+    sharing_holds_begin(scene->sharing);
+    do {
+        count = sharing_holds(scene->sharing, refs, 1 + (unsigned)(random_next(seed) % 9));
+        for (unsigned i = 0; i < count; i++)
+            mirror->held[refs[i].ppn] = refs[i].frame;
+        write_some(scene, seed);
+        if (random_next(seed) % 40 == 0)
+            return; /* it ends in the middle */
+    } while (count != 0);
+    mirror->is_up = true;
+}
+
+static void test_histories(void **state)
+{
+    struct scene *scene = *state;
+    struct mirror mirror = {0};
+    uint64_t seed = 42;
+    relink(scene, &mirror, &seed);
+    for (unsigned turn = 0; turn < 20000; turn++) {
+        if (!mirror.is_up || random_next(&seed) % 50 == 0) {
+            relink(scene, &mirror, &seed);
+            continue;
+        }
+        struct link_ref refs[8];
+        unsigned count = 0;
+        for (uint64_t i = random_next(&seed) % 9; i > 0; i--) {
+            uint32_t ppn = (uint32_t)(random_next(&seed) % PAGES);
+            if (mirror.held[ppn] != 0)
+                continue;
+            uint32_t frame = 1 + (uint32_t)(random_next(&seed) % (FRAMES - 1));
+            uint8_t byte;
+            pmap_read(scene->map, ppn * PAGE_SIZE, &byte, 1);
+            if (byte != 0 && random_next(&seed) % 4 != 0)
+                frame = byte;
+            mirror.held[ppn] = frame;
+            refs[count++] = (struct link_ref){ppn, frame};
+        }
+        assert_int_equal(sharing_attach(scene->sharing, scene->map, refs, count, NULL), STATUS_OK);
+        write_some(scene, &seed);
+        hear_drops(scene, &mirror, (unsigned)(random_next(&seed) % 12));
+        if (turn % 16 != 0)
+            continue;
+        hear_drops(scene, &mirror, PAGES);
+        for (uint64_t ppn = 0; ppn < PAGES; ppn++)
+            assert_int_equal(mirror.held[ppn] != 0, pmap_is_shared(scene->map, ppn));
+    }
+    assert_int_equal(pmap_check(scene->map, NULL), STATUS_OK);
+}
+
 static void test_another_pool(void **state)
 {
     struct scene *scene = *state;
@@ -306,10 +400,9 @@ static void test_saved(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(test_attach),       CASE(test_refused),
-        CASE(test_queue),        CASE(test_holds),
-        CASE(test_another_pool), CASE(test_another_machine),
-        CASE(test_saved),        cmocka_unit_test(test_pool_check),
+        CASE(test_histories),       CASE(test_attach), CASE(test_refused),
+        CASE(test_queue),           CASE(test_holds),  CASE(test_another_pool),
+        CASE(test_another_machine), CASE(test_saved),  cmocka_unit_test(test_pool_check),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,8 +51,9 @@ static const struct option run_options[] = {
     {0},
 };
 
-/* False: the VM will have something to say about these options. */
-static bool take_options(int argc, char *const *argv, struct vm_spec *vm, uint64_t *swap)
+/* False: the VM will have something to say about these options. argv's order changes: getopt takes
+ * the values of options that are not in the list for operands. */
+static bool take_options(int argc, char **argv, struct vm_spec *vm, uint64_t *swap)
 {
     bool good = true, has_translator = true;
     opterr = 0;
@@ -140,7 +141,13 @@ enum status admission_ask(int argc, char *const *argv, char name[CONTROL_NAME_MO
     struct control_folder folder;
     json_t *reply = NULL;
     *is_named = false;
-    if (!take_options(argc, argv, &vm, &swap))
+    char **copy = calloc((size_t)argc + 1, sizeof *copy);
+    if (copy == NULL)
+        return error_set(err, STATUS_INTERNAL, "out of memory");
+    memcpy(copy, argv, (size_t)argc * sizeof *copy);
+    bool good = take_options(argc, copy, &vm, &swap);
+    free(copy);
+    if (!good)
         return STATUS_OK;
     if (swap > INT64_MAX)
         swap = vm.max;

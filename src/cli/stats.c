@@ -246,7 +246,7 @@ static void add_host(json_t *stats, const char *vm)
                    {"host_state", "state"},
                    {"frames", "frames"},
                    {"hints", "hints"}};
-    static const char *const of_vm[] = {"min", "shares", "group", "charged", "target"};
+    static const char *const of_vm[] = {"min", "shares", "group", "charged"};
     struct control_folder folder;
     struct error err;
     json_t *reply = NULL, *its;

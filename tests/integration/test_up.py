@@ -199,6 +199,10 @@ class Run(Case):
         self.check_fails("run", "--memory", "much", words=["much is not a size"])
         self.assertIn("usage:", self.command("run", "--help"))
         self.assertEqual(len(self.requests()), before)
+        # Options that it does not know go to the VM as they are.
+        self.assertEqual(self.detach(["--chaos", "8", "--resident", "8M", *options], "x"), "x")
+        self.assertEqual(self.stats("x")["target"], 8 << 20)
+        self.command("stop", "--force", "x")
         # Many at the same time: each gets a name of its own.
         started = [subprocess.Popen([self.aerostat, "run", "--detach", *options], text=True,
                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)

@@ -46,7 +46,7 @@ static void test_defaults(void **state)
     assert_true(options.swap_size == OPTIONS_SWAP_DEFAULT);
     assert_false(options.chaos || options.detach);
     assert_int_equal(options.cpus, 1);
-    assert_int_equal(options.code_cache, 32 * MIB);
+    assert_int_equal(options.code_cache, 64 * MIB);
     assert_ptr_equal(options.engine, &translate_engine);
     assert_int_equal(options.disk_count, 0);
     assert_int_equal(options.net_count, 0);

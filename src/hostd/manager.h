@@ -74,7 +74,7 @@ struct vm {
     struct io_source *control_source;
     uint64_t span;         /* PPNs are below it */
     bool same_pool;        /* what it holds is of its group's pool */
-    int64_t tokens;        /* entries that it may still send now */
+    int64_t tokens;        /* CPU time that it may still use, ns */
     uint64_t tokens_at;    /* clock_monotonic_ns */
     bool is_paced;         /* not read until it has tokens again */
     struct sharer *sharer; /* NULL: none yet */

@@ -30,6 +30,8 @@ static json_t *vm_status(const struct vm *vm)
     const struct link_report *report = &vm->report;
     const struct policy_vm *policy = &vm->policy;
     uint64_t shared = vm->sharer == NULL ? 0 : vm->sharer->mirror.frames * PAGE_SIZE;
+    /* As it was at the last step: by now it may hold less. */
+    uint64_t part = policy->frames < shared ? policy->frames : shared;
     const struct member members[] = {
         {"pid", (uint64_t)vm->pid},
         {"min", vm->min},
@@ -43,7 +45,7 @@ static json_t *vm_status(const struct vm *vm)
         {"balloon_target", vm->has_target ? vm->target.balloon : 0},
         {"zero", report->zero},
         {"shared", shared},
-        {"shared_saved", shared - policy->frames},
+        {"shared_saved", shared - part},
         {"compressed", report->compressed},
         {"compressed_size", report->compressed_size},
         {"disk_backed", report->disk_backed},

@@ -20,11 +20,13 @@
 /* A turn of one VM ends after so many messages, and others have theirs. */
 #define TURN_MESSAGES 8u
 
-/* What a VM may send: entries a second, beyond a burst. A message counts for some as well. */
-#define RATE         200000u
-#define BURST        100000
-#define MESSAGE_COST 16
-#define REFILL_NS    (NS_PER_SECOND / 50)
+/* How much of the manager's CPU time a VM may use with what it sends: a fifth, beyond a burst. */
+#define TIME_PART 5u
+#define BURST_NS  ((int64_t)NS_PER_SECOND / 10)
+#define REFILL_NS (NS_PER_SECOND / 50)
+
+/* Of that, what it takes to receive a message. */
+#define MESSAGE_NS 3000u
 
 /* Guest-physical space beside its RAM: the hole below 4 GiB, and what devices take. */
 #define HOLE_PAGES (2 * GIB / PAGE_SIZE)
@@ -393,13 +395,21 @@ static bool refill(struct vm *vm)
     uint64_t now = clock_monotonic_ns();
     uint64_t elapsed = now - vm->tokens_at;
     if (elapsed >= NS_PER_SECOND)
-        vm->tokens = BURST;
+        vm->tokens = BURST_NS;
     else
-        vm->tokens += (int64_t)(elapsed * RATE / NS_PER_SECOND);
-    if (vm->tokens > BURST)
-        vm->tokens = BURST;
+        vm->tokens += (int64_t)(elapsed / TIME_PART);
+    if (vm->tokens > BURST_NS)
+        vm->tokens = BURST_NS;
     vm->tokens_at = now;
     return vm->tokens > 0;
+}
+
+/* No message, as that which brings a large pool back, has it wait for longer than half a second. */
+static void spend(struct vm *vm, uint64_t ns)
+{
+    vm->tokens -= (int64_t)ns;
+    if (vm->tokens < -BURST_NS)
+        vm->tokens = -BURST_NS;
 }
 
 void vm_link_refill(struct manager *manager)
@@ -447,8 +457,9 @@ void vm_link_read(struct vm *vm)
             return;
         }
         if (status == STATUS_OK) {
-            vm->tokens -= MESSAGE_COST + (int64_t)message.head.count;
+            uint64_t from = clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID);
             status = take_message(vm, &message, &err);
+            spend(vm, MESSAGE_NS + clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID) - from);
             for (unsigned d = 0; d < message.descriptor_count; d++) {
                 if (message.descriptors[d] >= 0)
                     close(message.descriptors[d]);
@@ -472,7 +483,7 @@ enum status vm_link_open(struct vm *vm, struct error *err)
 {
     vm->stage = VM_GREETING;
     vm->has_target = vm->has_reported = false;
-    vm->tokens = BURST;
+    vm->tokens = BURST_NS;
     vm->tokens_at = clock_monotonic_ns();
     return io_source_create(&vm->source, vm->manager->loop, vm->fd, EPOLLIN, on_message, vm, err);
 }

@@ -177,6 +177,24 @@ static void test_stale_hint(void **state)
     group_check(group);
 }
 
+/* When an older hint goes, the one that matches may be the one that takes its place in the table.
+ */
+static void test_hint_that_moves(void **state)
+{
+    write_page(0, 1, 5);
+    offer(0, 1, 5);
+    write_page(1, 2, 6);
+    offer(1, 2, 6);
+    write_page(0, 1, 6);
+    offer(0, 1, 6);
+    group_flush(group);
+    assert_int_equal(vms[0].count, 1);
+    assert_int_equal(vms[1].count, 1);
+    assert_int_equal(vms[1].got[0].ppn, 2);
+    assert_int_equal(group->table.hint_count, 0);
+    group_check(group);
+}
+
 /* A VM that says another page's hash gets nothing, and takes nothing from who says the truth. */
 static void test_wrong_hash(void **state)
 {
@@ -348,6 +366,12 @@ static void test_pool_is_for_reading(void **state)
     assert_int_equal(ftruncate(fake, (off_t)POOL_BYTES), 0);
     assert_int_equal(fstat(fake, &other), 0);
     assert_int_equal(pool_reopen(&again, fake, other.st_dev, other.st_ino, &err), STATUS_INVALID);
+    /* all but the mode, which a VM cannot give it */
+    assert_int_equal(fcntl(fake, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL), 0);
+    assert_int_equal(pool_reopen(&again, fake, other.st_dev, other.st_ino, &err), STATUS_INVALID);
+    assert_int_equal(fchmod(fake, 0400), 0);
+    assert_int_equal(pool_reopen(&again, fake, other.st_dev, other.st_ino, &err), STATUS_OK);
+    pool_close(&again);
     assert_int_equal(pool_reopen(&again, reader, info.st_dev, info.st_ino, &err), STATUS_OK);
     assert_int_equal(pool_write(&again, 1, page), STATUS_OK);
     assert_int_equal(pool_next(&again, 0), 1);
@@ -365,6 +389,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_hint_then_frame, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stale_hint, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hint_that_moves, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_hash, setup, teardown),
         cmocka_unit_test_setup_teardown(test_within_one_vm, setup, teardown),
         cmocka_unit_test_setup_teardown(test_who_does_not_read, setup, teardown),

@@ -77,6 +77,24 @@ class Life(fake_vm.TestCase):
             vm.kill()
         self.wait_empty()
 
+    def test_what_is_saved_while_it_goes(self):
+        """Parts are counted at every step, what is held at once: they must fit together."""
+        vm = self.member("a")
+        for ppn in range(32):
+            vm.write(ppn, 1 + ppn // 2)
+        vm.offer(*range(32))
+        vm.attach(32)
+        self.wait_for(lambda: self.rows_of_manager()["a"]["shared_saved"] == 16 * PAGE,
+                      "its part is known")
+        for ppn in range(30):
+            vm.drop(ppn)
+
+        def has_dropped():
+            row = self.rows_of_manager()["a"]
+            self.assertLessEqual(row["shared_saved"], row["shared"])
+            return row["shared"] == 2 * PAGE
+        self.wait_for(has_dropped, "two are left")
+
     def test_a_page_that_changes(self):
         """The hint is stale; what is offered then is not."""
         first, second = self.member("a", group="g"), self.member("b", group="g")

@@ -14,9 +14,10 @@ import harness
 from harness import Vm
 
 MIB = 1 << 20
-SECONDS = int(os.environ.get("CHECKER_SECONDS", "25"))
+SECONDS = int(os.environ.get("CHECKER_SECONDS", "20"))
 SEED = int(os.environ.get("CHECKER_SEED", "1"))
 MEMORY = 128  # MiB of a guest
+CODE_CACHE = "16M"  # they are admitted with it
 STEADY = 3    # guests that live until their checker has passed
 LIMIT = harness.BOOT_SECONDS + 20 * SECONDS
 
@@ -39,7 +40,8 @@ class Sharing(fake_vm.TestCase):
             f"checker --seconds {seconds} --size 48 --seed {seed}", memory=f"{MEMORY}M",
             append="nowatchdog")
         arguments[arguments.index("--initrd") + 1] = self.initramfs
-        vm = Vm([*arguments, "--name", name, "--group", "g", "--swap-dir", self.folder])
+        vm = Vm([*arguments, "--name", name, "--group", "g", "--swap-dir", self.folder,
+                 "--code-cache", CODE_CACHE])
         self.addCleanup(vm.__exit__)
         return vm
 
@@ -97,7 +99,7 @@ class Sharing(fake_vm.TestCase):
         vms = []
         for i in range(STEADY):
             arguments = harness.boot_arguments("echo ready; sleep 1000", memory=f"{MEMORY}M")
-            vm = Vm([*arguments, "--name", f"vm{i}", "--group", "g"])
+            vm = Vm([*arguments, "--name", f"vm{i}", "--group", "g", "--code-cache", CODE_CACHE])
             self.addCleanup(vm.__exit__)
             vms.append(vm)
         for vm in vms:

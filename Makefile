@@ -21,7 +21,7 @@ $(BUILD)/build.ninja: | setup
 
 demo: all ## Twelve Debian VMs at work in a third of their memory, watched, and shut down
 	@scripts/setup demo
-	@ninja --quiet -C $(BUILD) guests/checker guests/paging
+	@ninja --quiet -C $(BUILD) guests/checker guests/paging >/dev/null
 	@demo/run
 
 test: ## Unit tests, guest tests and boots; then what is quick enough under ASan and UBSan

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,9 +118,12 @@ static enum status wait_until_it_answers(struct control_folder *folder, pid_t pi
             return status;
         if (waitpid(pid, &how, WNOHANG) == pid)
             return start_failed(log, err);
-        if (clock_monotonic_ns() >= deadline)
+        if (clock_monotonic_ns() >= deadline) {
+            kill(pid, SIGKILL);
+            waitpid(pid, &how, 0);
             return error_set(err, STATUS_IO, "the manager does not answer after %u seconds",
                              START_SECONDS);
+        }
         nanosleep(&pause, NULL);
     }
 }

@@ -6,6 +6,7 @@ socket. Where a file status.json is there too, its `host` and `vms` are what `st
     aerostatd [--memory SIZE] [--swap-size SIZE]
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -51,8 +52,11 @@ def main():
         sys.exit(2)
     os.chdir(folder)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # As src/control/folder.c does: whoever finds a socket at which nobody listens removes it.
+    fcntl.flock(lock := os.open(".", os.O_RDONLY), fcntl.LOCK_EX)
     listener.bind("manager.sock")
     listener.listen()
+    os.close(lock)
     while True:
         connection, _ = listener.accept()
         with connection, connection.makefile("rb") as lines:

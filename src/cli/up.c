@@ -90,7 +90,7 @@ static void list_arguments(const struct up *up, const struct vm_spec *vm,
                            struct argument_list *list)
 {
     *list = (struct argument_list){0};
-    add(list, "run", NULL);
+    add(list, "aerostat-vm", NULL); /* the name that ps and top show */
     add(list, "--detach", NULL);
     add(list, "--name", vm->name);
     add(list, "--kernel", vm->kernel);

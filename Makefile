@@ -19,7 +19,7 @@ $(BUILD)/build.ninja: | setup
 	@meson setup $(BUILD) $(MESON_OPTIONS) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@rm -f $(BUILD).log
 
-demo: all ## Twelve Debian VMs at work in a third of their memory, watched, and shut down
+demo: all ## Twelve Debian VMs at work in a sixth of their memory, watched, and shut down
 	@scripts/setup demo
 	@ninja --quiet -C $(BUILD) guests/checker guests/paging >/dev/null
 	@demo/run

@@ -11,9 +11,6 @@
 
 #include "util/bits.h"
 
-/* Program text and libraries, which are the page cache's and the same for all. */
-#define TEXT_ALLOWANCE (8 * MIB)
-
 /* Reads from the start of a file of /proc; NUL-terminated. */
 static bool read_text(int fd, char *text, size_t size)
 {
@@ -24,17 +21,23 @@ static bool read_text(int fd, char *text, size_t size)
     return true;
 }
 
-static bool statm_read(int fd, uint64_t *resident, uint64_t *of_files)
+/* The number of KiB behind `key`, in bytes. */
+static bool find_field(const char *text, const char *key, uint64_t *bytes)
 {
-    char text[256];
-    unsigned long long size, pages, shared;
-    /* After the process's end ESRCH, or zeros where it still waits for its parent. */
-    if (!read_text(fd, text, sizeof text) ||
-        sscanf(text, "%llu %llu %llu", &size, &pages, &shared) != 3 || size == 0)
-        return false;
-    *resident = pages * PAGE_SIZE;
-    *of_files = shared * PAGE_SIZE;
-    return true;
+    const char *at = strstr(text, key);
+    if (at != NULL)
+        *bytes = strtoull(at + strlen(key), NULL, 10) * KIB;
+    return at != NULL;
+}
+
+/* Of /proc/PID/status: memory of nobody's file, and of memfds. Program text is the page cache's,
+ * and the same for all. */
+static bool status_read(int fd, uint64_t *anonymous, uint64_t *of_memfds)
+{
+    char text[4096];
+    /* After the process's end ESRCH, or no such lines where it still waits for its parent. */
+    return read_text(fd, text, sizeof text) && find_field(text, "RssAnon:", anonymous) &&
+           find_field(text, "RssShmem:", of_memfds);
 }
 
 uint64_t charge_process_started(pid_t pid)
@@ -55,12 +58,12 @@ uint64_t charge_process_started(pid_t pid)
 bool charge_open(struct charge *charge, pid_t pid)
 {
     char path[64];
-    snprintf(path, sizeof path, "/proc/%ld/statm", (long)pid);
+    snprintf(path, sizeof path, "/proc/%ld/status", (long)pid);
     *charge = CHARGE_NONE;
     charge->process = (int)syscall(SYS_pidfd_open, pid, 0);
-    charge->statm = open(path, O_RDONLY | O_CLOEXEC);
+    charge->status = open(path, O_RDONLY | O_CLOEXEC);
     charge->started = charge_process_started(pid);
-    if (charge->statm >= 0 && charge->started != 0 && charge_measure(charge, 0))
+    if (charge->status >= 0 && charge->started != 0 && charge_measure(charge, 0))
         return true;
     charge_close(charge);
     return false;
@@ -70,8 +73,8 @@ void charge_close(struct charge *charge)
 {
     if (charge->ram >= 0)
         close(charge->ram);
-    if (charge->statm >= 0)
-        close(charge->statm);
+    if (charge->status >= 0)
+        close(charge->status);
     if (charge->process >= 0)
         close(charge->process);
     *charge = CHARGE_NONE;
@@ -86,23 +89,22 @@ static bool has_ended(int process)
 bool charge_measure(struct charge *charge, uint64_t held)
 {
     struct stat info;
-    uint64_t resident, of_files;
+    uint64_t anonymous, of_memfds;
     if (charge->process >= 0 && has_ended(charge->process))
         return false;
     charge->ram_bytes =
         charge->ram >= 0 && fstat(charge->ram, &info) == 0 ? (uint64_t)info.st_blocks * 512 : 0;
     /* Nothing to be read: it has ended, or its first thread has, and then the last figure stands.
      */
-    if (charge->statm < 0 || !statm_read(charge->statm, &resident, &of_files))
+    if (charge->status < 0 || !status_read(charge->status, &anonymous, &of_memfds))
         return charge->process >= 0;
-    /* What is mapped of files beyond its RAM, the pool and programs is memory of its own as well,
-     * in memfds that nobody has shown us. */
-    uint64_t known = charge->ram_bytes + held + charge->twice + TEXT_ALLOWANCE;
-    charge->rest_bytes = resident - of_files + (of_files > known ? of_files - known : 0);
+    /* What is mapped of memfds beyond its RAM and the pool is memory of its own as well, in memfds
+     * that nobody has shown us: translated code. */
+    uint64_t known = charge->ram_bytes + held + charge->twice;
+    charge->rest_bytes = anonymous + (of_memfds > known ? of_memfds - known : 0);
     return true;
 }
 
-/* The number of KiB behind `key` in a file of /proc/PID, in bytes. */
 static bool read_field(pid_t pid, const char *file, const char *key, uint64_t *bytes)
 {
     char path[64], text[4096];
@@ -111,11 +113,7 @@ static bool read_field(pid_t pid, const char *file, const char *key, uint64_t *b
     bool is_read = fd >= 0 && read_text(fd, text, sizeof text);
     if (fd >= 0)
         close(fd);
-    const char *at = is_read ? strstr(text, key) : NULL;
-    if (at == NULL)
-        return false;
-    *bytes = strtoull(at + strlen(key), NULL, 10) * KIB;
-    return true;
+    return is_read && find_field(text, key, bytes);
 }
 
 void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere)
@@ -130,11 +128,7 @@ void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere)
 
 uint64_t charge_own(void)
 {
-    uint64_t resident = 0, of_files = 0;
-    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        statm_read(fd, &resident, &of_files);
-        close(fd);
-    }
-    return resident - of_files;
+    uint64_t anonymous = 0;
+    read_field(getpid(), "status", "RssAnon:", &anonymous);
+    return anonymous;
 }

@@ -13,7 +13,7 @@
 
 struct charge {
     int ram;     /* the RAM memfd, owned; -1: not known */
-    int statm;   /* /proc/PID/statm, owned; -1: none */
+    int status;  /* /proc/PID/status, owned; -1: none */
     int process; /* a pidfd, readable when the process has ended, owned; -1: before Linux 5.3 */
     uint64_t
         started;    /* when the process began, in clock ticks since the host's boot; 0: not known */
@@ -22,7 +22,7 @@ struct charge {
     uint64_t rest_bytes; /* the process's own memory beside that; all of it where ram is -1 */
 };
 
-#define CHARGE_NONE ((struct charge){.ram = -1, .statm = -1, .process = -1})
+#define CHARGE_NONE ((struct charge){.ram = -1, .status = -1, .process = -1})
 
 /* False: there is no such process any more. */
 bool charge_open(struct charge *charge, pid_t pid);

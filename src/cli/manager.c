@@ -15,6 +15,7 @@
 #include "cli/plan.h"
 #include "cli/program.h"
 #include "cli/stop.h"
+#include "control/admit.h"
 #include "util/clock.h"
 
 #define START_SECONDS 20u
@@ -23,37 +24,32 @@
 /* Holds the process of a manager that manager_start has started. */
 static const char mark_name[] = "manager.up";
 
-static enum status ask(struct control_folder *folder, const char *label, json_t *request,
-                       json_t **reply, struct error *err)
+enum status manager_ask(struct control_folder *folder, json_t *request, json_t **reply,
+                        struct error *err)
 {
     int fd;
     *reply = NULL;
     enum status status = client_send(folder, CONTROL_MANAGER, request, CLIENT_SECONDS, &fd, err);
     if (status != STATUS_OK)
         return status;
-    status = client_receive(fd, label, reply, err);
+    status = client_receive(fd, "the manager", reply, err);
     close(fd);
     return status;
-}
-
-enum status manager_ask(struct control_folder *folder, json_t *request, json_t **reply,
-                        struct error *err)
-{
-    return ask(folder, "the manager", request, reply, err);
 }
 
 enum status manager_admit(struct control_folder *folder, const char *label,
                           const struct vm_spec *vm, uint64_t swap, struct error *err)
 {
-    json_t *reply;
-    json_t *request =
-        json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:I, s:I}", "request", "admit", "name", vm->name,
-                  "max", (json_int_t)vm->max, "min", (json_int_t)vm->min, "shares",
-                  (json_int_t)vm->shares, "group", vm->group != NULL ? vm->group : "", "swap",
-                  (json_int_t)swap, "overhead", (json_int_t)plan_overhead(vm));
-    enum status status = ask(folder, label, request, &reply, err);
-    json_decref(reply);
-    return status;
+    struct control_wish wish = {
+        .name = vm->name,
+        .group = vm->group,
+        .max = vm->max,
+        .min = vm->min,
+        .shares = vm->shares,
+        .swap = swap,
+        .overhead = plan_overhead(vm),
+    };
+    return control_admit(folder, label, &wish, err);
 }
 
 static void put_mark(struct control_folder *folder, pid_t pid)

@@ -18,7 +18,6 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "cli/admission.h"
 #include "cli/client.h"
 #include "cli/command.h"
 #include "cli/program.h"
@@ -85,19 +84,6 @@ static int run_on_terminal(char *path, char **argv, const struct termios *termin
     return status;
 }
 
-/* The same arguments, and the name. NULL: out of memory. */
-static char **add_name(int argc, char **argv, char *name)
-{
-    char **longer = calloc((size_t)argc + 3, sizeof *longer);
-    if (longer == NULL)
-        return NULL;
-    longer[0] = argv[0];
-    longer[1] = (char *)"--name";
-    longer[2] = name;
-    memcpy(longer + 3, argv + 1, ((size_t)argc - 1) * sizeof *argv);
-    return longer;
-}
-
 static int start(char *path, char **argv)
 {
     struct termios terminal;
@@ -108,24 +94,10 @@ static int start(char *path, char **argv)
 
 int run_command(int argc, char **argv)
 {
-    char path[PATH_MAX], name[CONTROL_NAME_MOST + 1];
+    (void)argc;
+    char path[PATH_MAX];
     struct error err = {0};
-    bool is_named = false;
-    enum status status = program_find("aerostat-vm", path, sizeof path, &err);
-    if (status == STATUS_OK)
-        status = admission_ask(argc, argv, name, &is_named, &err);
-    if (status != STATUS_OK) {
-        int exit_status = client_failed(&err);
-        return status == STATUS_NO_MEMORY ? EXIT_STATUS_USAGE : exit_status;
-    }
-    if (!is_named)
-        return start(path, argv);
-    char **longer = add_name(argc, argv, name);
-    if (longer == NULL) {
-        fprintf(stderr, "aerostat: out of memory\n");
-        return EXIT_STATUS_FAILURE;
-    }
-    int exit_status = start(path, longer);
-    free(longer);
-    return exit_status;
+    if (program_find("aerostat-vm", path, sizeof path, &err) != STATUS_OK)
+        return client_failed(&err);
+    return start(path, argv);
 }

@@ -30,7 +30,9 @@ static enum status admit(struct manager *manager, const struct control_request *
     if (request->max == 0 || request->min > request->max)
         return error_set(err, STATUS_INVALID,
                          "\"max\" must be more than 0 and no less than \"min\"");
-    if (registry_find(manager, request->name) != NULL)
+    /* One that is not known yet has just taken its name, and may be the one that asks. */
+    const struct vm *vm = registry_find(manager, request->name);
+    if (vm != NULL && vm->is_known)
         return error_set(err, STATUS_BUSY, "a VM named %s is running already", request->name);
     TAILQ_FOREACH(it, &manager->reservations, entry)
     count++;

@@ -20,6 +20,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "control/admit.h"
 #include "control/folder.h"
 #include "control/server.h"
 #include "cpu/thunk/thunk.h"
@@ -35,6 +36,7 @@
 #include "vm/control_answer.h"
 #include "vm/detach.h"
 #include "vm/exit_status.h"
+#include "vm/link_report.h"
 #include "vm/machine.h"
 #include "vm/manager_link.h"
 #include "vm/sandbox.h"
@@ -95,6 +97,29 @@ static enum status watch_signals(struct program *program, struct error *err)
     return status;
 }
 
+/* Where a manager runs, it has a say in whether there is memory for the VM. It may have found us
+ * already; we answer when it has agreed. */
+static enum status be_admitted(const struct program *program, struct control_folder *folder,
+                               struct error *err)
+{
+    const struct vm_options *options = &program->options;
+    bool is_limited = options->swap_size != OPTIONS_SWAP_DEFAULT;
+    struct control_wish wish = {
+        .name = program->name,
+        .group = options->group,
+        .max = options->memory,
+        .min = options->min,
+        .shares = options->shares,
+        .swap = is_limited ? options->swap_size : options->memory,
+        .overhead = link_report_overhead(options),
+    };
+    enum status status = control_admit(folder, program->name, &wish, err);
+    if (status == STATUS_NOT_FOUND)
+        return STATUS_OK;
+    /* More than the manager has is for the user to see to, unlike no memory for this program. */
+    return status == STATUS_NO_MEMORY ? STATUS_NO_SPACE : status;
+}
+
 /* Takes the VM's name, and with it its control socket. In the background, messages go to the log
  * from here on. */
 static enum status take_name(struct program *program, struct error *err)
@@ -111,6 +136,8 @@ static enum status take_name(struct program *program, struct error *err)
         if (status == STATUS_OK)
             status = detach_redirect(&program->detach, log, err);
     }
+    if (status == STATUS_OK)
+        status = be_admitted(program, &folder, err);
     control_folder_close(&folder);
     program->options.name = program->name;
     prctl(PR_SET_NAME, program->name);

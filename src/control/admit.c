@@ -14,8 +14,7 @@ enum status control_admit(struct control_folder *folder, const char *label,
                   wish->name, "max", (json_int_t)wish->max, "min", (json_int_t)wish->min, "shares",
                   (json_int_t)wish->shares, "group", wish->group != NULL ? wish->group : "", "swap",
                   (json_int_t)wish->swap, "overhead", (json_int_t)wish->overhead);
-    enum status status =
-        client_send(folder, CONTROL_MANAGER, request, CLIENT_SECONDS, &fd, err);
+    enum status status = client_send(folder, CONTROL_MANAGER, request, CLIENT_SECONDS, &fd, err);
     if (status != STATUS_OK)
         return status;
     status = client_receive(fd, label, &reply, err);

@@ -19,8 +19,8 @@ struct control_wish {
 };
 
 /* What is kept for a VM of that name is this from now on, until it runs or has not come for a
- * while. NOT_FOUND: no manager is running. A refusal (NO_MEMORY, ...) begins with `label`, ": ", and
- * says by how much it does not fit. */
+ * while. NOT_FOUND: no manager is running. A refusal (NO_MEMORY, ...) begins with `label`, ": ",
+ * and says by how much it does not fit. */
 enum status control_admit(struct control_folder *folder, const char *label,
                           const struct control_wish *wish, struct error *err);
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -16,7 +17,6 @@
 
 static const volatile char *limit;
 static int ram = -1;
-static long pages; /* that the guest's RAM has */
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -39,21 +39,12 @@ int memfd_create(const char *name, unsigned flags)
 
 int madvise(void *address, size_t length, int advice)
 {
-    if (advice == MADV_POPULATE_WRITE) {
-        long most = limit == NULL ? 0 : atol((const char *)limit);
-        if (most != 0 && __atomic_load_n(&pages, __ATOMIC_RELAXED) >= most * 256) {
-            errno = ENOMEM;
-            return -1;
-        }
-        __atomic_fetch_add(&pages, 1, __ATOMIC_RELAXED);
+    struct stat info;
+    long most = limit == NULL ? 0 : atol((const char *)limit);
+    if (advice == MADV_POPULATE_WRITE && most != 0 && fstat(ram, &info) == 0 &&
+        info.st_blocks * 512 >= most << 20) {
+        errno = ENOMEM;
+        return -1;
     }
     return (int)syscall(SYS_madvise, address, length, advice);
-}
-
-int fallocate(int fd, int mode, off_t offset, off_t length)
-{
-    int result = (int)syscall(SYS_fallocate, fd, mode, offset, length);
-    if (fd == ram && result == 0)
-        __atomic_fetch_sub(&pages, length / PAGE, __ATOMIC_RELAXED);
-    return result;
 }

@@ -35,6 +35,7 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/debian/run
 	@bench/balloon/run
 	@bench/paging/run
+	@bench/sharing/run
 	@bench/policy/run
 
 soak: all fuzz ## Fuzzing; a complete Debian at work; random programs, garbage, memory under chaos, SOAK_SECONDS each

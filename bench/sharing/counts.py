@@ -1,0 +1,67 @@
+"""What the manager's status says of sharing, summed over all VMs, and when it has settled."""
+
+import statistics
+from dataclasses import dataclass
+
+PAGE = 4096
+SETTLED_SECONDS = 8  # over which nothing much has changed
+SETTLED_PART = 0.01  # and how much that is, of what is shared
+
+
+@dataclass
+class Sample:
+    """Bytes, unless said."""
+    configured: int
+    zero: int  # never written, or all zero: takes no memory
+    balloon: int
+    away: int  # compressed, swapped, or on the guest's disk alone: 0 where there is memory for all
+    shared: int  # of all VMs, in frames
+    frames: int
+    net_shared: int  # pages that became shared, less those that became private again
+    scanned: int  # pages looked at
+
+    @property
+    def in_use(self):
+        """What the guests have something in: the denominator of the figure."""
+        return self.configured - self.zero - self.balloon
+
+    @property
+    def reclaimed(self):
+        return self.shared - self.frames
+
+
+def sample_of(status):
+    vms = status["vms"]
+
+    def total(*names):
+        return sum(vm[name] for vm in vms for name in names)
+
+    return Sample(configured=total("max"), zero=total("zero"), balloon=total("balloon"),
+                  away=total("compressed", "swapped", "disk_backed"), shared=total("shared"),
+                  frames=status["host"]["frames"] * PAGE,
+                  net_shared=total("pages_shared") - total("cow_breaks"),
+                  scanned=total("pages_scanned"))
+
+
+def is_settled(history):
+    """Of [(seconds, Sample)]: every page has been looked at once or would have been, by their
+    number, and what is shared has grown by less than a small part over the last seconds."""
+    now, last = history[-1]
+    before = [sample for seconds, sample in history if now - seconds >= SETTLED_SECONDS]
+    if not before or last.scanned * PAGE < last.in_use:
+        return False
+    return abs(last.net_shared - before[-1].net_shared) <= SETTLED_PART * max(last.net_shared, 1)
+
+
+def parts(samples):
+    """Medians of the samples, in percent."""
+    def median(value):
+        return statistics.median(100 * value(sample) for sample in samples)
+
+    return {
+        "shared": median(lambda s: s.shared / max(s.in_use, 1)),
+        "reclaimed": median(lambda s: s.reclaimed / max(s.in_use, 1)),
+        "shared_of_configured": median(lambda s: s.shared / s.configured),
+        "reclaimed_of_configured": median(lambda s: s.reclaimed / s.configured),
+        "zero_of_configured": median(lambda s: s.zero / s.configured),
+    }

@@ -69,7 +69,7 @@ class Case(control.TestCase):
         before = self.stats(name)["instructions"]
         self.wait_for(lambda: self.stats(name)["instructions"] > before + 1000000, "the guest runs")
 
-    def wait_for_storm(self, link, breaks=3000):
+    def wait_for_storm(self, link, breaks=600):
         """So many pages written that were shared, from now on."""
         before = self.stats("v")["cow_breaks"]
         self.wait_for(lambda: self.stats("v")["cow_breaks"] > before + breaks or link.breaches,
@@ -127,7 +127,7 @@ class Sharing(Case):
         self.start(toucher())
         manager = self.manager()
         manager.adopt("v").target(**SCAN)
-        self.wait_for_storm(manager.links[0], 1000)
+        self.wait_for_storm(manager.links[0], 300)
         for _ in range(3):
             manager.end()
             manager.start_again()
@@ -135,7 +135,7 @@ class Sharing(Case):
             link = manager.adopt("v", welcome=False)
             link.welcome(pool, same=False)
             link.target(**SCAN)
-            self.wait_for_storm(link, 1000)
+            self.wait_for_storm(link, 300)
 
     def test_chaos(self):
         self.start(toucher(), "--chaos=5", "--swap-dir", self.folder)
@@ -149,8 +149,8 @@ class Sharing(Case):
         self.start(toucher(40, tiny_kernel.RESET))
         link = self.manager().adopt("v")
         link.target(**SCAN)
-        self.wait_for(lambda: self.stats("v")["resets"] >= 3 or link.breaches, "resets")
-        self.wait_for_storm(link, 500)
+        self.wait_for(lambda: self.stats("v")["resets"] >= 2 or link.breaches, "resets")
+        self.wait_for_storm(link, 200)
         # Counters go on.
         for counter in ("pages_scanned", "cow_breaks", "cpu_ns"):
             values = [report[counter] for report in link.reports]

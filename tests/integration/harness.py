@@ -29,7 +29,7 @@ GUESTS = os.path.join(ROOT, "guests")
 # Crypto self-tests are 60 % of the instructions of a boot of Debian's kernel.
 FAST_BOOT = "console=ttyS0 quiet pci=off tsc=reliable no_timer_check cryptomgr.notests"
 BOOT_SECONDS = 240
-EXIT_SECONDS = 60
+EXIT_SECONDS = 120
 
 STATUS_OK, STATUS_USAGE, STATUS_SHUTDOWN, STATUS_FAILURE = 0, 2, 3, 4
 

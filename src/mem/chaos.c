@@ -19,6 +19,7 @@
 
 #include "util/bits.h"
 #include "util/clock.h"
+#include "util/xorshift.h"
 
 #define ACTIVE_TRIES  1024u
 #define KEPT          32u     /* batches of either kind */
@@ -46,10 +47,7 @@ struct chaos {
 
 static uint64_t random_below(struct chaos *chaos, uint64_t limit)
 {
-    chaos->seed ^= chaos->seed << 13;
-    chaos->seed ^= chaos->seed >> 7;
-    chaos->seed ^= chaos->seed << 17;
-    return (chaos->seed >> 11) % limit;
+    return (xorshift_next(&chaos->seed) >> 11) % limit;
 }
 
 static void rest(uint64_t ns)

@@ -33,6 +33,7 @@
 #include "util/bits.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/xorshift.h"
 
 #define GROUP_PAGES    16u
 #define GROUP_TRIES    64u  /* groups looked at for one batch */
@@ -74,14 +75,6 @@ struct reclaim {
     uint64_t rounds;         /* of work that have ended */
     bool working;
 };
-
-static uint64_t random_next(struct reclaim *reclaim)
-{
-    reclaim->seed ^= reclaim->seed << 13;
-    reclaim->seed ^= reclaim->seed >> 7;
-    reclaim->seed ^= reclaim->seed << 17;
-    return reclaim->seed;
-}
 
 static void wake(struct reclaim *reclaim)
 {
@@ -215,7 +208,7 @@ static void choose(struct reclaim *reclaim, struct page_batch *batch)
 {
     batch->count = 0;
     for (unsigned i = 0; i < GROUP_TRIES && batch->count + GROUP_PAGES <= PAGE_BATCH_MAX; i++) {
-        uint64_t n = align_down(random_next(reclaim) % reclaim->max_pages, GROUP_PAGES);
+        uint64_t n = align_down(xorshift_next(&reclaim->seed) % reclaim->max_pages, GROUP_PAGES);
         for (uint64_t end = n + GROUP_PAGES; n < end && n < reclaim->max_pages; n++) {
             uint64_t ppn = pmap_nth_page(reclaim->map, n);
             if (pmap_state(reclaim->map, ppn) == PAGE_PRIVATE)

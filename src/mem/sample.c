@@ -8,6 +8,7 @@
 
 #include "mem/page_leave.h"
 #include "util/clock.h"
+#include "util/xorshift.h"
 
 #define BATCHES (SAMPLE_PAGES_MOST / PAGE_BATCH_MAX)
 
@@ -36,14 +37,6 @@ struct sample {
     uint64_t periods;
 };
 
-static uint64_t random_next(struct sample *sample)
-{
-    sample->seed ^= sample->seed << 13;
-    sample->seed ^= sample->seed >> 7;
-    sample->seed ^= sample->seed << 17;
-    return sample->seed;
-}
-
 static uint64_t touches(const struct sample *sample)
 {
     struct pmap_stats stats;
@@ -61,7 +54,7 @@ static void period_begin(struct sample *sample, uint64_t now)
         left -= batch->count;
         for (unsigned j = 0; j < batch->count; j++)
             batch->ppn[j] =
-                pmap_nth_page(sample->config.map, random_next(sample) % sample->max_pages);
+                pmap_nth_page(sample->config.map, xorshift_next(&sample->seed) % sample->max_pages);
         page_sample_begin(sample->config.map, batch);
         picked += batch->count;
     }

@@ -17,6 +17,7 @@
 #include "mem/page_leave.h"
 #include "mem/page_share.h"
 #include "util/bits.h"
+#include "util/xorshift.h"
 
 #define GROUP_PAGES    16u
 #define NOTES          1024u
@@ -48,14 +49,6 @@ struct scan {
     _Atomic uint64_t scanned, zeroed;
 };
 
-static uint64_t random_next(struct scan *scan)
-{
-    scan->seed ^= scan->seed << 13;
-    scan->seed ^= scan->seed >> 7;
-    scan->seed ^= scan->seed << 17;
-    return scan->seed;
-}
-
 static void round_begin(struct scan *scan)
 {
     scan->visited = scan->next = 0;
@@ -64,9 +57,9 @@ static void round_begin(struct scan *scan)
         scan->factor = scan->step = 1;
         return;
     }
-    scan->factor = random_next(scan) << 2 | 1;
-    scan->step = random_next(scan) | 1;
-    scan->position = random_next(scan) & (scan->modulus - 1);
+    scan->factor = xorshift_next(&scan->seed) << 2 | 1;
+    scan->step = xorshift_next(&scan->seed) | 1;
+    scan->position = xorshift_next(&scan->seed) & (scan->modulus - 1);
 }
 
 enum status scan_create(struct scan **out, struct pmap *map, uint64_t seed, struct error *err)

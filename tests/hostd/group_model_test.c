@@ -23,6 +23,7 @@
 #include <xxhash.h>
 
 #include "hostd/group.h"
+#include "util/xorshift.h"
 
 #define VMS      6u
 #define PAGES    96u
@@ -47,17 +48,10 @@ static struct stat pool_info;
 static uint64_t random_state;
 static unsigned shares_seen, restarts_seen, refusals_seen;
 
-static uint64_t random_next(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state * 0x2545f4914f6cdd1du;
-}
-
 static unsigned below(unsigned n)
 {
-    return (unsigned)(random_next() >> 33) % n;
+    /* The high half is the better one of the product. */
+    return (unsigned)(xorshift_next(&random_state) * 0x2545f4914f6cdd1du >> 33) % n;
 }
 
 static const uint8_t *page_of(unsigned content)

@@ -11,20 +11,18 @@
 
 #include "hostd/share_table.h"
 #include "util/bits.h"
+#include "util/xorshift.h"
 
 static uint64_t random_state = 88172645463325252u;
 
-static uint64_t random_next(void)
+static uint64_t random_hash(void)
 {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state * 0x2545f4914f6cdd1du;
+    return xorshift_next(&random_state) * 0x2545f4914f6cdd1du;
 }
 
 static unsigned below(unsigned n)
 {
-    return (unsigned)(random_next() >> 33) % n;
+    return (unsigned)(random_hash() >> 33) % n;
 }
 
 #define KEYS 4000u
@@ -73,7 +71,7 @@ static void test_against_a_list(void **state)
     struct share_table table;
     assert_int_equal(share_table_init(&table), STATUS_OK);
     for (unsigned key = 0; key < KEYS; key++) {
-        expected[key].hash = random_next();
+        expected[key].hash = random_hash();
         if (key % 50 == 1) /* one that shares most of its low bits with another */
             expected[key].hash = expected[key - 1].hash ^ bit(28 + key % 20);
     }

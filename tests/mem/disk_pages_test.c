@@ -16,6 +16,7 @@
 #include "mem/page_clean.h"
 #include "mem/page_leave.h"
 #include "util/bits.h"
+#include "util/xorshift.h"
 
 #define PAGES  24u
 #define BLOCKS 16u
@@ -35,10 +36,7 @@ struct world {
 
 static uint64_t draw(struct world *world, uint64_t below)
 {
-    world->seed ^= world->seed << 13;
-    world->seed ^= world->seed >> 7;
-    world->seed ^= world->seed << 17;
-    return world->seed % below;
+    return xorshift_next(&world->seed) % below;
 }
 
 struct side {

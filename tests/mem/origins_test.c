@@ -10,6 +10,7 @@
 
 #include "mem/origins.h"
 #include "util/bits.h"
+#include "util/xorshift.h"
 
 #define PAGES  61u
 #define DISKS  3u
@@ -20,14 +21,6 @@ struct model {
     bool has[PAGES];
     struct origin of[PAGES];
 };
-
-static uint64_t random_next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
 
 static bool model_lies_in(const struct model *model, uint64_t ppn, struct origin first,
                           uint64_t count)
@@ -79,16 +72,16 @@ static void test_random_histories(void **state)
         struct origins *origins;
         assert_int_equal(origins_create(&origins, PAGES, NULL), STATUS_OK);
         for (unsigned step = 0; step < 2000; step++) {
-            uint64_t ppn = random_next(&seed) % PAGES;
-            struct origin origin = {.disk = (unsigned)(random_next(&seed) % DISKS),
-                                    .block = random_next(&seed) % BLOCKS};
-            if (random_next(&seed) % 16 != 0) {
+            uint64_t ppn = xorshift_next(&seed) % PAGES;
+            struct origin origin = {.disk = (unsigned)(xorshift_next(&seed) % DISKS),
+                                    .block = xorshift_next(&seed) % BLOCKS};
+            if (xorshift_next(&seed) % 16 != 0) {
                 origins_set(origins, ppn, origin);
                 model.has[ppn] = true;
                 model.of[ppn] = origin;
             } else {
                 /* Short ranges are looked up by block, those beyond PAGES by page. */
-                uint64_t count = random_next(&seed) % (step % 2 ? 8 : 4 * PAGES);
+                uint64_t count = xorshift_next(&seed) % (step % 2 ? 8 : 4 * PAGES);
                 unsigned most = step % 5 == 0 ? 3 : PAGES;
                 check_take(origins, &model, origin, count, most);
             }

@@ -18,6 +18,7 @@
 
 #include "mem/page_share.h"
 #include "memory_store.h"
+#include "util/xorshift.h"
 
 #define SPAN_PAGES 48u
 #define SPAN       (SPAN_PAGES * PAGE_SIZE)
@@ -58,17 +59,9 @@ struct model {
     unsigned references[FRAMES];
 };
 
-static uint64_t random_next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
-
 static uint64_t choose(struct model *model, uint64_t below)
 {
-    return random_next(model->seed) % below;
+    return xorshift_next(model->seed) % below;
 }
 
 static bool is_away(const struct page *page)
@@ -216,12 +209,12 @@ static void on_revoke(void *context, const struct pmap_revocation *what)
 
 static void random_range(uint64_t *seed, uint64_t *gpa, uint64_t *length)
 {
-    *gpa = random_next(seed) % (SPAN + 2 * PAGE_SIZE);
-    *length = random_next(seed) % (random_next(seed) % 4 == 0 ? 5 * PAGE_SIZE : 64);
-    if (random_next(seed) % 4 == 0)
+    *gpa = xorshift_next(seed) % (SPAN + 2 * PAGE_SIZE);
+    *length = xorshift_next(seed) % (xorshift_next(seed) % 4 == 0 ? 5 * PAGE_SIZE : 64);
+    if (xorshift_next(seed) % 4 == 0)
         *gpa &= ~PAGE_MASK;
-    if (random_next(seed) % 64 == 0)
-        *gpa = -(random_next(seed) % 64);
+    if (xorshift_next(seed) % 64 == 0)
+        *gpa = -(xorshift_next(seed) % 64);
 }
 
 static bool covers_page(uint64_t gpa, uint64_t length, uint64_t ppn)
@@ -236,7 +229,7 @@ static void step_copy(struct model *model)
     random_range(model->seed, &gpa, &length);
     bool covered = model_covers(model, gpa, length), write = choose(model, 2);
     for (size_t i = 0; i < length; i++)
-        buffer[i] = (uint8_t)random_next(model->seed);
+        buffer[i] = (uint8_t)xorshift_next(model->seed);
     enum status status = write ? pmap_write(model->map, gpa, buffer, length)
                                : pmap_read(model->map, gpa, buffer, length);
     assert_int_equal(status, covered ? STATUS_OK : STATUS_INVALID);

@@ -19,6 +19,7 @@
 #include "mem/reclaim.h"
 #include "util/bits.h"
 #include "util/log.h"
+#include "util/xorshift.h"
 
 struct world {
     struct pmap *map;
@@ -30,14 +31,6 @@ struct world {
     _Atomic unsigned troubles;
 };
 
-static uint64_t random_next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
-
 /* Of three kinds: zero, packs well, does not pack. */
 static void fill(uint8_t *page, uint64_t seed)
 {
@@ -45,7 +38,7 @@ static void fill(uint8_t *page, uint64_t seed)
     memset(page, seed % 3 == 0 ? 0 : (int)(seed >> 2), PAGE_SIZE);
     seed = seed * 2 + 1;
     for (unsigned i = 0; i < noise; i += 8) {
-        uint64_t value = random_next(&seed);
+        uint64_t value = xorshift_next(&seed);
         memcpy(page + i, &value, 8);
     }
 }
@@ -272,7 +265,7 @@ static void user_touch(struct user *user, uint64_t n, uint64_t *content)
 {
     struct pmap *map = user->world->map;
     uint8_t page[1 << PAGE_SHIFT], expected[1 << PAGE_SHIFT];
-    uint64_t gpa = gpa_of(user->world, n), random = random_next(&user->seed);
+    uint64_t gpa = gpa_of(user->world, n), random = xorshift_next(&user->seed);
     struct iovec iov[1];
     unsigned count = 0;
     bool writable;
@@ -316,7 +309,7 @@ static void *use(void *context)
     memset(content, 0, sizeof contents[0]);
     for (unsigned step = 0; step < USER_STEPS; step++) {
         /* Some more often than others. */
-        uint64_t i = random_next(&user->seed) % (step % 4 == 0 ? PAGES_OF_ALL / USERS : 150);
+        uint64_t i = xorshift_next(&user->seed) % (step % 4 == 0 ? PAGES_OF_ALL / USERS : 150);
         user_touch(user, i * USERS + user->index, &content[i]);
     }
     return NULL;
@@ -337,13 +330,13 @@ static void test_threads(void **state)
     uint64_t seed = 99;
     for (unsigned i = 0; i < 300; i++) {
         struct page_batch batch = {.count = 8};
-        uint64_t n = random_next(&seed) % (PAGES_OF_ALL - 8);
+        uint64_t n = xorshift_next(&seed) % (PAGES_OF_ALL - 8);
         for (unsigned j = 0; j < 8; j++)
             batch.ppn[j] = pmap_nth_page(world.map, n + j);
         page_leave_begin(world.map, &batch, PAGE_LEAVE_ACTIVE);
         pager_take(world.pager, &batch, i % 2 != 0 ? PAGER_COLD : 0);
         if (i % 50 == 0)
-            reclaim_set_target(world.reclaim, 300 + random_next(&seed) % 1000);
+            reclaim_set_target(world.reclaim, 300 + xorshift_next(&seed) % 1000);
     }
     for (unsigned i = 0; i < USERS; i++) {
         pthread_join(threads[i], NULL);

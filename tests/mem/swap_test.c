@@ -17,14 +17,7 @@
 
 #include "faulty_swap.h"
 #include "util/bits.h"
-
-static uint64_t random_next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
+#include "util/xorshift.h"
 
 /* The queue that the case is run with: SWAP_QUEUE_IF_ANY or SWAP_QUEUE_NONE. */
 static enum swap_queue queue_of(void **state)
@@ -49,7 +42,7 @@ static void fill(uint8_t *page, uint64_t seed)
 {
     seed = seed * 2 + 1;
     for (unsigned i = 0; i < PAGE_SIZE; i += 8) {
-        uint64_t value = random_next(&seed);
+        uint64_t value = xorshift_next(&seed);
         memcpy(page + i, &value, 8);
     }
 }
@@ -265,11 +258,11 @@ static void test_neighbours_come_along(void **state)
     uint64_t seed = 5;
     struct swap_stats before, after;
     for (unsigned i = 0; i < 200; i++)
-        swap_read(swap, random_next(&seed) % PAGES, page, &err);
+        swap_read(swap, xorshift_next(&seed) % PAGES, page, &err);
     swap_get_stats(swap, &before);
     faulty.reads = 0;
     for (unsigned i = 0; i < 200; i++)
-        swap_read(swap, random_next(&seed) % PAGES, page, &err);
+        swap_read(swap, xorshift_next(&seed) % PAGES, page, &err);
     swap_get_stats(swap, &after);
     assert_true(faulty.reads > 150);
     assert_true(after.bytes_read - before.bytes_read < 500 * PAGE_SIZE);
@@ -316,8 +309,8 @@ static void test_slots_model(void **state)
     uint64_t seed = 4711, used = 0, full = 0;
     for (unsigned step = 0; step < STEPS; step++) {
         /* Phases of more taking and of more freeing. */
-        if (random_next(&seed) % 100 < (step / 2000 % 2 == 0 ? 60 : 30)) {
-            unsigned want = 1 + (unsigned)(random_next(&seed) % SWAP_RUN_MAX);
+        if (xorshift_next(&seed) % 100 < (step / 2000 % 2 == 0 ? 60 : 30)) {
+            unsigned want = 1 + (unsigned)(xorshift_next(&seed) % SWAP_RUN_MAX);
             uint64_t first;
             unsigned got = swap_allocate(swap, want, &first);
             full += got == 0;
@@ -330,8 +323,8 @@ static void test_slots_model(void **state)
                 assert_true(first + got == SLOTS || taken[first + got]);
             used += got;
         } else {
-            uint64_t first = random_next(&seed) % SLOTS;
-            unsigned count = (unsigned)(random_next(&seed) % 40);
+            uint64_t first = xorshift_next(&seed) % SLOTS;
+            unsigned count = (unsigned)(xorshift_next(&seed) % 40);
             swap_free(swap, first, count);
             for (uint64_t i = first; i < first + count && i < SLOTS; i++) {
                 used -= taken[i];
@@ -363,12 +356,12 @@ static void *work(void *context)
     struct error err = {0};
     for (unsigned step = 0; step < 150; step++) {
         struct swap_write write = {0};
-        write.count = swap_allocate(worker->swap, 1 + (unsigned)(random_next(&worker->seed) % 8),
+        write.count = swap_allocate(worker->swap, 1 + (unsigned)(xorshift_next(&worker->seed) % 8),
                                     &write.first);
         if (write.count == 0)
             continue;
         for (unsigned i = 0; i < write.count; i++) {
-            fill(worker->pages + (i << PAGE_SHIFT), random_next(&worker->seed));
+            fill(worker->pages + (i << PAGE_SHIFT), xorshift_next(&worker->seed));
             write.pages[i] = worker->pages + (i << PAGE_SHIFT);
         }
         uint8_t *page = worker->pages + (8 << PAGE_SHIFT);

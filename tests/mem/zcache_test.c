@@ -13,21 +13,14 @@
 
 #include "mem/zcache.h"
 #include "util/bits.h"
-
-static uint64_t random_next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
+#include "util/xorshift.h"
 
 /* The first `noise` bytes are random, the rest is a pattern: so it packs to about noise bytes. */
 static void fill(uint8_t *page, uint64_t seed, unsigned noise)
 {
     seed = seed * 2 + 1;
     for (unsigned i = 0; i < PAGE_SIZE; i++)
-        page[i] = i < noise ? (uint8_t)(random_next(&seed) >> 32) : (uint8_t)(seed >> 3);
+        page[i] = i < noise ? (uint8_t)(xorshift_next(&seed) >> 32) : (uint8_t)(seed >> 3);
 }
 
 static struct zcache *make(uint64_t max_bytes)
@@ -203,10 +196,10 @@ static void test_model(void **state)
     uint64_t seed = 88172645463325252u, pages = 0, refused = 0;
     uint8_t page[1 << PAGE_SHIFT];
     for (unsigned step = 0; step < STEPS; step++) {
-        uint64_t ppn = random_next(&seed) % PAGES;
+        uint64_t ppn = xorshift_next(&seed) % PAGES;
         if (!model[ppn].used) {
-            model[ppn].seed = random_next(&seed);
-            model[ppn].noise = (unsigned)(random_next(&seed) % 2400);
+            model[ppn].seed = xorshift_next(&seed);
+            model[ppn].noise = (unsigned)(xorshift_next(&seed) % 2400);
             fill(page, model[ppn].seed, model[ppn].noise);
             enum status status = zcache_put(cache, ppn, page, &model[ppn].handle);
             model[ppn].used = status == STATUS_OK;
@@ -217,7 +210,7 @@ static void test_model(void **state)
         } else {
             fill(page, model[ppn].seed, model[ppn].noise);
             assert_page(cache, model[ppn].handle, page);
-            if (random_next(&seed) % 3 == 0) {
+            if (xorshift_next(&seed) % 3 == 0) {
                 zcache_drop(cache, model[ppn].handle);
                 model[ppn].used = false;
                 pages--;
@@ -246,9 +239,9 @@ static void *work(void *context)
     bool used[PAGES] = {0};
     uint8_t page[1 << PAGE_SHIFT], got[1 << PAGE_SHIFT];
     for (unsigned step = 0; step < STEPS; step++) {
-        unsigned i = (unsigned)(random_next(&worker->seed) % PAGES);
+        unsigned i = (unsigned)(xorshift_next(&worker->seed) % PAGES);
         if (!used[i]) {
-            noise[i] = (unsigned)(random_next(&worker->seed) % 1900);
+            noise[i] = (unsigned)(xorshift_next(&worker->seed) % 1900);
             fill(page, noise[i], noise[i]);
             used[i] = zcache_put(worker->cache, i, page, &handles[i]) == STATUS_OK;
             continue;

@@ -190,19 +190,19 @@ static void test_pure(void **state)
 static void change_vm(struct policy_vm *vm, uint64_t *seed)
 {
     uint64_t pages = random_within(seed, 1, 1500);
-    switch (random_next(seed) % 5) {
+    switch (xorshift_next(seed) % 5) {
     case 0:
         vm->max = pages * PAGE;
         vm->min = random_within(seed, 0, pages) * PAGE;
         break;
     case 1:
-        vm->min = random_next(seed) % 2 == 0 ? 0 : random_within(seed, 0, vm->max / PAGE) * PAGE;
+        vm->min = xorshift_next(seed) % 2 == 0 ? 0 : random_within(seed, 0, vm->max / PAGE) * PAGE;
         break;
     case 2:
-        vm->shares = 1 + random_next(seed) % (1u << random_next(seed) % 20);
+        vm->shares = 1 + xorshift_next(seed) % (1u << xorshift_next(seed) % 20);
         break;
     case 3:
-        vm->is_paused = random_next(seed) % 8 == 0;
+        vm->is_paused = xorshift_next(seed) % 8 == 0;
         break;
     default:
         vm->active = random_within(seed, 0, vm->max);
@@ -269,15 +269,15 @@ static void test_extremes(void **state)
     uint64_t seed = 5;
     for (unsigned round = 0; round < 3000; round++) {
         struct fixture f;
-        fixture_init_for_targets(&f, (1 + random_next(&seed) % 4096) << (12 + round % 36));
+        fixture_init_for_targets(&f, (1 + xorshift_next(&seed) % 4096) << (12 + round % 36));
         f.host.tax = round % 5 == 0 ? 0.99 : random_part(&seed) * 1.2;
         size_t count = random_within(&seed, 1, FIXTURE_VMS);
         uint64_t sum = 0, all = 0, minima = 0;
         for (size_t i = 0; i < count; i++) {
-            uint64_t max = (1 + random_next(&seed) % 4096) << (12 + random_next(&seed) % 30);
-            struct policy_vm *vm = fixture_add(&f, random_next(&seed) % (max / 8), max);
-            vm->shares = random_next(&seed) >> random_next(&seed) % 64;
-            vm->active = random_next(&seed) >> random_next(&seed) % 64;
+            uint64_t max = (1 + xorshift_next(&seed) % 4096) << (12 + xorshift_next(&seed) % 30);
+            struct policy_vm *vm = fixture_add(&f, xorshift_next(&seed) % (max / 8), max);
+            vm->shares = xorshift_next(&seed) >> xorshift_next(&seed) % 64;
+            vm->active = xorshift_next(&seed) >> xorshift_next(&seed) % 64;
         }
         divide(&f);
         for (size_t i = 0; i < count; i++) {

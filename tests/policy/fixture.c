@@ -50,20 +50,12 @@ void fixture_step(struct fixture *fixture, double seconds)
     policy_step(&fixture->host, fixture->list, fixture->count, seconds);
 }
 
-uint64_t random_next(uint64_t *seed)
-{
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed;
-}
-
 uint64_t random_within(uint64_t *seed, uint64_t bottom, uint64_t top)
 {
-    return bottom + random_next(seed) % (top - bottom + 1);
+    return bottom + xorshift_next(seed) % (top - bottom + 1);
 }
 
 double random_part(uint64_t *seed)
 {
-    return (double)(random_next(seed) >> 11) * 0x1p-53;
+    return (double)(xorshift_next(seed) >> 11) * 0x1p-53;
 }

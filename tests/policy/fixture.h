@@ -4,6 +4,7 @@
 /* A host with VMs for the tests of the policy, and repeatable random numbers. */
 
 #include "policy/policy.h"
+#include "util/xorshift.h"
 
 #define KIB (1ull << 10)
 #define MIB (1ull << 20)
@@ -33,7 +34,6 @@ void fixture_fill(struct fixture *fixture, double percent);
 
 void fixture_step(struct fixture *fixture, double seconds);
 
-uint64_t random_next(uint64_t *seed);
 uint64_t random_within(uint64_t *seed, uint64_t bottom, uint64_t top); /* both included */
 double random_part(uint64_t *seed);                                    /* 0 to 1 */
 

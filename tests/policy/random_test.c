@@ -36,7 +36,7 @@ static void vm_make(struct policy_vm *vm, uint64_t *seed)
         .swap = POLICY_NO_LIMIT,
         .active = max,
         .overhead = random_within(seed, 0, 8) * MIB,
-        .balloon_works = random_next(seed) % 4 != 0,
+        .balloon_works = xorshift_next(seed) % 4 != 0,
     };
 }
 
@@ -44,7 +44,7 @@ static void vm_make(struct policy_vm *vm, uint64_t *seed)
 static void vm_live(struct policy_vm *vm, uint64_t *seed)
 {
     uint64_t room = vm->max - vm->balloon;
-    switch (random_next(seed) % 8) {
+    switch (xorshift_next(seed) % 8) {
     case 0:
         vm->resident = random_within(seed, 0, room);
         break;
@@ -55,13 +55,13 @@ static void vm_live(struct policy_vm *vm, uint64_t *seed)
         vm->active = random_within(seed, 0, vm->max);
         break;
     case 3:
-        vm->faults_in += random_next(seed) % 100000;
+        vm->faults_in += xorshift_next(seed) % 100000;
         break;
     case 4:
-        vm->stall_ns += random_next(seed) % 2000000000;
+        vm->stall_ns += xorshift_next(seed) % 2000000000;
         break;
     case 5:
-        vm->is_paused = random_next(seed) % 4 == 0;
+        vm->is_paused = xorshift_next(seed) % 4 == 0;
         break;
     default:
         vm->balloon += (uint64_t)((double)above(vm->ask.balloon, vm->balloon) * random_part(seed));
@@ -71,7 +71,7 @@ static void vm_live(struct policy_vm *vm, uint64_t *seed)
     uint64_t scanned = vm->ask.scan_pages;
     vm->pages_scanned += scanned;
     vm->pages_shared += (uint64_t)((double)scanned * random_part(seed));
-    if (random_next(seed) % 500 == 0)
+    if (xorshift_next(seed) % 500 == 0)
         vm->balloon_works = !vm->balloon_works;
 }
 
@@ -80,8 +80,8 @@ static void vm_lie(struct policy_vm *vm, uint64_t *seed)
     uint64_t *const numbers[] = {
         &vm->active,       &vm->balloon,    &vm->faults_in, &vm->stall_ns, &vm->pages_scanned,
         &vm->pages_shared, &vm->cow_breaks, &vm->frames,    &vm->resident, &vm->overhead};
-    *numbers[random_next(seed) % (sizeof numbers / sizeof *numbers)] =
-        random_next(seed) >> random_next(seed) % 64;
+    *numbers[xorshift_next(seed) % (sizeof numbers / sizeof *numbers)] =
+        xorshift_next(seed) >> xorshift_next(seed) % 64;
 }
 
 /* What holds of each VM after each step, whatever its numbers. `before` is its ask before that. */
@@ -144,7 +144,7 @@ static void assert_sums(const struct fixture *f)
 
 static void change_host(struct fixture *f, uint64_t *seed)
 {
-    switch (random_next(seed) % 60) {
+    switch (xorshift_next(seed) % 60) {
     case 0:
         f->host.memory = random_within(seed, 1, 16384) * MIB;
         break;
@@ -157,14 +157,14 @@ static void change_host(struct fixture *f, uint64_t *seed)
         break;
     case 3:
         if (f->count > 1) { /* its place is another one's, and its struct is used again later */
-            size_t gone = random_next(seed) % f->count;
+            size_t gone = xorshift_next(seed) % f->count;
             struct policy_vm *vm = f->list[gone];
             f->list[gone] = f->list[--f->count];
             f->list[f->count] = vm;
         }
         break;
     case 4:
-        f->list[random_next(seed) % f->count]->shares = 1 + random_next(seed) % 1000000;
+        f->list[xorshift_next(seed) % f->count]->shares = 1 + xorshift_next(seed) % 1000000;
         break;
     default:
         break;
@@ -184,7 +184,7 @@ static void run_history(uint64_t seed, bool with_lies)
         bool is_known[FIXTURE_VMS];
         change_host(&f, &seed);
         for (size_t i = 0; i < f.count; i++) {
-            if (with_lies && random_next(&seed) % 16 == 0)
+            if (with_lies && xorshift_next(&seed) % 16 == 0)
                 vm_lie(f.list[i], &seed);
             else if (!with_lies && f.list[i]->past.is_known)
                 vm_live(f.list[i], &seed);
@@ -196,7 +196,7 @@ static void run_history(uint64_t seed, bool with_lies)
             f.list[i]->frames = least(f.list[i]->max - f.list[i]->resident, f.list[i]->max / 8);
             f.host.frames += f.list[i]->frames;
         }
-        double seconds = random_next(&seed) % 4 == 0 ? 0 : random_part(&seed) * 3;
+        double seconds = xorshift_next(&seed) % 4 == 0 ? 0 : random_part(&seed) * 3;
         fixture_step(&f, seconds);
         if (with_lies)
             continue;

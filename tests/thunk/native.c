@@ -1,4 +1,5 @@
 #include "native.h"
+#include "util/xorshift.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -96,10 +97,7 @@ void native_destroy(struct native *n)
 
 uint64_t native_random(struct native *n)
 {
-    n->random ^= n->random << 13;
-    n->random ^= n->random >> 7;
-    n->random ^= n->random << 17;
-    return n->random * 0x9e3779b97f4a7c15;
+    return xorshift_next(&n->random) * 0x9e3779b97f4a7c15;
 }
 
 /* Bits that are interesting as integers, singles and doubles. */

@@ -13,6 +13,7 @@
 
 #include "virtio/driver.h"
 #include "virtio/echo.h"
+#include "util/xorshift.h"
 
 /* ---- well-behaved ---- */
 
@@ -25,10 +26,7 @@ struct request {
 /* xorshift: the same requests in every run. */
 static uint32_t next_random(uint64_t *state)
 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return (uint32_t)(*state >> 16);
+    return (uint32_t)(xorshift_next(state) >> 16);
 }
 
 /* Cuts [gpa, gpa + length) into up to `pieces` buffers. */

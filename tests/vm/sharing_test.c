@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "vm/sharing.h"
+#include "util/xorshift.h"
 
 #define PAGES  64u
 #define FRAMES 32u
@@ -250,10 +251,7 @@ static void hear_drops(struct scene *scene, struct mirror *mirror, unsigned most
 
 static uint64_t random_next(uint64_t *seed)
 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    return *seed >> 8;
+    return xorshift_next(seed) >> 8;
 }
 
 static void write_some(struct scene *scene, uint64_t *seed)

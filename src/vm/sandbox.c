@@ -4,20 +4,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <sched.h>
 #include <seccomp.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "util/bits.h"
+#include "util/call_filter.h"
 
 /* Descriptors of the process: a machine with all its devices takes some 100, the rest is for the
  * guest's connections, each of which costs memory here as well. */
@@ -89,69 +86,40 @@ static const int allowed_calls[] = {
     SCMP_SYS(getsockopt),
 };
 
-/* Of an int the kernel looks at this half of the register alone. */
-#define WHOLE_INT UINT32_MAX
-
-/* Calls that are allowed where argument `index`, as far as `mask` goes, is `value`. */
-static const struct judged_call {
-    int call;
-    unsigned index;
-    uint64_t mask, value;
-} judged_calls[] = {
+static const struct judged_call judged_calls[] = {
     /* Files that exist are opened, none is made or emptied. */
     {SCMP_SYS(openat), 2, O_CREAT | O_TRUNC | (O_TMPFILE & ~O_DIRECTORY), 0},
-    /* No code is made or loaded. */
-    {SCMP_SYS(mmap), 2, PROT_EXEC, 0},
-    {SCMP_SYS(mprotect), 2, PROT_EXEC, 0},
-    /* Threads, not processes, and in no namespaces of their own. */
-    {SCMP_SYS(clone), 0,
-     CLONE_THREAD | CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC |
-         CLONE_NEWUTS | CLONE_NEWCGROUP,
-     CLONE_THREAD},
-    {SCMP_SYS(prctl), 0, WHOLE_INT, PR_SET_NAME},
     /* The translator, where the CPU has no FSGSBASE. */
-    {SCMP_SYS(arch_prctl), 0, WHOLE_INT, ARCH_SET_GS},
-    {SCMP_SYS(arch_prctl), 0, WHOLE_INT, ARCH_GET_GS},
+    {SCMP_SYS(arch_prctl), 0, CALL_WHOLE_INT, ARCH_SET_GS},
+    {SCMP_SYS(arch_prctl), 0, CALL_WHOLE_INT, ARCH_GET_GS},
     /* Internet sockets: local ones reach daemons that trust this user. */
-    {SCMP_SYS(socket), 0, WHOLE_INT, AF_INET},
-    {SCMP_SYS(socket), 0, WHOLE_INT, AF_INET6},
+    {SCMP_SYS(socket), 0, CALL_WHOLE_INT, AF_INET},
+    {SCMP_SYS(socket), 0, CALL_WHOLE_INT, AF_INET6},
     /* The terminal's modes, but not input in the user's name (TIOCSTI); what a socket has. */
-    {SCMP_SYS(ioctl), 1, WHOLE_INT, TCGETS},
-    {SCMP_SYS(ioctl), 1, WHOLE_INT, TCSETS},
-    {SCMP_SYS(ioctl), 1, WHOLE_INT, TCSETSW},
-    {SCMP_SYS(ioctl), 1, WHOLE_INT, TIOCGPGRP},
-    {SCMP_SYS(ioctl), 1, WHOLE_INT, FIONREAD},
+    {SCMP_SYS(ioctl), 1, CALL_WHOLE_INT, TCGETS},
+    {SCMP_SYS(ioctl), 1, CALL_WHOLE_INT, TCSETS},
+    {SCMP_SYS(ioctl), 1, CALL_WHOLE_INT, TCSETSW},
+    {SCMP_SYS(ioctl), 1, CALL_WHOLE_INT, TIOCGPGRP},
+    {SCMP_SYS(ioctl), 1, CALL_WHOLE_INT, FIONREAD},
     /* Not the owner of a descriptor's signals, who may be anybody. */
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_DUPFD_CLOEXEC},
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_GETFD},
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_SETFD},
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_GETFL},
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_SETFL},
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_OFD_SETLK},
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_ADD_SEALS},
-    {SCMP_SYS(fcntl), 1, WHOLE_INT, F_GET_SEALS},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_DUPFD_CLOEXEC},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_GETFD},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_SETFD},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_GETFL},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_SETFL},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_OFD_SETLK},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_ADD_SEALS},
+    {SCMP_SYS(fcntl), 1, CALL_WHOLE_INT, F_GET_SEALS},
     /* Over the manager's link, the only local socket there is. */
-    {SCMP_SYS(sendmsg), 2, WHOLE_INT, MSG_DONTWAIT | MSG_NOSIGNAL},
+    {SCMP_SYS(sendmsg), 2, CALL_WHOLE_INT, MSG_DONTWAIT | MSG_NOSIGNAL},
 };
 
-static int add_calls(scmp_filter_ctx filter)
-{
-    int failed = 0;
-    for (size_t i = 0; i < ARRAY_LENGTH(allowed_calls); i++)
-        failed |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed_calls[i], 0);
-    for (size_t i = 0; i < ARRAY_LENGTH(judged_calls); i++) {
-        const struct judged_call *judged = &judged_calls[i];
-        failed |= seccomp_rule_add(
-            filter, SCMP_ACT_ALLOW, judged->call, 1,
-            SCMP_CMP64(judged->index, SCMP_CMP_MASKED_EQ, judged->mask, judged->value));
-    }
-    /* abort, of this process alone. */
-    failed |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-                               SCMP_A0(SCMP_CMP_MASKED_EQ, WHOLE_INT, (uint64_t)getpid()));
-    /* A filter does not see its flags: the C library falls back to clone. */
-    failed |= seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-    return failed;
-}
+static const struct call_list call_list = {
+    .allowed = allowed_calls,
+    .allowed_count = ARRAY_LENGTH(allowed_calls),
+    .judged = judged_calls,
+    .judged_count = ARRAY_LENGTH(judged_calls),
+};
 
 static void limit_descriptors(void)
 {
@@ -163,14 +131,6 @@ static void limit_descriptors(void)
         setrlimit(RLIMIT_NOFILE, &limit); /* lowering is always allowed */
     }
 }
-
-/* A sanitizer's leak check stops and traces the process at its end, which is just what must not be
- * possible: builds for testing go without the filter. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANDBOX_FITS false
-#else
-#define SANDBOX_FITS true
-#endif
 
 /* Of a root's process all its powers: of this thread, and of those that it will start. What a
  * file's mode denies is denied then: a pool that is there to be read cannot be opened again for
@@ -188,25 +148,5 @@ enum status sandbox_enter(struct error *err)
 {
     limit_descriptors();
     enum status status = drop_capabilities(err);
-    if (status != STATUS_OK)
-        return status;
-    if (!SANDBOX_FITS)
-        return STATUS_OK;
-    scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-    if (filter == NULL)
-        return error_set(err, STATUS_UNSUPPORTED, "cannot make a system call filter");
-
-    int failed = add_calls(filter);
-    failed |= seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
-    if (failed != 0) {
-        status = error_set(err, STATUS_INTERNAL, "cannot build the system call filter");
-        goto out;
-    }
-    int error = seccomp_load(filter); /* sets no_new_privs as well */
-    if (error != 0)
-        status = error_set(err, STATUS_UNSUPPORTED, "cannot load the system call filter: %s",
-                           strerror(-error));
-out:
-    seccomp_release(filter);
-    return status;
+    return status == STATUS_OK ? call_filter_enter(&call_list, err) : status;
 }

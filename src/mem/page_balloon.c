@@ -23,22 +23,30 @@ struct discard {
     struct revoke_list leaving;                               /* and lent frames */
 };
 
+/* The page, whose entry was *value, is discarded; flags in `kept` stay, and memory that it still
+ * has is to be given back. False: *value is what its entry is now. */
+static bool try_discard(struct discard *discard, uint64_t ppn, uint64_t *value, uint64_t kept)
+{
+    struct pmap *map = discard->map;
+    uint64_t wanted = (uint64_t)discard->to | (*value & kept);
+    if (*value & ENTRY_HOLLOW)
+        wanted |= ENTRY_PUNCHING;
+    if (!entry_change(map, &map->entries[ppn], value, wanted))
+        return false;
+    if (*value & ENTRY_HOLLOW)
+        discard->punching[discard->punching_count++] = ppn;
+    discard->changed++;
+    return true;
+}
+
 /* An away page: its payload is dropped, unread. */
 static void discard_away(struct discard *discard, uint64_t ppn, uint64_t value)
 {
-    struct pmap *map = discard->map;
-    page_entry *entry = &map->entries[ppn];
     /* While it comes it is being touched. */
     while (entry_is_away(value) && !(value & ENTRY_COMING)) {
-        uint64_t wanted = (uint64_t)discard->to | (value & (ENTRY_KEPT | ENTRY_PUNCHING));
-        if (value & ENTRY_HOLLOW)
-            wanted |= ENTRY_PUNCHING;
-        if (!entry_change(map, entry, &value, wanted))
+        if (!try_discard(discard, ppn, &value, ENTRY_KEPT | ENTRY_PUNCHING))
             continue;
-        if (value & ENTRY_HOLLOW)
-            discard->punching[discard->punching_count++] = ppn;
-        payload_drop(map, value);
-        discard->changed++;
+        payload_drop(discard->map, value);
         return;
     }
 }
@@ -47,22 +55,14 @@ static void discard_away(struct discard *discard, uint64_t ppn, uint64_t value)
  * the frame any more. */
 static void discard_shared(struct discard *discard, uint64_t ppn, uint64_t value)
 {
-    struct pmap *map = discard->map;
-    page_entry *entry = &map->entries[ppn];
     const uint64_t kept = ENTRY_LENT | ENTRY_ACTIVE | ENTRY_SAMPLED | ENTRY_PUNCHING;
     while (entry_state(value) == PAGE_SHARED && !(value & ENTRY_COMING)) {
-        uint64_t wanted = (uint64_t)discard->to | (value & kept);
-        if (value & ENTRY_HOLLOW)
-            wanted |= ENTRY_PUNCHING;
-        if (!entry_change(map, entry, &value, wanted))
+        if (!try_discard(discard, ppn, &value, kept))
             continue;
-        if (value & ENTRY_HOLLOW)
-            discard->punching[discard->punching_count++] = ppn;
         if (value & (ENTRY_LENT | ENTRY_CODE))
             revoke_list_add(&discard->leaving, ppn, value);
         discard->shared[discard->shared_count] = ppn;
         discard->shared_as[discard->shared_count++] = value;
-        discard->changed++;
         return;
     }
 }

@@ -70,28 +70,38 @@ static bool arrive(struct pmap *map, page_entry *entry, uint64_t *value, enum pa
     return true;
 }
 
+bool page_begin_coming(struct pmap *map, uint64_t ppn, uint64_t value, enum status *status)
+{
+    page_entry *entry = &map->entries[ppn];
+    *status = STATUS_OK;
+    if (value & (ENTRY_COMING | ENTRY_PUNCHING)) {
+        page_wait(map, entry, ENTRY_COMING | ENTRY_PUNCHING);
+        return false;
+    }
+    if (!entry_change(map, entry, &value, value | ENTRY_COMING))
+        return false;
+    if (layer_populate(&map->ram, ppn))
+        return true;
+    int error = errno;
+    page_wake(map, &ppn, 1, ENTRY_COMING);
+    errno = error;
+    if (!page_refused(map))
+        *status = STATUS_NO_MEMORY;
+    return false;
+}
+
 enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_bytes bytes,
                       const void *whole)
 {
     page_entry *entry = &map->entries[ppn];
-    if (value & (ENTRY_COMING | ENTRY_PUNCHING)) {
-        page_wait(map, entry, ENTRY_COMING | ENTRY_PUNCHING);
-        return STATUS_OK;
-    }
-    if (value & ENTRY_HOLLOW) {
+    enum status status;
+    if (entry_is_hollow(value)) {
         if (arrive(map, entry, &value, bytes))
             count_event(&map->second_chances, 1);
         return STATUS_OK;
     }
-
-    if (!entry_change(map, entry, &value, value | ENTRY_COMING))
-        return STATUS_OK;
-    if (!layer_populate(&map->ram, ppn)) {
-        int error = errno;
-        page_wake(map, &ppn, 1, ENTRY_COMING);
-        errno = error;
-        return page_refused(map) ? STATUS_OK : STATUS_NO_MEMORY;
-    }
+    if (!page_begin_coming(map, ppn, value, &status))
+        return status;
     if (bytes == BYTES_KEPT) {
         if (fetch_home(map, ppn, value) != STATUS_OK)
             return STATUS_IO;

@@ -8,7 +8,6 @@
 
 #include "mem/page_share.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "mem/page_hash.h"
@@ -132,30 +131,19 @@ static void unshare_end(struct pmap *map, uint64_t ppn, uint64_t value)
     frame_drop(map, ppn, value);
 }
 
-enum status page_unshare(struct pmap *map, uint64_t ppn, uint64_t value, enum page_bytes bytes,
-                         const void *whole)
+enum status page_unshare(struct pmap *map, uint64_t ppn, uint64_t value)
 {
     page_entry *entry = &map->entries[ppn];
-    if (value & (ENTRY_COMING | ENTRY_PUNCHING)) {
-        page_wait(map, entry, ENTRY_COMING | ENTRY_PUNCHING);
-        return STATUS_OK;
-    }
-    if (value & ENTRY_HOLLOW) {
+    enum status status;
+    if (entry_is_hollow(value)) {
         if (entry_touch(map, entry, &value, unshared(value))) {
             count_event(&map->second_chances, 1);
             unshare_end(map, ppn, value);
         }
         return STATUS_OK;
     }
-
-    if (!entry_change(map, entry, &value, value | ENTRY_COMING))
-        return STATUS_OK;
-    if (!layer_populate(&map->ram, ppn)) {
-        int error = errno;
-        page_wake(map, &ppn, 1, ENTRY_COMING);
-        errno = error;
-        return page_refused(map) ? STATUS_OK : STATUS_NO_MEMORY;
-    }
+    if (!page_begin_coming(map, ppn, value, &status))
+        return status;
     /* All of it, even if it is to be overwritten: between here and the end of the revocation some
      * vCPUs see the frame and some this. */
     memcpy(pmap_private_page(map, ppn), pmap_frame(map, value), PAGE_SIZE);

@@ -262,7 +262,7 @@ static enum status make_private(struct pmap *map, uint64_t ppn, uint64_t pins,
             if (entry_is_away(value))
                 status = page_come(map, ppn, value, bytes, whole);
             else if (entry_state(value) == PAGE_SHARED)
-                status = page_unshare(map, ppn, value, bytes, whole);
+                status = page_unshare(map, ppn, value);
             else
                 status = zero_step(map, ppn, value);
             if (status != STATUS_OK)

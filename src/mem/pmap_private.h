@@ -173,6 +173,12 @@ static inline bool entry_is_away(uint64_t value)
     return entry_state(value) >= PAGE_COMPRESSED;
 }
 
+/* Hollow, and nobody is at it. */
+static inline bool entry_is_hollow(uint64_t value)
+{
+    return (value & (ENTRY_HOLLOW | ENTRY_COMING | ENTRY_PUNCHING)) == ENTRY_HOLLOW;
+}
+
 static inline uint64_t entry_payload(uint64_t value)
 {
     return value >> ENTRY_PAYLOAD_SHIFT;
@@ -324,9 +330,9 @@ void page_give_back(struct pmap *map, uint64_t ppn, const uint8_t *bytes);
 bool page_is_frame(const struct pmap *map, uint64_t frame);
 /* The same for a shared page alone. False: it is not shared. */
 bool page_borrow_frame(struct pmap *map, uint64_t ppn, const uint8_t **bytes);
-/* One step towards a shared page, whose entry was `value`, being private; as page_come. */
-enum status page_unshare(struct pmap *map, uint64_t ppn, uint64_t value, enum page_bytes bytes,
-                         const void *whole);
+/* One step towards a shared page, whose entry was `value`, being private; as page_come. Its old
+ * bytes are copied even where they need not survive. */
+enum status page_unshare(struct pmap *map, uint64_t ppn, uint64_t value);
 /* The page is no longer shared, and no TLB has the frame that its entry `value` named. */
 void frame_drop(struct pmap *map, uint64_t ppn, uint64_t value);
 
@@ -334,6 +340,10 @@ void frame_drop(struct pmap *map, uint64_t ppn, uint64_t value);
  * does it. OK: look again. IO, NO_MEMORY: as above. */
 enum status page_come(struct pmap *map, uint64_t ppn, uint64_t value, enum page_bytes bytes,
                       const void *whole);
+
+/* For those two: waits for who is at it, or wins COMING and gives the page memory. True: that is
+ * done, and the bytes are the caller's. False: *status is for the caller to return. */
+bool page_begin_coming(struct pmap *map, uint64_t ppn, uint64_t value, enum status *status);
 
 /* The store no longer needs to keep what `value` named, unless that is a mover's. */
 void payload_drop(struct pmap *map, uint64_t value);

@@ -10,7 +10,6 @@ translator, which these tests are for.
 """
 
 import os
-import re
 import subprocess
 
 import harness

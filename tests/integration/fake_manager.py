@@ -18,31 +18,16 @@ import mmap
 import os
 import selectors
 import socket
-import struct
 import threading
 
 import control
+from link_form import (ATTACH, DROP, FRESH, HEAD_FORM, HELLO, HELLO_FORM, HOLDS, MOST, OFFER,
+                       OFFER_FORM, PAGE, READY, REF_FORM, REPORT, REPORT_FORM, REPORT_NAMES,
+                       TARGET, TARGET_FORM, WELCOME, WELCOME_FORM, message, refs)
 
-PAGE = 4096
-HELLO, HOLDS, READY, OFFER, DROP, REPORT, WELCOME, ATTACH, TARGET = range(1, 10)
-FRESH = 1
-MOST = 8200
 PAGES_MOST = 512
-HELLO_FORM = struct.Struct("=II65s65s2xI5Q")
-REPORT_NAMES = ("resident active balloon zero shared compressed compressed_size disk_backed "
-                "swapped swap_room overhead sample_periods faults_in stall_ns swap_read "
-                "swap_written pages_scanned pages_shared cow_breaks scan_cpu_ns cpu_ns").split()
-REPORT_FORM = struct.Struct("=21QII")
 F_ADD_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1033, 1, 2, 4
 NO_LIMIT = 2**64 - 1
-
-
-def message(kind, count, body=b""):
-    return struct.pack("=II", kind, count) + body
-
-
-def refs(kind, pairs):
-    return message(kind, len(pairs), b"".join(struct.pack("=II", *pair) for pair in pairs))
 
 
 class Pool:
@@ -127,17 +112,17 @@ class Link:
                 self.held.clear()
                 self.left_pool = self.manager.pool if pool is not self.manager.pool else None
                 self.manager.pool = pool
-        self.send(message(WELCOME, 1, struct.pack("=IIQQB7x", version, 0, pool.key,
-                                                  pool.frames * PAGE, same)), [pool.for_reading])
+        self.send(message(WELCOME, 1, WELCOME_FORM.pack(version, 0, pool.key,
+                                                 pool.frames * PAGE, same)), [pool.for_reading])
 
     def target(self, resident=NO_LIMIT, balloon=0, scan_pages=0, scan_ppm=0, block=0):
-        self.send(message(TARGET, 1, struct.pack("=QQQII", resident, balloon, scan_pages, scan_ppm,
+        self.send(message(TARGET, 1, TARGET_FORM.pack(resident, balloon, scan_pages, scan_ppm,
                                                  block)))
 
     # -- receiving, with the manager's lock
 
     def received(self, data, descriptors):
-        kind, count = struct.unpack_from("=II", data)
+        kind, count = HEAD_FORM.unpack_from(data)
         body = data[8:]
         if self.left_pool is not None:
             # With its first message the VM says that nothing of it is in the old pool any more.
@@ -151,14 +136,14 @@ class Link:
                      "overhead", "pool_key")
             self.hello = dict(zip(names, fields))
         elif kind == HOLDS:
-            for ppn, frame in struct.iter_unpack("=II", body):
+            for ppn, frame in REF_FORM.iter_unpack(body):
                 if ppn in self.held:
                     self.breaches.append(("held twice", ppn, frame))
                 self.held[ppn] = frame
         elif kind == READY:
             self.ready = True
         elif kind == DROP:
-            for ppn, frame in struct.iter_unpack("=II", body):
+            for ppn, frame in REF_FORM.iter_unpack(body):
                 self.drops += 1
                 if self.held.get(ppn) != frame:
                     self.breaches.append(("drops what it has not", ppn, frame, self.held.get(ppn)))
@@ -166,10 +151,10 @@ class Link:
                     del self.held[ppn]
                     self.manager.pool.drop(frame)
         elif kind == OFFER:
-            self.offered([(ppn, flags) for _, ppn, flags in struct.iter_unpack("=QII", body)])
+            self.offered([(ppn, flags) for _, ppn, flags in OFFER_FORM.iter_unpack(body)])
         elif kind == REPORT:
             values = REPORT_FORM.unpack(body)
-            self.reports.append(dict(zip(REPORT_NAMES + ["balloon_state", "is_paused"], values)))
+            self.reports.append(dict(zip(REPORT_NAMES, values)))
         if count == 0 and kind != READY:
             self.breaches.append(("empty", kind))
 

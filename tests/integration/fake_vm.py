@@ -14,20 +14,12 @@ import signal
 import socket
 import struct
 import subprocess
-import time
 
 import control
 import harness
-
-PAGE = 4096
-HELLO, HOLDS, READY, OFFER, DROP, REPORT, WELCOME, ATTACH, TARGET = range(1, 10)
-HELLO_FORM = "<II65s65s2xIQQQQQ"
-WELCOME_FORM = "<IIQQB7x"
-TARGET_FORM = "<QQQII"
-REPORT_NUMBERS = (
-    "resident active balloon zero shared compressed compressed_size disk_backed swapped swap_room "
-    "overhead sample_periods faults_in stall_ns swap_read swap_written pages_scanned pages_shared "
-    "cow_breaks scan_cpu_ns cpu_ns").split()
+from link_form import (ATTACH, DROP, HEAD_FORM, HELLO, HELLO_FORM, HOLDS, OFFER, OFFER_FORM, PAGE,
+                       READY, REF_FORM, REPORT, REPORT_FORM, REPORT_NAMES, TARGET, TARGET_FORM,
+                       WELCOME, WELCOME_FORM, message)
 
 AEROSTATD = os.path.join(os.path.dirname(harness.AEROSTAT), "aerostatd")
 
@@ -123,7 +115,7 @@ class FakeVm:
     # the link
 
     def send(self, kind, body=b"", count=1, descriptors=()):
-        socket.send_fds(self.link, [struct.pack("<II", kind, count) + body], descriptors)
+        socket.send_fds(self.link, [message(kind, count, body)], descriptors)
 
     def receive(self, *kinds):
         """The next message that is one of these: (kind, entries, descriptors); None: hung up. A
@@ -135,16 +127,16 @@ class FakeVm:
                 return None
             if not data:
                 return None
-            kind, count = struct.unpack_from("<II", data)
-            body = data[8:]
+            kind, _ = HEAD_FORM.unpack_from(data)
+            body = data[HEAD_FORM.size:]
             if kind == TARGET:
                 self.target = dict(zip(("resident", "balloon", "scan_pages", "scan_ppm", "block"),
-                                       struct.unpack(TARGET_FORM, body)))
+                                       TARGET_FORM.unpack(body)))
             if kinds and kind not in kinds:
                 assert kind == TARGET, f"{self.name} got a message of type {kind}"
                 continue
             if kind == ATTACH:
-                body = [struct.unpack_from("<II", body, 8 * i) for i in range(count)]
+                body = list(REF_FORM.iter_unpack(body))
             return kind, body, descriptors
 
     def is_silent(self, seconds=0.0):
@@ -158,7 +150,7 @@ class FakeVm:
         facts = {**self.facts, "name": self.name, "group": self.group, "pid": self.pid, **facts}
         if descriptors is None:
             descriptors = [self.ram] + ([self.pool] if facts["pool_key"] else [])
-        body = struct.pack(HELLO_FORM, facts["version"], facts["pid"], facts["name"].encode(),
+        body = HELLO_FORM.pack(facts["version"], facts["pid"], facts["name"].encode(),
                            facts["group"].encode(), facts["shares"], facts["min"], facts["max"],
                            facts["span"], facts["overhead"], facts["pool_key"])
         self.send(HELLO, body, descriptors=descriptors)
@@ -172,7 +164,7 @@ class FakeVm:
     def welcomed(self):
         """Waits for WELCOME; gives `same_pool`."""
         _, body, descriptors = self.receive(WELCOME)
-        _, _, self.key, _, same = struct.unpack(WELCOME_FORM, body)
+        _, _, self.key, _, same = WELCOME_FORM.unpack(body)
         if self.pool is not None:
             os.close(self.pool)
         self.pool = descriptors[0]
@@ -191,12 +183,10 @@ class FakeVm:
         return self
 
     def report(self, **numbers):
-        values = [numbers.get(name, 0) for name in REPORT_NUMBERS]
-        self.send(REPORT, struct.pack("<21QII", *values, numbers.get("balloon_state", 0),
-                                      numbers.get("is_paused", 0)))
+        self.send(REPORT, REPORT_FORM.pack(*(numbers.get(name, 0) for name in REPORT_NAMES)))
 
     def refs(self, kind, *refs):
-        self.send(kind, b"".join(struct.pack("<II", *ref) for ref in refs), len(refs))
+        self.send(kind, b"".join(REF_FORM.pack(*ref) for ref in refs), len(refs))
 
     # pages
 
@@ -207,7 +197,7 @@ class FakeVm:
     def offer(self, *ppns, contents=None):
         """Of pages as they are, or as it is said that they are."""
         contents = contents or [self.content[ppn] for ppn in ppns]
-        body = b"".join(struct.pack("<QII", hash_of(page_of(content), self.key), ppn, 0)
+        body = b"".join(OFFER_FORM.pack(hash_of(page_of(content), self.key), ppn, 0)
                         for ppn, content in zip(ppns, contents))
         self.send(OFFER, body, len(ppns))
 

@@ -11,10 +11,11 @@ import time
 import unittest
 
 import control
-import fake_manager
 import harness
 import tiny_kernel
-from fake_manager import ATTACH, HELLO, TARGET, WELCOME, FakeManager, message, refs
+from fake_manager import FakeManager
+from link_form import (ATTACH, HELLO, TARGET, TARGET_FORM, WELCOME, WELCOME_FORM, message,
+                       refs)
 
 MIB = 1 << 20
 FIRST_PAGE, PAGES = 0x200, 1024
@@ -232,11 +233,11 @@ class Hostile(Case):
         manager = self.manager()
         loose, small = manager.new_pool(64, seals=0), manager.new_pool(64)
         frames = manager.pool.frames
-        target = struct.pack("=QQQII", 0, 0, 0, 0, 0)
+        target = TARGET_FORM.pack(0, 0, 0, 0, 0)
 
         def welcome(link, pool=manager.pool, version=1, key=1, size=None):
             size = pool.frames * 4096 if size is None else size
-            link.send(message(WELCOME, 1, struct.pack("=IIQQB7x", version, 0, key, size, 0)),
+            link.send(message(WELCOME, 1, WELCOME_FORM.pack(version, 0, key, size, 0)),
                       [pool.for_reading])
 
         before_welcome = [

@@ -9,7 +9,7 @@ import threading
 import control
 import fake_vm
 import harness
-from fake_vm import ATTACH, DROP, HELLO, HOLDS, OFFER, PAGE, READY, REPORT, TARGET, WELCOME
+from link_form import ATTACH, DROP, HOLDS, OFFER, PAGE, READY, REPORT, TARGET, WELCOME
 
 
 class Life(fake_vm.TestCase):

@@ -29,11 +29,6 @@ enum { BALLOON_STEADY = 1, BALLOON_MOVING = 2 };
 
 /* ---- measuring ---- */
 
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
 static uint64_t shared_bytes(const struct vm *vm)
 {
     return vm->sharer == NULL ? 0 : vm->sharer->mirror.frames * PAGE_SIZE;

@@ -186,11 +186,6 @@ void page_share_end(struct pmap *map)
 #define LOOKS_IN_PLACE true
 #endif
 
-static bool is_zero(const uint8_t *page)
-{
-    return page[0] == 0 && memcmp(page, page + 1, PAGE_SIZE - 1) == 0;
-}
-
 static void look_at(const struct pmap *map, struct page_look_at *page, uint64_t key)
 {
     const page_entry *entry = pmap_entry(map, page->ppn);
@@ -208,7 +203,7 @@ static void look_at(const struct pmap *map, struct page_look_at *page, uint64_t 
             return;
         bytes = copy;
     }
-    if (is_zero(bytes)) {
+    if (page_is_zero(bytes)) {
         page->look = PAGE_LOOK_ZERO;
         return;
     }

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "mem/page_hash.h"
 #include "util/bits.h"
 #include "util/log.h"
 
@@ -328,11 +329,6 @@ void pager_trim_cache(struct pager *pager)
 
 /* ------------------------------------------------------------------------- taking */
 
-static bool is_zero(const uint8_t *page)
-{
-    return page[0] == 0 && memcmp(page, page + 1, PAGE_SIZE - 1) == 0;
-}
-
 static bool compress(struct pager *pager, uint64_t ppn, const uint8_t *bytes, uint64_t *handle)
 {
     enum status status = STATUS_NO_SPACE;
@@ -349,7 +345,7 @@ static bool compress(struct pager *pager, uint64_t ppn, const uint8_t *bytes, ui
 static bool take_in_memory(struct pager *pager, const struct page_batch *batch, unsigned i,
                            const uint8_t *bytes, unsigned flags, unsigned *gone)
 {
-    if (is_zero(bytes)) {
+    if (page_is_zero(bytes)) {
         bool left = page_leave_end(pager->map, batch, i, PAGE_ZERO, 0);
         count(&pager->zeroed, left);
         *gone += left;

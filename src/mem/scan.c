@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "mem/page_hash.h"
 #include "mem/page_leave.h"
 #include "mem/page_share.h"
 #include "util/bits.h"
@@ -206,11 +207,6 @@ static void choose_next(struct scan *scan, struct choice *choice)
 
 /* ------------------------------------------------------------------------- looking */
 
-static bool is_zero(const uint8_t *page)
-{
-    return page[0] == 0 && memcmp(page, page + 1, PAGE_SIZE - 1) == 0;
-}
-
 /* Pages that seem to be zero, and take memory for it. */
 static void drop_zeros(struct scan *scan, struct page_batch *batch)
 {
@@ -219,7 +215,7 @@ static void drop_zeros(struct scan *scan, struct page_batch *batch)
         return;
     page_leave_begin(scan->map, batch, PAGE_LEAVE_ACTIVE);
     for (unsigned i = 0; i < batch->count; i++) {
-        if (!page_leave_copy(scan->map, batch->ppn[i], bytes) || !is_zero(bytes))
+        if (!page_leave_copy(scan->map, batch->ppn[i], bytes) || !page_is_zero(bytes))
             page_leave_cancel(scan->map, batch, i);
         else if (page_leave_end(scan->map, batch, i, PAGE_ZERO, 0))
             atomic_fetch_add(&scan->zeroed, 1);

@@ -34,7 +34,7 @@ struct claim {
 
 static uint64_t pages_up(uint64_t bytes)
 {
-    return pages_in(bytes) + (bytes % POLICY_PAGE != 0);
+    return pages_in(bytes) + (bytes % PAGE_SIZE != 0);
 }
 
 static struct claim claim_of(const struct policy_vm *vm, bool is_of_used)
@@ -145,7 +145,7 @@ static void divide(const struct policy_host *host, struct policy_vm *const *vms,
         struct policy_vm *vm = vms[i];
         struct claim claim = claim_of(vm, is_of_used);
         double slope, pages = floor(pages_at(&claim, keep, level, &slope) + CLOSE);
-        uint64_t bytes = least((uint64_t)pages * POLICY_PAGE, most(vm->max, vm->frames));
+        uint64_t bytes = least((uint64_t)pages * PAGE_SIZE, most(vm->max, vm->frames));
         bytes = above(bytes, vm->frames);
         if (is_of_used)
             vm->past.allowed = most(vm->target, bytes);

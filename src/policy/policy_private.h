@@ -4,13 +4,7 @@
 /* Between the files of src/policy/ alone. */
 
 #include "policy/policy.h"
-
-#define POLICY_PAGE 4096u
-
-static inline uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
+#include "util/bits.h"
 
 static inline uint64_t most(uint64_t a, uint64_t b)
 {
@@ -38,7 +32,7 @@ static inline uint64_t percent_of(double percent, uint64_t bytes)
 /* Whole pages in so many bytes. */
 static inline uint64_t pages_in(uint64_t bytes)
 {
-    return bytes / POLICY_PAGE;
+    return bytes / PAGE_SIZE;
 }
 
 /* The asks' resident, balloon and block, from host->state and ->free and the VMs' targets. */

@@ -80,7 +80,7 @@ static void count_down(double *hold, double *backoff, double seconds)
 static bool is_suffering(const struct policy_vm *vm)
 {
     const struct policy_past *past = &vm->past;
-    double brought = (double)above(vm->faults_in, past->faults_in) * POLICY_PAGE;
+    double brought = (double)above(vm->faults_in, past->faults_in) * PAGE_SIZE;
     double waited = (double)above(vm->stall_ns, past->stall_ns) / 1e9;
     return brought > past->watched * (double)percent_of(FAULTS_PERCENT, vm->max) ||
            waited > past->watched * STALL_PART;

@@ -49,6 +49,11 @@ static inline uint64_t bits_sign_extend(uint64_t value, unsigned size)
     return (uint64_t)((int64_t)(value << shift) >> shift);
 }
 
+static inline uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* alignment is a power of two. align_up wraps to 0 when the result does not fit. */
 static inline uint64_t align_down(uint64_t value, uint64_t alignment)
 {

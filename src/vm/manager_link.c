@@ -68,8 +68,6 @@ struct manager_link {
     uint64_t report_ns; /* until the next look */
 };
 
-static void pump(struct manager_link *link);
-
 /* ------------------------------------------------------------------------- life of a link */
 
 static void hang_up(struct manager_link *link)

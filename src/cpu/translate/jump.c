@@ -191,12 +191,6 @@ void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear)
     translate->stats.jump_flushes++;
 }
 
-void jump_clear(struct translate *translate)
-{
-    for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
-        clear(&translate->jumps[p], false);
-}
-
 void jump_arm(struct vcpu *vcpu)
 {
     if (atomic_load_explicit(&vcpu->mmu.jump_mask, memory_order_relaxed) != 0)

@@ -283,7 +283,6 @@ struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_
 /* So that generated code finds it by this RIP, and by no other, from now on. */
 void jump_remember(struct translate *translate, struct translation *t, uint64_t rip);
 void jump_forget(struct translate *translate, const struct translation *t);
-void jump_clear(struct translate *translate);
 /* mmu_code_flush_fn; the context is the struct translate. */
 void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear);
 /* The dispatcher's, before it enters generated code: has look-ups hit again if attention is 0. */

@@ -11,17 +11,6 @@
 #define RESERVED_NS   (30 * NS_PER_SECOND)
 #define RESERVED_MOST 4096u
 
-static struct reservation *reservation_find(struct manager *manager, const char *name)
-{
-    struct reservation *it;
-    TAILQ_FOREACH(it, &manager->reservations, entry)
-    {
-        if (strcmp(it->request.name, name) == 0)
-            return it;
-    }
-    return NULL;
-}
-
 static enum status admit(struct manager *manager, const struct control_request *request,
                          struct error *err)
 {

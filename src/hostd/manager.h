@@ -142,6 +142,7 @@ void manager_destroy(struct manager *manager);
 /* ---- registry.c ---- */
 
 struct vm *registry_find(struct manager *manager, const char *name);
+struct reservation *reservation_find(struct manager *manager, const char *name); /* or NULL */
 /* NULL: out of memory, or no such process. */
 struct vm *registry_add(struct manager *manager, const char *name, pid_t pid);
 /* The process has ended: all that it held is given back. Frees vm. */

@@ -22,6 +22,17 @@ struct vm *registry_find(struct manager *manager, const char *name)
     return NULL;
 }
 
+struct reservation *reservation_find(struct manager *manager, const char *name)
+{
+    struct reservation *it;
+    TAILQ_FOREACH(it, &manager->reservations, entry)
+    {
+        if (strcmp(it->request.name, name) == 0)
+            return it;
+    }
+    return NULL;
+}
+
 static void vm_free(struct vm *vm)
 {
     if (vm->process_source != NULL)

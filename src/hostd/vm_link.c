@@ -142,28 +142,23 @@ static enum status hello_check(const struct vm *vm, const struct message *messag
 
 /* What was set for the VM: by whoever had it admitted, or by what it says when it is first heard.
  * Later it may say what it likes, since a guest may have broken out by then. */
-static void facts_take(struct vm *vm, const struct link_hello *hello, const char **group)
+static void facts_take(struct vm *vm, const struct link_hello *hello, char group[LINK_NAME_SIZE])
 {
-    struct reservation *reservation;
+    struct reservation *reservation = reservation_find(vm->manager, vm->name);
     vm->min = hello->min;
     vm->max = hello->max;
     vm->shares = hello->shares;
     vm->swap = POLICY_NO_LIMIT >> 1;
     vm->overhead = hello->overhead;
-    *group = hello->group;
-    TAILQ_FOREACH(reservation, &vm->manager->reservations, entry)
-    {
-        static char name[LINK_NAME_SIZE];
+    strcpy(group, hello->group);
+    if (reservation != NULL) {
         const struct control_request *request = &reservation->request;
-        if (strcmp(request->name, vm->name) != 0)
-            continue;
         vm->min = request->min;
         vm->max = request->max;
         vm->shares = request->shares;
         if ((request->has & CONTROL_HAS_SWAP) != 0)
             vm->swap = request->swap;
-        strcpy(name, request->group);
-        *group = name;
+        strcpy(group, request->group);
         TAILQ_REMOVE(&vm->manager->reservations, reservation, entry);
         free(reservation);
         return;
@@ -220,9 +215,9 @@ static enum status take_hello(struct vm *vm, struct message *message, struct err
     if (status != STATUS_OK)
         return status;
     if (!vm->is_known) {
-        const char *name;
-        facts_take(vm, &message->hello, &name);
-        struct group_record *record = registry_group(vm->manager, name);
+        char group[LINK_NAME_SIZE];
+        facts_take(vm, &message->hello, group);
+        struct group_record *record = registry_group(vm->manager, group);
         if (record == NULL)
             return error_set(err, STATUS_NO_MEMORY, "out of memory");
         registry_join(vm, record);
@@ -439,7 +434,7 @@ static void link_lost(struct vm *vm)
 
 void vm_link_read(struct vm *vm)
 {
-    static struct message message; /* there is one thread */
+    struct message message;
     refill(vm);
     for (unsigned i = 0; i < TURN_MESSAGES && vm->fd >= 0; i++) {
         struct error err = {0};

@@ -1,5 +1,6 @@
 """For tests of VMs that others control: a runtime folder of their own, the commands, the socket."""
 
+import fcntl
 import json
 import os
 import signal
@@ -19,8 +20,13 @@ class Connection:
         # A path of any length, as the programs do it. Without a timeout, which Python makes of a
         # socket that does not wait for a place in the queue.
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        path = f"/proc/self/fd/{descriptor}/{name}.sock"
         try:
-            self.socket.connect(f"/proc/self/fd/{descriptor}/{name}.sock")
+            self.socket.connect(path)
+        except ConnectionRefusedError:
+            # Perhaps nobody listens at it yet: with the folder locked it is made and listened at.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self.socket.connect(path)
         finally:
             os.close(descriptor)
         self.socket.settimeout(harness.EXIT_SECONDS)

@@ -11,9 +11,9 @@
 
 #include <cmocka.h>
 
+#include "util/xorshift.h"
 #include "virtio/driver.h"
 #include "virtio/echo.h"
-#include "util/xorshift.h"
 
 /* ---- well-behaved ---- */
 

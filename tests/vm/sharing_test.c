@@ -12,8 +12,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vm/sharing.h"
 #include "util/xorshift.h"
+#include "vm/sharing.h"
 
 #define PAGES  64u
 #define FRAMES 32u

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "util/bits.h"
+#include "util/sparse.h"
 
 #define CHUNK (PAGE_SIZE / sizeof(share_ref)) /* entries in a page of memory */
 
@@ -17,22 +18,18 @@ enum status mirror_init(struct mirror *mirror, uint64_t span)
     uint64_t chunks = chunk_count(span);
     *mirror = (struct mirror){.span = span};
     mirror->used = calloc(chunks, sizeof *mirror->used);
-    void *entries = mmap(NULL, chunks * PAGE_SIZE, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (entries != MAP_FAILED)
-        mirror->entries = entries;
+    mirror->entries = sparse_map(chunks * PAGE_SIZE);
     if (mirror->used == NULL || mirror->entries == NULL) {
         mirror_free(mirror);
         return STATUS_NO_MEMORY;
     }
-    madvise(entries, chunks * PAGE_SIZE, MADV_NOHUGEPAGE);
+    madvise(mirror->entries, chunks * PAGE_SIZE, MADV_NOHUGEPAGE);
     return STATUS_OK;
 }
 
 void mirror_free(struct mirror *mirror)
 {
-    if (mirror->entries != NULL)
-        munmap(mirror->entries, chunk_count(mirror->span) * PAGE_SIZE);
+    sparse_unmap(mirror->entries, chunk_count(mirror->span) * PAGE_SIZE);
     free(mirror->used);
     *mirror = (struct mirror){0};
 }
@@ -64,7 +61,7 @@ void mirror_set(struct mirror *mirror, uint32_t ppn, share_ref ref)
         mirror->chunks++;
     if (ref == SHARE_NONE && --mirror->used[chunk] == 0) {
         mirror->chunks--;
-        madvise(&mirror->entries[chunk * CHUNK], PAGE_SIZE, MADV_DONTNEED);
+        sparse_clear(&mirror->entries[chunk * CHUNK], PAGE_SIZE);
     }
 }
 

@@ -15,9 +15,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "util/bits.h"
+#include "util/sparse.h"
 
 struct origins {
     pthread_mutex_t lock; /* leaf */
@@ -45,19 +45,6 @@ static uint32_t *head_of(const struct origins *origins, uint64_t packed)
     return &origins->heads[packed * 0x9e3779b97f4a7c15u >> (64 - origins->head_bits)];
 }
 
-static void *map_array(uint64_t count, size_t size)
-{
-    void *array = mmap(NULL, count * size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return array == MAP_FAILED ? NULL : array;
-}
-
-static void unmap_array(void *array, uint64_t count, size_t size)
-{
-    if (array != NULL)
-        munmap(array, count * size);
-}
-
 static uint64_t head_count(const struct origins *origins)
 {
     return bit(origins->head_bits);
@@ -76,9 +63,9 @@ enum status origins_create(struct origins **origins, uint64_t pages, struct erro
     made->head_bits = 1;
     while (head_count(made) < pages / 2)
         made->head_bits++;
-    made->heads = map_array(head_count(made), sizeof(*made->heads));
-    made->next = map_array(pages, sizeof(*made->next));
-    made->of = map_array(pages, sizeof(*made->of));
+    made->heads = sparse_map(head_count(made) * sizeof(*made->heads));
+    made->next = sparse_map(pages * sizeof(*made->next));
+    made->of = sparse_map(pages * sizeof(*made->of));
     if (made->heads == NULL || made->next == NULL || made->of == NULL) {
         origins_destroy(made);
         return error_set(err, STATUS_NO_MEMORY, "cannot map a table of origins: %s",
@@ -92,9 +79,9 @@ void origins_destroy(struct origins *origins)
 {
     if (origins == NULL)
         return;
-    unmap_array(origins->heads, head_count(origins), sizeof(*origins->heads));
-    unmap_array(origins->next, origins->pages, sizeof(*origins->next));
-    unmap_array(origins->of, origins->pages, sizeof(*origins->of));
+    sparse_unmap(origins->heads, head_count(origins) * sizeof(*origins->heads));
+    sparse_unmap(origins->next, origins->pages * sizeof(*origins->next));
+    sparse_unmap(origins->of, origins->pages * sizeof(*origins->of));
     pthread_mutex_destroy(&origins->lock);
     free(origins);
 }

@@ -21,6 +21,7 @@
 #include "mem/page_hash.h"
 #include "util/bits.h"
 #include "util/log.h"
+#include "util/sparse.h"
 
 #define FLIGHTS       3u
 #define STAGING_BYTES (PAGE_BATCH_MAX * PAGE_SIZE) /* of a flight */
@@ -95,9 +96,8 @@ enum status pager_create(struct pager **out, struct pmap *map, struct zcache *ca
     struct pager *pager = calloc(1, sizeof *pager);
     if (pager == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for paging");
-    void *staging = mmap(NULL, STAGINGS * STAGING_BYTES, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (staging == MAP_FAILED) {
+    void *staging = sparse_map(STAGINGS * STAGING_BYTES);
+    if (staging == NULL) {
         error_set(err, STATUS_NO_MEMORY, "no memory for paging: %s", strerror(errno));
         free(pager);
         return STATUS_NO_MEMORY;
@@ -124,7 +124,7 @@ void pager_destroy(struct pager *pager)
 {
     if (pager == NULL)
         return;
-    munmap(pager->staging, STAGINGS * STAGING_BYTES);
+    sparse_unmap(pager->staging, STAGINGS * STAGING_BYTES);
     pthread_mutex_destroy(&pager->one_lock);
     pthread_mutex_destroy(&pager->demoting);
     free(pager);
@@ -225,7 +225,7 @@ unsigned pager_settle(struct pager *pager)
     unsigned gone = 0;
     for (unsigned i = 0; i < FLIGHTS; i++)
         gone += flight_end(pager, &pager->flights[(pager->next_flight + i) % FLIGHTS]);
-    madvise(pager->staging, FLIGHTS * STAGING_BYTES, MADV_DONTNEED);
+    sparse_clear(pager->staging, FLIGHTS * STAGING_BYTES);
     return gone;
 }
 

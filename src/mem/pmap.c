@@ -6,9 +6,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "mem/pmap_private.h"
+#include "util/sparse.h"
 
 #define SPAN_MAX ((uint64_t)1 << 46)
 
@@ -56,14 +56,12 @@ enum status pmap_create_in(struct pmap **map, const struct ram_range *ranges, un
 
     uint64_t span = ranges[count - 1].base + ranges[count - 1].size;
     made->span_pages = span >> PAGE_SHIFT;
-    void *entries = mmap(NULL, made->span_pages * sizeof(page_entry), PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (entries == MAP_FAILED) {
+    made->entries = sparse_map(made->span_pages * sizeof(page_entry));
+    if (made->entries == NULL) {
         status = error_set(err, STATUS_NO_MEMORY, "cannot map a page map of %llu pages: %s",
                            (unsigned long long)made->span_pages, strerror(errno));
         goto out;
     }
-    made->entries = entries;
     if (ram != NULL) {
         made->ram = *ram;
     } else {
@@ -91,8 +89,7 @@ void pmap_destroy(struct pmap *map)
         return;
     if (map->has_own_ram)
         layer_destroy(&map->ram);
-    if (map->entries != NULL)
-        munmap(map->entries, map->span_pages * sizeof(page_entry));
+    sparse_unmap(map->entries, map->span_pages * sizeof(page_entry));
     pthread_rwlock_destroy(&map->punching);
     pthread_cond_destroy(&map->waited);
     pthread_mutex_destroy(&map->wait_lock);

@@ -12,12 +12,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "mem/page_hash.h"
 #include "mem/page_leave.h"
 #include "mem/page_share.h"
 #include "util/bits.h"
+#include "util/sparse.h"
 #include "util/xorshift.h"
 
 #define GROUP_PAGES    16u
@@ -81,14 +81,12 @@ enum status scan_create(struct scan **out, struct pmap *map, uint64_t seed, stru
     for (scan->modulus = 4; scan->modulus < scan->groups;)
         scan->modulus *= 2;
     round_begin(scan);
-    void *seen = mmap(NULL, scan->span_pages * sizeof *scan->seen, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (seen == MAP_FAILED) {
+    scan->seen = sparse_map(scan->span_pages * sizeof *scan->seen);
+    if (scan->seen == NULL) {
         error_set(err, STATUS_NO_MEMORY, "no memory for scanning: %s", strerror(errno));
         scan_destroy(scan);
         return STATUS_NO_MEMORY;
     }
-    scan->seen = seen;
     *out = scan;
     return STATUS_OK;
 }
@@ -97,8 +95,7 @@ void scan_destroy(struct scan *scan)
 {
     if (scan == NULL)
         return;
-    if (scan->seen != NULL)
-        munmap(scan->seen, scan->span_pages * sizeof *scan->seen);
+    sparse_unmap(scan->seen, scan->span_pages * sizeof *scan->seen);
     pthread_mutex_destroy(&scan->lock);
     free(scan);
 }
@@ -278,7 +275,7 @@ void scan_forget(struct scan *scan, uint64_t ppn)
 
 void scan_forget_all(struct scan *scan)
 {
-    madvise(scan->seen, scan->span_pages * sizeof *scan->seen, MADV_DONTNEED);
+    sparse_clear(scan->seen, scan->span_pages * sizeof *scan->seen);
 }
 
 void scan_get_stats(const struct scan *scan, struct scan_stats *stats)

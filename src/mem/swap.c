@@ -1,6 +1,5 @@
 /*
- * See swap.h. Which slots are taken is a bitmap, searched from where the last search ended, so that
- * runs are long while the file is not nearly full; then they get shorter.
+ * See swap.h.
  *
  * A read takes the slots around it along (swap_ahead.h): what it finds there later is used if the
  * checksum is that of what the slot has now.
@@ -16,48 +15,26 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "mem/swap_ahead.h"
+#include "mem/swap_slots.h"
 #include "util/bits.h"
-
-#define WORD_BITS 64u
+#include "util/sparse.h"
 
 struct swap {
     struct swap_file file;
-    uint64_t slots;
 
-    pthread_mutex_t lock; /* leaf; guards the bitmap and what follows it */
-    uint64_t *taken;      /* a bit a slot; those beyond the end are set */
-    uint64_t used, next;
+    pthread_mutex_t lock; /* leaf; guards slots */
+    struct swap_slots slots;
 
     uint64_t *sums; /* of slot i; its owner's */
 
     struct swap_ahead *ahead;
     _Atomic uint64_t bytes_read, bytes_written, read_errors, write_errors;
 };
-
-static uint64_t words_of(uint64_t slots)
-{
-    return (slots + WORD_BITS - 1) / WORD_BITS;
-}
-
-/* Zeros that take memory as they are touched. NULL: the host refuses. */
-static void *map_sparse(uint64_t bytes)
-{
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return base == MAP_FAILED ? NULL : base;
-}
-
-static void mark_end(struct swap *swap)
-{
-    if (swap->slots % WORD_BITS != 0)
-        swap->taken[swap->slots / WORD_BITS] = ~(uint64_t)0 << swap->slots % WORD_BITS;
-}
 
 enum status swap_create(struct swap **out, const struct swap_file *file, uint64_t max_bytes,
                         struct error *err)
@@ -69,19 +46,15 @@ enum status swap_create(struct swap **out, const struct swap_file *file, uint64_
     }
     pthread_mutex_init(&swap->lock, NULL);
     swap->file = *file;
-    swap->slots = max_bytes >> PAGE_SHIFT;
-    if (swap->slots != 0) {
-        swap->taken = map_sparse(words_of(swap->slots) * sizeof(uint64_t));
-        swap->sums = map_sparse(swap->slots * sizeof(uint64_t));
-    }
+    if (swap_slots_init(&swap->slots, max_bytes >> PAGE_SHIFT))
+        swap->sums = sparse_map(swap->slots.count * sizeof(uint64_t));
     swap->ahead = swap_ahead_create();
-    if (swap->taken == NULL || swap->sums == NULL || swap->ahead == NULL) {
+    if (swap->sums == NULL || swap->ahead == NULL) {
         swap_destroy(swap);
         return error_set(err, max_bytes < PAGE_SIZE ? STATUS_INVALID : STATUS_NO_MEMORY,
                          "no memory for a swap file of %llu MiB",
                          (unsigned long long)(max_bytes / MIB));
     }
-    mark_end(swap);
     *out = swap;
     return STATUS_OK;
 }
@@ -90,10 +63,8 @@ void swap_destroy(struct swap *swap)
 {
     if (swap == NULL)
         return;
-    if (swap->taken != NULL)
-        munmap(swap->taken, words_of(swap->slots) * sizeof(uint64_t));
-    if (swap->sums != NULL)
-        munmap(swap->sums, swap->slots * sizeof(uint64_t));
+    sparse_unmap(swap->sums, swap->slots.count * sizeof(uint64_t));
+    swap_slots_destroy(&swap->slots);
     swap_ahead_destroy(swap->ahead);
     swap->file.ops->close(swap->file.context);
     pthread_mutex_destroy(&swap->lock);
@@ -103,71 +74,20 @@ void swap_destroy(struct swap *swap)
 void swap_clear(struct swap *swap)
 {
     pthread_mutex_lock(&swap->lock);
-    madvise(swap->taken, words_of(swap->slots) * sizeof(uint64_t), MADV_DONTNEED);
-    madvise(swap->sums, swap->slots * sizeof(uint64_t), MADV_DONTNEED);
-    mark_end(swap);
-    swap->used = swap->next = 0;
+    sparse_clear(swap->sums, swap->slots.count * sizeof(uint64_t));
+    swap_slots_clear(&swap->slots);
     pthread_mutex_unlock(&swap->lock);
     swap_ahead_clear(swap->ahead);
-    swap->file.ops->clear(swap->file.context);
+    swap->file.ops->discard(swap->file.context, 0, swap->slots.count << PAGE_SHIFT);
 }
 
 /* ------------------------------------------------------------------------- slots */
 
-static bool is_taken(const struct swap *swap, uint64_t slot)
-{
-    return swap->taken[slot / WORD_BITS] >> slot % WORD_BITS & 1;
-}
-
-/* The first slot at or after `from` that is (not) taken; swap->slots: none. */
-static uint64_t next_slot(const struct swap *swap, uint64_t from, bool taken)
-{
-    while (from < swap->slots) {
-        uint64_t word = swap->taken[from / WORD_BITS];
-        word = (taken ? word : ~word) & ~(uint64_t)0 << from % WORD_BITS;
-        if (word != 0) {
-            uint64_t slot = align_down(from, WORD_BITS) + (unsigned)__builtin_ctzll(word);
-            return slot < swap->slots ? slot : swap->slots;
-        }
-        from = align_down(from, WORD_BITS) + WORD_BITS;
-    }
-    return swap->slots;
-}
-
-/* A run of at least `want` free slots that begins in [from, to). */
-static bool find_run(const struct swap *swap, uint64_t from, uint64_t to, unsigned want,
-                     uint64_t *first)
-{
-    while ((from = next_slot(swap, from, false)) < to) {
-        uint64_t end = next_slot(swap, from, true);
-        if (end - from >= want) {
-            *first = from;
-            return true;
-        }
-        from = end;
-    }
-    return false;
-}
-
 unsigned swap_allocate(struct swap *swap, unsigned want, uint64_t *first)
 {
-    unsigned count = 0;
-    if (want > SWAP_RUN_MAX)
-        want = SWAP_RUN_MAX;
     pthread_mutex_lock(&swap->lock);
-    for (unsigned least = want;
-         least > 0 && swap->used<swap->slots; least = least> 4 ? least / 4 : least - 1) {
-        if (!find_run(swap, swap->next, swap->slots, least, first) &&
-            !find_run(swap, 0, swap->next, least, first))
-            continue;
-        while (count < want && *first + count < swap->slots && !is_taken(swap, *first + count)) {
-            uint64_t slot = *first + count++;
-            swap->taken[slot / WORD_BITS] |= bit(slot % WORD_BITS);
-        }
-        swap->used += count;
-        swap->next = *first + count;
-        break;
-    }
+    unsigned count =
+        swap_slots_take(&swap->slots, want < SWAP_RUN_MAX ? want : SWAP_RUN_MAX, first);
     pthread_mutex_unlock(&swap->lock);
     return count;
 }
@@ -175,22 +95,28 @@ unsigned swap_allocate(struct swap *swap, unsigned want, uint64_t *first)
 void swap_free(struct swap *swap, uint64_t first, unsigned count)
 {
     pthread_mutex_lock(&swap->lock);
-    for (uint64_t slot = first; slot - first < count && slot < swap->slots; slot++) {
-        if (is_taken(swap, slot)) {
-            swap->taken[slot / WORD_BITS] &= ~bit(slot % WORD_BITS);
-            swap->used--;
-        }
+    swap_slots_free(&swap->slots, first, count);
+    pthread_mutex_unlock(&swap->lock);
+}
+
+void swap_trim(struct swap *swap)
+{
+    uint64_t cursor = 0, first, count;
+    pthread_mutex_lock(&swap->lock);
+    while (swap_slots_take_free(&swap->slots, &cursor, &first, &count)) {
+        pthread_mutex_unlock(&swap->lock);
+        bool given =
+            swap->file.ops->discard(swap->file.context, first << PAGE_SHIFT, count << PAGE_SHIFT);
+        pthread_mutex_lock(&swap->lock);
+        swap_slots_give_back(&swap->slots, first, count, given);
     }
     pthread_mutex_unlock(&swap->lock);
 }
 
-/* True when all of [first, first + count) is in use. */
 static bool run_is_taken(struct swap *swap, uint64_t first, unsigned count)
 {
-    bool taken = count >= 1 && range_fits(first, count, swap->slots);
     pthread_mutex_lock(&swap->lock);
-    for (unsigned i = 0; taken && i < count; i++)
-        taken = is_taken(swap, first + i);
+    bool taken = swap_slots_are_taken(&swap->slots, first, count);
     pthread_mutex_unlock(&swap->lock);
     return taken;
 }
@@ -365,7 +291,7 @@ static enum status read_aligned(struct swap *swap, uint64_t slot, uint8_t *page,
                          (unsigned long long)slot);
     if (swap_ahead_find(swap->ahead, slot, page) && is_right(swap, slot, page))
         return STATUS_OK;
-    uint8_t *window = align_down(slot, AHEAD_SLOTS) + AHEAD_SLOTS <= swap->slots
+    uint8_t *window = align_down(slot, AHEAD_SLOTS) + AHEAD_SLOTS <= swap->slots.count
                           ? swap_ahead_begin(swap->ahead, slot)
                           : NULL;
     if (window != NULL && read_around(swap, slot, page, window) == (ssize_t)PAGE_SIZE &&
@@ -397,7 +323,11 @@ enum status swap_read(struct swap *swap, uint64_t slot, uint8_t *page, struct er
 void swap_get_stats(struct swap *swap, struct swap_stats *stats)
 {
     pthread_mutex_lock(&swap->lock);
-    *stats = (struct swap_stats){.slots = swap->slots, .used = swap->used};
+    *stats = (struct swap_stats){
+        .slots = swap->slots.count,
+        .used = swap->slots.used,
+        .disk_bytes = swap->slots.holding * SWAP_PIECE_SLOTS * PAGE_SIZE,
+    };
     pthread_mutex_unlock(&swap->lock);
     stats->bytes_read = atomic_load(&swap->bytes_read);
     stats->bytes_written = atomic_load(&swap->bytes_written);

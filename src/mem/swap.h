@@ -23,6 +23,7 @@ struct swap;
 
 struct swap_stats {
     uint64_t slots, used;
+    uint64_t disk_bytes; /* of the host's disk, in pieces of 1 MiB */
     uint64_t bytes_read, bytes_written;
     uint64_t read_errors, write_errors;
 };
@@ -40,6 +41,9 @@ void swap_clear(struct swap *swap);
  * many; 0: the file is full. */
 unsigned swap_allocate(struct swap *swap, unsigned want, uint64_t *first);
 void swap_free(struct swap *swap, uint64_t first, unsigned count);
+
+/* Gives the disk its space back where all slots of a MiB have been free since the last call. */
+void swap_trim(struct swap *swap);
 
 /*
  * Writing. The caller fills `first`, `count` and `pages` (page-aligned), then calls begin, and in

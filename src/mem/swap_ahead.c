@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "util/bits.h"
+#include "util/sparse.h"
 
 #define WINDOWS      16u
 #define WINDOW_BYTES (AHEAD_SLOTS * PAGE_SIZE)
@@ -36,9 +37,8 @@ struct swap_ahead *swap_ahead_create(void)
     struct swap_ahead *ahead = calloc(1, sizeof *ahead);
     if (ahead == NULL)
         return NULL;
-    void *pages = mmap(NULL, WINDOWS * WINDOW_BYTES, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (pages == MAP_FAILED) {
+    void *pages = sparse_map(WINDOWS * WINDOW_BYTES);
+    if (pages == NULL) {
         free(ahead);
         return NULL;
     }
@@ -55,7 +55,7 @@ void swap_ahead_destroy(struct swap_ahead *ahead)
 {
     if (ahead == NULL)
         return;
-    munmap(ahead->pages, WINDOWS * WINDOW_BYTES);
+    sparse_unmap(ahead->pages, WINDOWS * WINDOW_BYTES);
     pthread_mutex_destroy(&ahead->lock);
     free(ahead);
 }
@@ -65,7 +65,7 @@ void swap_ahead_clear(struct swap_ahead *ahead)
     pthread_mutex_lock(&ahead->lock);
     for (unsigned i = 0; i < WINDOWS; i++)
         ahead->windows[i].first = UINT64_MAX;
-    madvise(ahead->pages, WINDOWS * WINDOW_BYTES, MADV_DONTNEED);
+    sparse_clear(ahead->pages, WINDOWS * WINDOW_BYTES);
     pthread_mutex_unlock(&ahead->lock);
 }
 

@@ -15,7 +15,6 @@
 
 struct file {
     int fd;
-    uint64_t size;
     bool has_ring;
     struct io_uring ring;
 };
@@ -79,12 +78,11 @@ static ssize_t ring_reap(void *context, void **tag)
     return done;
 }
 
-static void file_clear(void *context)
+static bool file_discard(void *context, uint64_t offset, uint64_t length)
 {
     const struct file *file = context;
-    /* A failure leaves disk space in use, no more. */
-    if (fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)file->size) != 0)
-        return;
+    return fallocate(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                     (off_t)length) == 0;
 }
 
 static void file_close(void *context)
@@ -100,7 +98,7 @@ static void file_close(void *context)
 static const struct swap_file_ops plain_ops = {
     .read = file_read,
     .write = file_write,
-    .clear = file_clear,
+    .discard = file_discard,
     .close = file_close,
 };
 
@@ -109,7 +107,7 @@ static const struct swap_file_ops ring_ops = {
     .write = file_write,
     .submit = ring_submit,
     .reap = ring_reap,
-    .clear = file_clear,
+    .discard = file_discard,
     .close = file_close,
 };
 
@@ -136,7 +134,7 @@ static bool choose_mode(struct file *file)
         good = fcntl(file->fd, F_SETFL, 0) == 0 && serves(file, pages);
     int error = errno;
     munmap(pages, 2 * PAGE_SIZE);
-    file_clear(file);
+    file_discard(file, 0, 2 * PAGE_SIZE);
     errno = error;
     return good;
 }
@@ -147,7 +145,6 @@ enum status swap_file_open(struct swap_file *out, const char *dir, uint64_t size
     struct file *file = calloc(1, sizeof *file);
     if (file == NULL)
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
-    file->size = size;
     file->fd = temp_file_open(dir);
     if (file->fd < 0) {
         error_set(err, STATUS_INVALID, "cannot make a swap file in %s: %s", dir, strerror(errno));

@@ -29,7 +29,8 @@ struct swap_file_ops {
                    void *tag);
     ssize_t (*reap)(void *context, void **tag);
 
-    void (*clear)(void *context); /* all contents may go */
+    /* These contents may go, and the disk have its space back. False: it has not. */
+    bool (*discard)(void *context, uint64_t offset, uint64_t length);
     void (*close)(void *context);
 };
 

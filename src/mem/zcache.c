@@ -29,6 +29,7 @@
 #include <sys/mman.h>
 
 #include "util/bits.h"
+#include "util/sparse.h"
 
 #define CLASS_STEP  64u
 #define CLASSES     32u
@@ -117,9 +118,8 @@ enum status zcache_create(struct zcache **out, uint64_t max_bytes, struct error 
     struct zcache *cache = calloc(1, sizeof *cache);
     if (cache == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a compression cache");
-    void *base = mmap(NULL, reserved, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) {
+    void *base = sparse_map(reserved);
+    if (base == NULL) {
         error_set(err, STATUS_NO_MEMORY, "cannot reserve a compression cache of %llu MiB: %s",
                   (unsigned long long)(max_bytes / MIB), strerror(errno));
         free(cache);
@@ -144,7 +144,7 @@ void zcache_destroy(struct zcache *cache)
 {
     if (cache == NULL)
         return;
-    munmap(cache->reserved, cache->reserved_bytes);
+    sparse_unmap(cache->reserved, cache->reserved_bytes);
     pthread_mutex_destroy(&cache->lock);
     free(cache);
 }
@@ -155,8 +155,7 @@ static void arena_shrink(struct zcache *cache, struct arena *arena, uint64_t pag
 {
     if (arena->pages <= pages)
         return;
-    madvise(arena->base + (pages << PAGE_SHIFT), (arena->pages - pages) << PAGE_SHIFT,
-            MADV_DONTNEED);
+    sparse_clear(arena->base + (pages << PAGE_SHIFT), (arena->pages - pages) << PAGE_SHIFT);
     cache->held_pages -= arena->pages - pages;
     arena->pages = pages;
 }

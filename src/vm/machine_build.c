@@ -161,8 +161,8 @@ static const struct chaos_ops chaos_ops = {
 static enum status start_paging(struct machine *machine, struct error *err)
 {
     const struct vm_options *options = machine->host->options;
-    enum status status = paging_start_sample(machine->paging, machine->loop, options->cpus,
-                                             machine_cpu_ns, machine, err);
+    enum status status =
+        paging_start(machine->paging, machine->loop, options->cpus, machine_cpu_ns, machine, err);
     if (status == STATUS_OK && options->chaos)
         status = paging_start_chaos(machine->paging, options->chaos_seed, &chaos_ops, machine, err);
     return status;

@@ -10,6 +10,7 @@
 #define CACHE_PART    10u /* of the VM's memory that the compression cache may take */
 #define SAMPLE_PAGES  100u
 #define SAMPLE_PERIOD (30 * NS_PER_SECOND)
+#define TRIM_PERIOD   (10 * NS_PER_SECOND) /* between looks for space of the swap file */
 
 struct paging {
     struct pmap *map;
@@ -19,6 +20,7 @@ struct paging {
     struct pager *pager;
     struct reclaim *reclaim;
     struct sample *sample;
+    struct io_timer *trim; /* NULL without a swap file */
     struct scan *scan;
     struct chaos *chaos;
 };
@@ -114,9 +116,15 @@ void paging_restore_resident(struct paging *paging)
     reclaim_restore_target(paging->reclaim);
 }
 
-enum status paging_start_sample(struct paging *paging, struct io_loop *loop, unsigned cpus,
-                                uint64_t (*vm_time_ns)(void *context), void *context,
-                                struct error *err)
+static void on_trim(void *context)
+{
+    struct paging *paging = context;
+    swap_trim(paging->swap);
+    io_timer_arm(paging->trim, clock_monotonic_ns() + TRIM_PERIOD);
+}
+
+enum status paging_start(struct paging *paging, struct io_loop *loop, unsigned cpus,
+                         uint64_t (*vm_time_ns)(void *context), void *context, struct error *err)
 {
     struct sample_config config = {
         .map = paging->map,
@@ -128,7 +136,12 @@ enum status paging_start_sample(struct paging *paging, struct io_loop *loop, uns
         .loop = loop,
         .seed = clock_tsc() | 1,
     };
-    return sample_create(&paging->sample, &config, err);
+    enum status status = sample_create(&paging->sample, &config, err);
+    if (status == STATUS_OK && paging->swap != NULL)
+        status = io_timer_create(&paging->trim, loop, on_trim, paging, err);
+    if (paging->trim != NULL)
+        io_timer_arm(paging->trim, clock_monotonic_ns() + TRIM_PERIOD);
+    return status;
 }
 
 enum status paging_start_chaos(struct paging *paging, uint64_t seed, const struct chaos_ops *ops,
@@ -149,6 +162,9 @@ void paging_stop(struct paging *paging)
     paging_stop_chaos(paging);
     sample_destroy(paging->sample);
     paging->sample = NULL;
+    if (paging->trim != NULL)
+        io_timer_destroy(paging->trim);
+    paging->trim = NULL;
     if (paging->reclaim != NULL)
         reclaim_stop(paging->reclaim);
 }

@@ -40,10 +40,10 @@ void paging_wake(struct paging *paging);
 /* After the host has refused memory: it may have room again for what was asked for. */
 void paging_restore_resident(struct paging *paging);
 
-/* Begins sampling. vm_time_ns(context): CPU time that the vCPUs have used, asked on the loop. */
-enum status paging_start_sample(struct paging *paging, struct io_loop *loop, unsigned cpus,
-                                uint64_t (*vm_time_ns)(void *context), void *context,
-                                struct error *err);
+/* Begins sampling, and giving space of the swap file back. vm_time_ns(context): CPU time that the
+ * vCPUs have used, asked on the loop. */
+enum status paging_start(struct paging *paging, struct io_loop *loop, unsigned cpus,
+                         uint64_t (*vm_time_ns)(void *context), void *context, struct error *err);
 /* Begins to take random pages away and to bring them back, without end (mem/chaos.h). */
 enum status paging_start_chaos(struct paging *paging, uint64_t seed, const struct chaos_ops *ops,
                                void *context, struct error *err);

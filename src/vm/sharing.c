@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "util/bits.h"
+#include "util/sparse.h"
 
 #define NOT_LISTED 0 /* PPNs below this are known to the manager: none, ... */
 #define ALL_LISTED UINT64_MAX
@@ -33,13 +34,6 @@ struct sharing {
     uint64_t queue_size, queue_first, queue_count; /* a ring that begins anew when it is empty */
 };
 
-static void *sparse(uint64_t bytes)
-{
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return memory == MAP_FAILED ? NULL : memory;
-}
-
 enum status sharing_create(struct sharing **out, uint64_t span_pages,
                            void (*on_drop)(void *context), void *context, struct error *err)
 {
@@ -53,8 +47,8 @@ enum status sharing_create(struct sharing **out, uint64_t span_pages,
     sharing->pool = -1;
     /* Each page has one reference at most, held or not yet told; and what one message proposes. */
     sharing->queue_size = span_pages + LINK_PAGES;
-    sharing->held = sparse(span_pages * sizeof *sharing->held);
-    sharing->queue = sparse(sharing->queue_size * sizeof *sharing->queue);
+    sharing->held = sparse_map(span_pages * sizeof *sharing->held);
+    sharing->queue = sparse_map(sharing->queue_size * sizeof *sharing->queue);
     if (sharing->held == NULL || sharing->queue == NULL) {
         sharing_destroy(sharing);
         return error_set(err, STATUS_NO_MEMORY, "no memory for page sharing");
@@ -78,10 +72,8 @@ void sharing_destroy(struct sharing *sharing)
     if (sharing == NULL)
         return;
     pool_close(sharing);
-    if (sharing->held != NULL)
-        munmap(sharing->held, sharing->span_pages * sizeof *sharing->held);
-    if (sharing->queue != NULL)
-        munmap(sharing->queue, sharing->queue_size * sizeof *sharing->queue);
+    sparse_unmap(sharing->held, sharing->span_pages * sizeof *sharing->held);
+    sparse_unmap(sharing->queue, sharing->queue_size * sizeof *sharing->queue);
     pthread_mutex_destroy(&sharing->lock);
     free(sharing);
 }

@@ -163,6 +163,7 @@ void stats_add_paging(json_t *stats, const struct paging_info *paging)
     add_count(stats, "overhead", paging->overhead);
     add_count(stats, "swap_read", paging->swap.bytes_read);
     add_count(stats, "swap_written", paging->swap.bytes_written);
+    add_count(stats, "swap_disk", paging->swap.disk_bytes);
     add_count(stats, "swap_errors", paging->swap.read_errors + paging->swap.write_errors);
     add_count(stats, "reclaim_chosen", paging->reclaim.chosen);
     add_count(stats, "reclaim_taken", paging->reclaim.taken);

@@ -68,10 +68,13 @@ static ssize_t faulty_reap(void *context, void **tag)
                : done;
 }
 
-static void faulty_clear(void *context)
+static bool faulty_discard(void *context, uint64_t offset, uint64_t length)
 {
     struct faulty *faulty = context;
-    faulty->real.ops->clear(faulty->real.context);
+    if (faulty->no_discard)
+        return false;
+    faulty->discarded += length;
+    return faulty->real.ops->discard(faulty->real.context, offset, length);
 }
 
 static void faulty_close(void *context)
@@ -97,7 +100,7 @@ struct swap *faulty_swap_create(struct faulty *faulty, uint64_t pages, enum swap
     faulty->ops = (struct swap_file_ops){
         .read = faulty_read,
         .write = faulty_write,
-        .clear = faulty_clear,
+        .discard = faulty_discard,
         .close = faulty_close,
     };
     if (faulty->real.ops->submit != NULL) {

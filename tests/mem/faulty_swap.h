@@ -15,6 +15,8 @@ struct faulty {
     int64_t lost_offset;                 /* a write there is said to be done and is not; -1: none */
     unsigned submitted, reaped;
     _Atomic unsigned reads; /* calls */
+    bool no_discard;        /* the file system cannot */
+    uint64_t discarded;     /* bytes */
 };
 
 /* Of `pages` slots; ends the test where it cannot. swap_destroy closes the file; *faulty stays. */

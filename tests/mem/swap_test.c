@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "faulty_swap.h"
+#include "mem/swap_slots.h"
 #include "util/bits.h"
 #include "util/xorshift.h"
 
@@ -331,6 +332,8 @@ static void test_slots_model(void **state)
                 taken[i] = false;
             }
         }
+        if (step % 97 == 0)
+            swap_trim(swap);
         struct swap_stats stats;
         swap_get_stats(swap, &stats);
         assert_int_equal(stats.used, used);
@@ -340,6 +343,41 @@ static void test_slots_model(void **state)
     uint64_t first;
     assert_int_equal(swap_allocate(swap, 1000, &first), SWAP_RUN_MAX);
     assert_int_equal(first, 0);
+    swap_destroy(swap);
+}
+
+/* What was paged out and came back takes no disk space in the end; what is used again keeps it. */
+static void test_space_goes_back(void **state)
+{
+    enum { SLOTS = 2 * SWAP_PIECE_SLOTS + 40 };
+    struct faulty faulty;
+    struct swap *swap = make(&faulty, SLOTS, queue_of(state));
+    uint8_t *pages = make_pages(2);
+    struct swap_write write = {.count = 1, .pages = {pages}};
+    struct error err = {0};
+    struct swap_stats stats;
+    uint64_t first;
+    fill(pages, 1);
+    for (unsigned taken = 0; taken < SLOTS;)
+        taken += swap_allocate(swap, SWAP_RUN_MAX, &first);
+    for (write.first = 0; write.first < SLOTS; write.first += SWAP_PIECE_SLOTS)
+        assert_int_equal(swap_write(swap, &write, &err), STATUS_OK);
+    swap_free(swap, 1, SLOTS);
+    swap_trim(swap);
+    assert_int_equal(faulty.discarded, 0);
+    faulty.no_discard = true;
+    swap_trim(swap);
+    swap_get_stats(swap, &stats);
+    assert_int_equal(stats.disk_bytes, 3 * MIB);
+    faulty.no_discard = false;
+    swap_trim(swap); /* free once more since the last, which took them for a moment */
+    swap_trim(swap);
+    swap_get_stats(swap, &stats);
+    assert_int_equal(faulty.discarded, (SLOTS - SWAP_PIECE_SLOTS) * PAGE_SIZE);
+    assert_int_equal(stats.disk_bytes, MIB);
+    assert_int_equal(stats.used, 1);
+    assert_slot(swap, 0, pages, pages + PAGE_SIZE);
+    munmap(pages, 2 << PAGE_SHIFT);
     swap_destroy(swap);
 }
 
@@ -370,6 +408,8 @@ static void *work(void *context)
             worker->wrong += swap_read(worker->swap, write.first + i, page, &err) != STATUS_OK ||
                              memcmp(page, write.pages[i], PAGE_SIZE) != 0;
         swap_free(worker->swap, write.first, write.count);
+        if (step % 4 == 0)
+            swap_trim(worker->swap);
     }
     return NULL;
 }
@@ -438,6 +478,7 @@ int main(void)
         BOTH_WAYS(test_neighbours_come_along),
         BOTH_WAYS(test_bad_slots),
         BOTH_WAYS(test_threads),
+        BOTH_WAYS(test_space_goes_back),
         cmocka_unit_test(test_slots_model),
         cmocka_unit_test(test_the_folder),
     };

@@ -12,12 +12,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "dev/virtio/image_private.h"
 #include "dev/virtio/iov.h"
 #include "util/bits.h"
+#include "util/sparse.h"
 #include "util/temp_file.h"
 
 #define WORD_BITS  64u
@@ -149,8 +149,7 @@ static void overlay_close(struct image *image)
     struct image_overlay *overlay = overlay_of(image);
     image_close(overlay->original);
     image_close(overlay->changes);
-    if (overlay->changed != NULL)
-        munmap(overlay->changed, overlay->changed_size);
+    sparse_unmap(overlay->changed, overlay->changed_size);
     free(overlay);
 }
 
@@ -184,11 +183,9 @@ static enum status map_bits(struct image_overlay *overlay, struct error *err)
 {
     uint64_t sectors = overlay->base.size >> SECTOR_SHIFT;
     overlay->changed_size = align_up(sectors, WORD_BITS) / 8;
-    void *bits = mmap(NULL, overlay->changed_size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (bits == MAP_FAILED)
+    overlay->changed = sparse_map(overlay->changed_size);
+    if (overlay->changed == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for a disk's changes");
-    overlay->changed = bits;
     return STATUS_OK;
 }
 

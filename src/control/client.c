@@ -9,7 +9,7 @@
 
 #include "control/request.h"
 
-#define REPLY_MOST (1u << 20)
+#define REPLY_MOST (16u << 20) /* what a manager says of 20,000 VMs */
 #define CHUNK      4096u
 
 enum status client_send(struct control_folder *folder, const char *name, json_t *request,

@@ -15,6 +15,9 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
     mmu->parked = true;
     mmu->domain = domain;
     mmu->map = domain_map(domain);
+    mmu->nested = domain_nested(domain);
+    mmu->walk_cache.on = !domain_config(domain)->no_walk_caches;
+    mmu->walk_cache.generation = 1;
     mmu->mmio = mmio;
     mmu->attention = attention;
     mmu->attention_bit = attention_bit;
@@ -58,6 +61,7 @@ void mmu_flush(struct mmu *mmu, bool keep_global)
 {
     mmu->stats.flushes++;
     tlb_flush(mmu, keep_global);
+    walk_cache_flush(&mmu->walk_cache);
     if (mmu->code_flush != NULL)
         mmu->code_flush(mmu->code_context, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL, 0);
 }
@@ -66,6 +70,7 @@ void mmu_flush_page(struct mmu *mmu, uint64_t linear)
 {
     mmu->stats.page_flushes++;
     tlb_flush_page(mmu, linear);
+    walk_cache_flush(&mmu->walk_cache);
     if (mmu->code_flush != NULL)
         mmu->code_flush(mmu->code_context, MMU_FLUSH_PAGE, linear);
 }

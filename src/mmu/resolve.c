@@ -125,12 +125,11 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         }
 
         uint64_t ppn = walk.gpa >> PAGE_SHIFT;
-        bool writable;
-        mmu->stats.walk_references++;
-        const uint8_t *host = access == MMU_WRITE ? pmap_page_claim(mmu->map, ppn, &writable)
-                                                  : pmap_page_read(mmu->map, ppn, &writable);
+        uint64_t nested = walk_nested(mmu, ppn, access == MMU_WRITE);
+        const uint8_t *host = (const uint8_t *)(uintptr_t)(nested & ~PAGE_MASK);
+        bool writable = nested & NESTED_WRITE;
         target->gpa = walk.gpa | offset;
-        if (unlikely(host == NULL)) {
+        if (unlikely(nested == 0)) {
             target->host = NULL;
             if (pmap_state(mmu->map, ppn) == PAGE_NONE)
                 return MMU_MMIO;

@@ -30,10 +30,10 @@
 #define ADDRESS_MASK MASK(MMU_PHYSICAL_BITS - 1, 12)
 
 struct step {
-    void *entry; /* NULL: not in memory */
     uint64_t value;
     uint64_t table_ppn;
-    bool writable; /* the table may be written in place */
+    unsigned offset; /* of the entry in the table, in bytes */
+    uint64_t nested; /* the table's nested entry */
 };
 
 /* What the modes differ in. Level 0 is the page table, whose entries map 4 KiB. */
@@ -86,25 +86,41 @@ static const struct format *format_of(const struct mmu *mmu)
     return mmu->cr4 & PAGING_CR4_PSE ? &format_pse : &format_32;
 }
 
+uint64_t walk_nested(struct mmu *mmu, uint64_t ppn, bool write)
+{
+    uint64_t wanted = write ? NESTED_WRITE : NESTED_PRESENT;
+    struct walk_cache_page *cached = walk_cache_page(&mmu->walk_cache, ppn);
+    if (likely(cached->ppn == ppn + 1 && cached->entry & wanted))
+        return cached->entry;
+    uint64_t entry = nested_walk(mmu->nested, ppn, &mmu->stats.walk_references);
+    if (unlikely(!(entry & wanted))) {
+        mmu->stats.nested_violations++;
+        entry = nested_fill(mmu->nested, ppn, write);
+    }
+    if (mmu->walk_cache.on && entry != 0)
+        *cached = (struct walk_cache_page){.ppn = ppn + 1, .entry = entry};
+    return entry;
+}
+
+static inline void *entry_address(const struct step *step)
+{
+    return (uint8_t *)(uintptr_t)(step->nested & ~PAGE_MASK) + step->offset;
+}
+
 /* False: the table is away. */
 static inline bool step_read(struct mmu *mmu, const struct format *format, uint64_t table,
                              unsigned index, struct step *step)
 {
     step->table_ppn = table >> PAGE_SHIFT;
-    mmu->stats.walk_references += 2;
-    const uint8_t *page = pmap_page_read(mmu->map, step->table_ppn, &step->writable);
-    if (unlikely(page == NULL)) {
-        step->entry = NULL;
+    step->offset = index * (format->wide ? 8 : 4);
+    step->nested = walk_nested(mmu, step->table_ppn, false);
+    if (unlikely(step->nested == 0)) {
         step->value = format->wide ? UINT64_MAX : UINT32_MAX;
         return pmap_state(mmu->map, step->table_ppn) == PAGE_NONE;
     }
-    if (format->wide) {
-        step->entry = (uint64_t *)(uintptr_t)page + index;
-        step->value = __atomic_load_n((uint64_t *)step->entry, __ATOMIC_ACQUIRE);
-    } else {
-        step->entry = (uint32_t *)(uintptr_t)page + index;
-        step->value = __atomic_load_n((uint32_t *)step->entry, __ATOMIC_ACQUIRE);
-    }
+    mmu->stats.walk_references++;
+    step->value = format->wide ? __atomic_load_n((uint64_t *)entry_address(step), __ATOMIC_ACQUIRE)
+                               : __atomic_load_n((uint32_t *)entry_address(step), __ATOMIC_ACQUIRE);
     return true;
 }
 
@@ -112,17 +128,17 @@ static inline bool step_swap(const struct format *format, const struct step *ste
 {
     if (format->wide) {
         uint64_t expected = step->value;
-        return __atomic_compare_exchange_n((uint64_t *)step->entry, &expected, wanted, false,
-                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+        return __atomic_compare_exchange_n((uint64_t *)entry_address(step), &expected, wanted,
+                                           false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
     uint32_t expected = (uint32_t)step->value;
-    return __atomic_compare_exchange_n((uint32_t *)step->entry, &expected, (uint32_t)wanted, false,
-                                       __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    return __atomic_compare_exchange_n((uint32_t *)entry_address(step), &expected, (uint32_t)wanted,
+                                       false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 /* Sets A in every step and, for a write, D in the last. */
-static enum walk_outcome set_flags(const struct format *format, struct step *steps, unsigned count,
-                                   bool write, struct walk *walk)
+static enum walk_outcome set_flags(struct mmu *mmu, const struct format *format, struct step *steps,
+                                   unsigned count, bool write, struct walk *walk)
 {
     for (unsigned i = 0; i < count; i++) {
         struct step *step = &steps[i];
@@ -131,7 +147,9 @@ static enum walk_outcome set_flags(const struct format *format, struct step *ste
             wanted |= ENTRY_D;
         if (likely(wanted == step->value))
             continue;
-        if (!step->writable) {
+        if (!(step->nested & NESTED_WRITE))
+            step->nested = walk_nested(mmu, step->table_ppn, true);
+        if (!(step->nested & NESTED_WRITE)) {
             walk->blocked_ppn = step->table_ppn;
             return WALK_BLOCKED;
         }
@@ -215,10 +233,19 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         table = pdpte & ADDRESS_MASK;
     }
 
+    unsigned table_shift = PAGE_SHIFT + format->index_bits; /* of what a page table maps */
+    uint64_t region = linear >> table_shift;
+    struct walk_cache_table *cached = walk_cache_table(&mmu->walk_cache, region);
+    bool is_cached = cached->region == region && cached->generation == mmu->walk_cache.generation;
     struct step steps[LEVELS_MAX];
     unsigned count = 0, level = format->top;
     uint64_t rights = UINT64_MAX;
     uint64_t value;
+    if (is_cached) {
+        level = 0;
+        table = cached->table;
+        rights = cached->rights;
+    }
     for (;; level--) {
         unsigned shift = PAGE_SHIFT + level * format->index_bits;
         unsigned index = (unsigned)(linear >> shift) & ((1u << format->index_bits) - 1);
@@ -229,7 +256,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         }
         value = step->value;
         if (!(value & ENTRY_P))
-            return WALK_FAULT;
+            goto fault;
 
         bool large = value & ENTRY_PS && format->large_levels >> level & 1;
         uint64_t reserved = reserved_always;
@@ -239,21 +266,28 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
             reserved |= ENTRY_PS;
         if (value & reserved) {
             walk->error_code |= ERROR_P | ERROR_RSVD;
-            return WALK_FAULT;
+            goto fault;
         }
-        rights &= entry_rights(value);
         if (large || level == 0)
             break;
+        rights &= entry_rights(value);
         table = value & ADDRESS_MASK;
     }
 
+    uint64_t rights_above = rights;
+    rights &= entry_rights(value);
     if (!access_allowed(mmu, rights, access, privilege)) {
         walk->error_code |= ERROR_P;
-        return WALK_FAULT;
+        goto fault;
     }
-    enum walk_outcome outcome = set_flags(format, steps, count, access == MMU_WRITE, walk);
+    enum walk_outcome outcome = set_flags(mmu, format, steps, count, access == MMU_WRITE, walk);
     if (outcome != WALK_OK)
         return outcome;
+    if (level == 0 && !is_cached && mmu->walk_cache.on)
+        *cached = (struct walk_cache_table){.generation = mmu->walk_cache.generation,
+                                            .region = region,
+                                            .table = table,
+                                            .rights = rights_above};
 
     walk->gpa = leaf_address(format, level, value, linear);
     walk->may_write = access_allowed(mmu, rights, MMU_WRITE, privilege);
@@ -262,6 +296,13 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
     if (level > 0)
         walk->large = level == 1 ? TLB_LARGE : TLB_HUGE;
     return WALK_OK;
+
+fault:
+    if (!is_cached)
+        return WALK_FAULT;
+    /* What was remembered may be behind: the tables decide. */
+    cached->generation = 0;
+    return walk_guest(mmu, linear, access, privilege, walk);
 }
 
 enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)

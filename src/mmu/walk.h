@@ -49,6 +49,10 @@ struct walk {
 enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                              enum mmu_privilege privilege, struct walk *walk);
 
+/* The nested entry of ppn (nested.h), from the cache, the table or the page map; one that allows
+ * writes, if `write` and that can be had at once. 0: the page is not RAM, or away. */
+uint64_t walk_nested(struct mmu *mmu, uint64_t ppn, bool write);
+
 /* Parks and brings page ppn, which is RAM. False: its bytes are lost. */
 bool mmu_bring(struct mmu *mmu, uint64_t ppn);
 

@@ -110,7 +110,7 @@ static enum status create_memory(struct machine *machine, struct error *err)
     if (status == STATUS_OK)
         status = bus_create(&machine->ports, NULL, err);
     if (status == STATUS_OK)
-        status = mmu_domain_create(&machine->domain, machine->map, err);
+        status = mmu_domain_create(&machine->domain, machine->map, &host->options->mmu, err);
     if (status == STATUS_OK)
         status = paging_create(&machine->paging, machine->map, machine->host->swap, err);
     if (status == STATUS_OK)

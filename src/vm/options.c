@@ -52,6 +52,10 @@ const char options_help[] =
     "  --code-cache SIZE  bound of the translator's code and tables, shared by all CPUs: 2M to\n"
     "                     512M, at least 256K a CPU, default 64M\n"
     "  --mmu MMU          nested (default)\n"
+    "  --large-pages on|off\n"
+    "                     for measuring: 2 MiB entries in the nested table (default: on)\n"
+    "  --walk-caches on|off\n"
+    "                     for measuring: page walks remember upper levels (default: on)\n"
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
     "  --chaos SEED       for testing: take random pages away and bring them back all the time\n"
@@ -86,6 +90,8 @@ enum option_id {
     OPTION_ENGINE,
     OPTION_CODE_CACHE,
     OPTION_MMU,
+    OPTION_LARGE_PAGES,
+    OPTION_WALK_CACHES,
     OPTION_CONSOLE,
     OPTION_DEBUG_EXIT,
     OPTION_CHAOS,
@@ -115,6 +121,8 @@ static const struct option long_options[] = {
     {"engine", required_argument, NULL, OPTION_ENGINE},
     {"code-cache", required_argument, NULL, OPTION_CODE_CACHE},
     {"mmu", required_argument, NULL, OPTION_MMU},
+    {"large-pages", required_argument, NULL, OPTION_LARGE_PAGES},
+    {"walk-caches", required_argument, NULL, OPTION_WALK_CACHES},
     {"console", required_argument, NULL, OPTION_CONSOLE},
     {"debug-exit", no_argument, NULL, OPTION_DEBUG_EXIT},
     {"chaos", required_argument, NULL, OPTION_CHAOS},
@@ -222,6 +230,15 @@ static enum status name_option(const char *option, const char *value, struct err
     return status == STATUS_OK ? status : error_set(err, status, "%s: %s", option, why.text);
 }
 
+/* *off: whether it says "off". */
+static enum status switch_parse(const char *option, const char *value, bool *off, struct error *err)
+{
+    *off = strcmp(value, "off") == 0;
+    if (*off || strcmp(value, "on") == 0)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID, "%s %s is not known; give on or off", option, value);
+}
+
 static enum status engine_parse(const char *value, const struct engine_ops **engine,
                                 struct error *err)
 {
@@ -319,6 +336,10 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
                            &options->code_cache, err);
     case OPTION_MMU:
         return mmu_check(value, err);
+    case OPTION_LARGE_PAGES:
+        return switch_parse("--large-pages", value, &options->mmu.no_host_large, err);
+    case OPTION_WALK_CACHES:
+        return switch_parse("--walk-caches", value, &options->mmu.no_walk_caches, err);
     case OPTION_CONSOLE:
         options->console = strcmp(value, "stdio") == 0 ? NULL : value;
         return path_check("--console", value, err);

@@ -79,6 +79,7 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
         const struct mmu_stats *mmu_from = &vcpus[i]->mmu.stats;
         mmu.tlb_misses += count_of(&mmu_from->tlb_misses);
         mmu.walks += count_of(&mmu_from->walks);
+        mmu.nested_violations += count_of(&mmu_from->nested_violations);
         mmu.walk_references += count_of(&mmu_from->walk_references);
         mmu.page_faults += count_of(&mmu_from->page_faults);
         mmu.flushes += count_of(&mmu_from->flushes);
@@ -103,6 +104,7 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "tlb_misses", mmu.tlb_misses);
     add_count(stats, "walks", mmu.walks);
     add_count(stats, "walk_references", mmu.walk_references);
+    add_count(stats, "nested_violations", mmu.nested_violations);
     add_count(stats, "tlb_flushes", mmu.flushes);
     add_count(stats, "tlb_page_flushes", mmu.page_flushes);
     add_count(stats, "code_writes", mmu.code_writes);

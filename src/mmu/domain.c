@@ -88,6 +88,11 @@ void mmu_domain_destroy(struct mmu_domain *domain)
     free(domain);
 }
 
+uint64_t mmu_domain_overhead(const struct mmu_domain *domain)
+{
+    return atomic_load(&domain->nested->table_bytes);
+}
+
 struct pmap *domain_map(struct mmu_domain *domain)
 {
     return domain->map;

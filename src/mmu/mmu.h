@@ -202,6 +202,8 @@ struct mmu_config {
 enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map,
                               const struct mmu_config *config, struct error *err);
 void mmu_domain_destroy(struct mmu_domain *domain);
+/* Bytes of its tables. From any thread. */
+uint64_t mmu_domain_overhead(const struct mmu_domain *domain);
 /* When it returns no TLB of the domain maps what is to be forgotten, and no engine holds code
  * decoded from it. One round of safepoints for all. Never called by a running vCPU: park first. */
 void mmu_domain_revoke(struct mmu_domain *domain, const struct pmap_revocation *what);

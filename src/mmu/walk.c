@@ -256,7 +256,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         }
         value = step->value;
         if (!(value & ENTRY_P))
-            goto fault;
+            return WALK_FAULT;
 
         bool large = value & ENTRY_PS && format->large_levels >> level & 1;
         uint64_t reserved = reserved_always;
@@ -266,7 +266,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
             reserved |= ENTRY_PS;
         if (value & reserved) {
             walk->error_code |= ERROR_P | ERROR_RSVD;
-            goto fault;
+            return WALK_FAULT;
         }
         if (large || level == 0)
             break;
@@ -277,8 +277,13 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
     uint64_t rights_above = rights;
     rights &= entry_rights(value);
     if (!access_allowed(mmu, rights, access, privilege)) {
+        if (is_cached && access_allowed(mmu, entry_rights(value), access, privilege)) {
+            /* What was remembered of the entries above may be behind. */
+            cached->generation = 0;
+            return walk_guest(mmu, linear, access, privilege, walk);
+        }
         walk->error_code |= ERROR_P;
-        goto fault;
+        return WALK_FAULT;
     }
     enum walk_outcome outcome = set_flags(mmu, format, steps, count, access == MMU_WRITE, walk);
     if (outcome != WALK_OK)
@@ -296,13 +301,6 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
     if (level > 0)
         walk->large = level == 1 ? TLB_LARGE : TLB_HUGE;
     return WALK_OK;
-
-fault:
-    if (!is_cached)
-        return WALK_FAULT;
-    /* What was remembered may be behind: the tables decide. */
-    cached->generation = 0;
-    return walk_guest(mmu, linear, access, privilege, walk);
 }
 
 enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)

@@ -6,9 +6,9 @@
  * of linear regions are, with what the entries above them allow; and nested entries. Of one vCPU.
  *
  * A table is remembered once all entries above it are present and accessed. It is forgotten at
- * every flush, also of a single page, as the SDM promises. A walk that ends in a fault, and began
- * with a remembered table, is made again from the root: so a guest that has just allowed more need
- * not flush. Nested entries are forgotten when the page map revokes the page.
+ * every flush, also of a single page, as the SDM promises. Where the page's own entry allows an
+ * access and what is remembered of those above forbids it, the walk is made again from the root:
+ * who allows more need not flush. Nested entries are forgotten when the page map revokes the page.
  */
 
 #include <stdbool.h>

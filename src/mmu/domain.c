@@ -90,7 +90,12 @@ void mmu_domain_destroy(struct mmu_domain *domain)
 
 uint64_t mmu_domain_overhead(const struct mmu_domain *domain)
 {
-    return atomic_load(&domain->nested->table_bytes);
+    uint64_t bytes = atomic_load(&domain->nested->table_bytes);
+    for (unsigned i = 0; i < domain->count; i++) {
+        if (domain->members[i]->shadow != NULL)
+            bytes += shadow_bytes(domain->members[i]->shadow);
+    }
+    return bytes;
 }
 
 struct pmap *domain_map(struct mmu_domain *domain)
@@ -135,16 +140,25 @@ void domain_leave(struct mmu_domain *domain, struct mmu *mmu)
 /* Carries a request out. On the MMU's own thread, or while it is parked; under mmu->lock. */
 static void request_apply(struct mmu *mmu, const struct mmu_request *request)
 {
-    for (unsigned i = 0; i < request->mappings.count; i++)
+    for (unsigned i = 0; i < request->mappings.count; i++) {
         walk_cache_drop_page(&mmu->walk_cache, request->mappings.ppns[i]);
+        if (mmu->shadow != NULL)
+            shadow_revoke(mmu->shadow, request->mappings.ppns[i]);
+    }
     if (request->mappings.count != 0)
         tlb_drop_mappings(mmu, &request->mappings);
     if (request->guarded_ppn != NULL) {
         walk_cache_drop_page(&mmu->walk_cache, *request->guarded_ppn);
+        if (mmu->shadow != NULL)
+            shadow_protect(mmu->shadow, *request->guarded_ppn);
         tlb_drop_writes(mmu, *request->guarded_ppn);
     }
-    for (unsigned i = 0; i < request->code_count && mmu->code_drop != NULL; i++)
-        mmu->code_drop(mmu->code_context, request->code_ppns[i]);
+    for (unsigned i = 0; i < request->code_count; i++) {
+        if (mmu->code_drop != NULL)
+            mmu->code_drop(mmu->code_context, request->code_ppns[i]);
+        if (mmu->shadow != NULL)
+            shadow_untrace(mmu->shadow, request->code_ppns[i]);
+    }
 }
 
 /* Under mmu->lock. */

@@ -38,6 +38,7 @@
 #include "mem/bus.h"
 #include "mem/pmap.h"
 #include "mmu/nested.h"
+#include "mmu/shadow.h"
 #include "mmu/tlb_set.h"
 #include "mmu/walk_cache.h"
 #include "util/bits.h"
@@ -150,6 +151,8 @@ struct mmu {
     struct nested *nested; /* the domain's */
     struct bus *mmio;
     struct walk_cache walk_cache; /* owned as the TLB is */
+    struct shadow *shadow;        /* likewise; NULL: there is none */
+    bool is_shadowed;             /* TLB misses are looked up there */
 
     mmu_code_drop_fn *code_drop;
     mmu_code_flush_fn *code_flush;
@@ -193,16 +196,21 @@ struct mmu_fault {
     uint32_t error_code; /* as pushed by #PF */
 };
 
+enum mmu_mode { MMU_NESTED, MMU_SHADOW };
+
 struct mmu_config {
-    bool no_walk_caches; /* each walk reads all entries */
-    bool no_host_large;  /* no large leaves in the nested table */
+    enum mmu_mode mode;
+    uint64_t shadow_bytes; /* of each MMU's shadow, at most */
+    bool no_walk_caches;   /* each walk reads all entries */
+    bool no_host_large;    /* no large leaves in the nested table */
 };
 
 /* All MMUs of one VM. Installs the page map's revoke hook. At most 64 members. */
 enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map,
                               const struct mmu_config *config, struct error *err);
 void mmu_domain_destroy(struct mmu_domain *domain);
-/* Bytes of its tables. From any thread. */
+/* Bytes of its tables and of its members' shadows. From any thread while no member joins or leaves.
+ */
 uint64_t mmu_domain_overhead(const struct mmu_domain *domain);
 /* When it returns no TLB of the domain maps what is to be forgotten, and no engine holds code
  * decoded from it. One round of safepoints for all. Never called by a running vCPU: park first. */

@@ -22,12 +22,8 @@
 #define ERROR_RSVD (1u << 3)
 #define ERROR_I    (1u << 4)
 
-#define LEVELS_MAX 4
-
 /* Bits high..low set. */
 #define MASK(high, low) ((~(uint64_t)0 >> (63 - (high))) & (~(uint64_t)0 << (low)))
-
-#define ADDRESS_MASK MASK(MMU_PHYSICAL_BITS - 1, 12)
 
 struct step {
     uint64_t value;
@@ -44,7 +40,7 @@ struct format {
     unsigned large_levels; /* bit n: PS at level n maps a large page; else it is ignored... */
     unsigned small_levels; /* ... or reserved, where bit n is set here */
     uint64_t reserved;     /* bits, at all levels; with EFER.NXE off, NX comes to it */
-    uint64_t reserved_large[LEVELS_MAX]; /* more of them in an entry that maps a large page */
+    uint64_t reserved_large[WALK_LEVELS_MAX]; /* more of them in an entry that maps a large page */
 };
 
 static const struct format format_long = {
@@ -160,32 +156,6 @@ static enum walk_outcome set_flags(struct mmu *mmu, const struct format *format,
     return WALK_OK;
 }
 
-/* What all levels together allow: the entries ANDed, with NX inverted. */
-#define RIGHT_USER    ENTRY_U
-#define RIGHT_WRITE   ENTRY_W
-#define RIGHT_EXECUTE ENTRY_NX
-
-static inline uint64_t entry_rights(uint64_t value)
-{
-    return value ^ ENTRY_NX;
-}
-
-static inline bool access_allowed(const struct mmu *mmu, uint64_t rights, enum mmu_access access,
-                                  enum mmu_privilege privilege)
-{
-    if (privilege == MMU_USER) {
-        uint64_t wanted = RIGHT_USER;
-        if (access != MMU_READ)
-            wanted |= access == MMU_WRITE ? RIGHT_WRITE : RIGHT_EXECUTE;
-        return (rights & wanted) == wanted;
-    }
-    if (access == MMU_EXECUTE)
-        return rights & RIGHT_EXECUTE && !(rights & RIGHT_USER && mmu->cr4 & PAGING_CR4_SMEP);
-    if (rights & RIGHT_USER && privilege == MMU_SUPERVISOR && mmu->cr4 & PAGING_CR4_SMAP)
-        return false;
-    return access == MMU_READ || rights & RIGHT_WRITE || !(mmu->cr0 & PAGING_CR0_WP);
-}
-
 /* The error code of a fault, without P and RSVD. */
 static uint32_t access_error(const struct mmu *mmu, enum mmu_access access,
                              enum mmu_privilege privilege)
@@ -205,7 +175,7 @@ static uint64_t leaf_address(const struct format *format, unsigned level, uint64
                              uint64_t linear)
 {
     uint64_t offset_mask = bit(PAGE_SHIFT + level * format->index_bits) - 1;
-    uint64_t base = value & ADDRESS_MASK & ~offset_mask;
+    uint64_t base = value & WALK_ADDRESS_MASK & ~offset_mask;
     if (!format->wide && level > 0)
         base |= bits_extract(value, 20, 13) << 32;
     return base | (linear & offset_mask & ~PAGE_MASK);
@@ -225,19 +195,20 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
     uint64_t reserved_always = format->reserved;
     if (format->wide && !(mmu->efer & PAGING_EFER_NXE))
         reserved_always |= ENTRY_NX;
-    uint64_t table = mmu->cr3 & (format->wide ? ADDRESS_MASK : MASK(31, 12));
+    uint64_t table = mmu->cr3 & (format->wide ? WALK_ADDRESS_MASK : MASK(31, 12));
     if (format->wide && format->top == 1) {
         uint64_t pdpte = mmu->pdpte[bits_extract(linear, 31, 30)];
         if (!(pdpte & ENTRY_P))
             return WALK_FAULT;
-        table = pdpte & ADDRESS_MASK;
+        table = pdpte & WALK_ADDRESS_MASK;
     }
 
     unsigned table_shift = PAGE_SHIFT + format->index_bits; /* of what a page table maps */
     uint64_t region = linear >> table_shift;
     struct walk_cache_table *cached = walk_cache_table(&mmu->walk_cache, region);
-    bool is_cached = cached->region == region && cached->generation == mmu->walk_cache.generation;
-    struct step steps[LEVELS_MAX];
+    bool is_cached = !mmu->is_shadowed && cached->region == region &&
+                     cached->generation == mmu->walk_cache.generation;
+    struct step steps[WALK_LEVELS_MAX];
     unsigned count = 0, level = format->top;
     uint64_t rights = UINT64_MAX;
     uint64_t value;
@@ -270,14 +241,14 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         }
         if (large || level == 0)
             break;
-        rights &= entry_rights(value);
-        table = value & ADDRESS_MASK;
+        rights &= walk_entry_rights(value);
+        table = value & WALK_ADDRESS_MASK;
     }
 
     uint64_t rights_above = rights;
-    rights &= entry_rights(value);
-    if (!access_allowed(mmu, rights, access, privilege)) {
-        if (is_cached && access_allowed(mmu, entry_rights(value), access, privilege)) {
+    rights &= walk_entry_rights(value);
+    if (!walk_allows(mmu, rights, access, privilege)) {
+        if (is_cached && walk_allows(mmu, walk_entry_rights(value), access, privilege)) {
             /* What was remembered of the entries above may be behind. */
             cached->generation = 0;
             return walk_guest(mmu, linear, access, privilege, walk);
@@ -294,8 +265,13 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
                                             .table = table,
                                             .rights = rights_above};
 
+    for (unsigned i = 0; !is_cached && i < count; i++) {
+        walk->tables[i] = steps[i].table_ppn;
+        walk->entries[i] = steps[i].value;
+    }
+    walk->count = is_cached ? 0 : count;
     walk->gpa = leaf_address(format, level, value, linear);
-    walk->may_write = access_allowed(mmu, rights, MMU_WRITE, privilege);
+    walk->may_write = walk_allows(mmu, rights, MMU_WRITE, privilege);
     walk->dirty = (steps[count - 1].value & ENTRY_D) != 0;
     walk->global = value & ENTRY_G && mmu->cr4 & PAGING_CR4_PGE;
     if (level > 0)

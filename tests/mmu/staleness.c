@@ -1,0 +1,288 @@
+#include "staleness.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define FOREVER     UINT64_MAX
+#define ROOT_WORDS  ((uint64_t)1 << 60) /* where values of root registers are logged */
+#define FLAG_A      ((uint64_t)1 << 5)
+#define FLAG_D      ((uint64_t)1 << 6)
+#define FRAME       0x3ffffffff000u
+#define LEVELS_MOST 4u
+
+struct stale_value {
+    uint64_t word, value; /* a guest-physical address that 8 divides, and what was there ... */
+    uint64_t end;         /* ... up to then */
+};
+
+/* ------------------------------------------------------------------------- addresses */
+
+unsigned stale_linears(enum oracle_mode mode)
+{
+    return mode == ORACLE_LONG ? LINEARS : LINEARS / 2;
+}
+
+uint64_t stale_linear(unsigned n, enum oracle_mode mode)
+{
+    static const uint64_t directories[] = {0, 1, 3};
+    uint64_t linear = (uint64_t)(n & 1 ? 30 : 18) << 12 | directories[n / 2 % 3] << 21 |
+                      (uint64_t)(n / 6 % 2) << 30;
+    if (mode == ORACLE_LONG && n >= LINEARS / 2)
+        linear |= ~(uint64_t)0 << 39;
+    return linear;
+}
+
+unsigned stale_offset(uint64_t linear, enum oracle_mode mode, unsigned level)
+{
+    if (mode == ORACLE_32)
+        return (unsigned)(linear >> (12 + 10 * level) & 1023) * 4;
+    return (unsigned)(linear >> (12 + 9 * level) & 511) * 8;
+}
+
+/* ------------------------------------------------------------------------- memory */
+
+void stale_create(struct staleness *stale)
+{
+    *stale = (struct staleness){.now = 1, .ram = calloc(1, RAM_LOW_END)};
+    assert_non_null(stale->ram);
+}
+
+void stale_destroy(struct staleness *stale)
+{
+    free(stale->ram);
+    free(stale->values);
+}
+
+uint64_t stale_read(const struct staleness *stale, uint64_t gpa)
+{
+    uint64_t value = ~(uint64_t)0; /* nobody answers */
+    if (gpa <= RAM_LOW_END - sizeof(value))
+        memcpy(&value, stale->ram + gpa, sizeof(value));
+    return value;
+}
+
+static void log_value(struct staleness *stale, uint64_t word, uint64_t value)
+{
+    if (stale->count == stale->room) {
+        stale->room = stale->room == 0 ? 1024 : stale->room * 2;
+        stale->values = realloc(stale->values, stale->room * sizeof(*stale->values));
+        assert_non_null(stale->values);
+    }
+    stale->values[stale->count++] =
+        (struct stale_value){.word = word, .value = value, .end = stale->now};
+}
+
+void stale_write(struct staleness *stale, uint64_t gpa, const void *bytes, unsigned size)
+{
+    stale->now++;
+    for (unsigned i = 0; i < size; i += 8) {
+        if (memcmp(stale->ram + gpa + i, (const uint8_t *)bytes + i, 8) != 0)
+            log_value(stale, gpa + i, stale_read(stale, gpa + i));
+    }
+    memcpy(stale->ram + gpa, bytes, size);
+}
+
+void stale_set_flags(struct staleness *stale, uint64_t gpa, uint64_t value)
+{
+    memcpy(stale->ram + gpa, &value, sizeof(value));
+}
+
+/* ------------------------------------------------------------------------- flushes */
+
+static uint64_t root_word(unsigned number, unsigned n)
+{
+    return ROOT_WORDS + (number * 4 + n) * 8;
+}
+
+void stale_load_root(struct staleness *stale, struct stale_cpu *cpu, unsigned number,
+                     const uint64_t root[4])
+{
+    stale->now++;
+    for (unsigned i = 0; i < ARRAY_LENGTH(cpu->root); i++) {
+        log_value(stale, root_word(number, i), cpu->root[i]);
+        cpu->root[i] = root[i];
+    }
+    stale_flush_local(stale, cpu);
+}
+
+void stale_flush_all(struct staleness *stale, struct stale_cpu *cpu)
+{
+    cpu->flushed_all = stale->now++;
+}
+
+void stale_flush_local(struct staleness *stale, struct stale_cpu *cpu)
+{
+    cpu->flushed_local = stale->now++;
+}
+
+void stale_flush_page(struct staleness *stale, struct stale_cpu *cpu, unsigned n)
+{
+    cpu->flushed_page[n] = stale->now++;
+}
+
+static uint64_t later(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ------------------------------------------------------------------------- walks */
+
+struct search {
+    const struct staleness *stale;
+    const struct stale_cpu *cpu;
+    struct oracle_case walk;
+    uint64_t gpa[LEVELS_MOST]; /* of the entries */
+    bool current[LEVELS_MOST];
+    uint64_t end; /* when the first of the values in use was overwritten */
+    struct stale_result *results;
+    unsigned count;
+};
+
+/* When translations of this linear address were flushed last, with those by way of other pieces of
+ * a page of `size`. */
+static uint64_t flushed(const struct search *search, uint64_t size, bool global)
+{
+    uint64_t time = search->cpu->flushed_all;
+    if (!global)
+        time = later(time, search->cpu->flushed_local);
+    for (unsigned n = 0; n < stale_linears(search->walk.mode); n++) {
+        if ((stale_linear(n, search->walk.mode) ^ search->walk.linear) / size == 0)
+            time = later(time, search->cpu->flushed_page[n]);
+    }
+    return time;
+}
+
+static void add_flags(const struct search *search, struct stale_result *result, unsigned level,
+                      uint64_t flags)
+{
+    uint64_t word = search->gpa[level] & ~(uint64_t)7;
+    unsigned i = 0;
+    while (i < result->count && result->word[i] != word)
+        i++;
+    if (i == result->count) {
+        result->count++;
+        result->word[i] = word;
+        result->after[i] = stale_read(search->stale, word);
+    }
+    result->after[i] |= flags << 8 * (search->gpa[level] & 7);
+}
+
+/* The walk in search->walk ends here; it is a result, if it is legal. */
+static void judge(struct search *search, unsigned last)
+{
+    const struct oracle_case *c = &search->walk;
+    struct oracle_result walk = oracle_walk(c);
+    uint64_t leaf = c->entries[last];
+    if (walk.fault) {
+        if (!search->current[last] || search->end <= flushed(search, PAGE_SIZE, false))
+            return;
+    } else {
+        unsigned above = (c->mode == ORACLE_LONG ? 3 : 1) - last;
+        uint64_t size = (uint64_t)PAGE_SIZE << above * (c->mode == ORACLE_32 ? 10 : 9);
+        if (search->end <= flushed(search, size, leaf & PTE_G && search->cpu->pge))
+            return;
+        if (!search->current[last] && c->access == ORACLE_WRITE && !(leaf & FLAG_D))
+            return;
+    }
+    assert_true(search->count < STALE_RESULTS_MAX);
+    struct stale_result *result = &search->results[search->count++];
+    *result = (struct stale_result){
+        .fault = walk.fault, .error_code = walk.error_code, .address = walk.address};
+    for (unsigned i = 0; i <= last && !walk.fault; i++) {
+        if (search->current[i])
+            add_flags(search, result, i,
+                      FLAG_A | (i == last && c->access == ORACLE_WRITE ? FLAG_D : 0));
+    }
+}
+
+static void descend(struct search *search, unsigned depth, uint64_t table);
+
+static void try_value(struct search *search, unsigned depth, uint64_t word_value, uint64_t end)
+{
+    bool current = end == FOREVER;
+    uint64_t value = word_value, old_end = search->end;
+    if (search->walk.mode == ORACLE_32)
+        value = (uint32_t)(word_value >> 8 * (search->gpa[depth] & 7));
+    if (!current && (value & (PTE_P | FLAG_A)) != (PTE_P | FLAG_A))
+        return;
+    for (unsigned i = depth; i < LEVELS_MOST; i++)
+        search->walk.entries[i] = 0;
+    search->walk.entries[depth] = value;
+    search->current[depth] = current;
+    search->end = end < old_end ? end : old_end;
+    struct oracle_result walk = oracle_walk(&search->walk);
+    unsigned last = (search->walk.mode == ORACLE_LONG ? LEVELS_MOST : 2) - 1;
+    bool reserved = walk.fault && walk.error_code & 8;
+    if (walk.used > depth + 1 && depth < last)
+        descend(search, depth + 1, value & FRAME);
+    else if (current || !reserved)
+        judge(search, depth);
+    search->end = old_end;
+}
+
+/* Tries all values that the word has had since anything of it was flushed, newest first. */
+static void try_values(struct search *search, unsigned depth, uint64_t word, uint64_t current,
+                       void (*each)(struct search *, unsigned, uint64_t, uint64_t))
+{
+    const struct staleness *stale = search->stale;
+    uint64_t tried[256];
+    unsigned count = 0;
+    each(search, depth, current, FOREVER);
+    tried[count++] = current;
+    for (unsigned i = stale->count; i-- > 0 && stale->values[i].end > search->cpu->flushed_all;) {
+        if (stale->values[i].word != word)
+            continue;
+        unsigned known = 0;
+        while (known < count && tried[known] != stale->values[i].value)
+            known++;
+        if (known < count)
+            continue;
+        assert_true(count < ARRAY_LENGTH(tried));
+        tried[count++] = stale->values[i].value;
+        each(search, depth, stale->values[i].value, stale->values[i].end);
+    }
+}
+
+static void descend(struct search *search, unsigned depth, uint64_t table)
+{
+    enum oracle_mode mode = search->walk.mode;
+    unsigned level = (mode == ORACLE_LONG ? 3 : 1) - depth;
+    search->gpa[depth] = table + stale_offset(search->walk.linear, mode, level);
+    uint64_t word = search->gpa[depth] & ~(uint64_t)7;
+    try_values(search, depth, word, stale_read(search->stale, word), try_value);
+}
+
+static void try_root(struct search *search, unsigned depth, uint64_t root, uint64_t end)
+{
+    search->end = end;
+    if (root & PTE_P) {
+        descend(search, depth, root & FRAME);
+    } else if (end == FOREVER) { /* PAE's page-directory pointer */
+        search->current[0] = true;
+        search->walk.entries[0] = 0;
+        judge(search, 0);
+    }
+}
+
+unsigned stale_results(const struct staleness *stale, const struct stale_cpu *cpu, unsigned number,
+                       uint64_t linear, enum oracle_access access, enum oracle_who who,
+                       struct stale_result *results)
+{
+    struct search search = {.stale = stale, .cpu = cpu, .results = results};
+    search.walk = (struct oracle_case){.mode = cpu->mode,
+                                       .wp = cpu->wp,
+                                       .smep = cpu->smep,
+                                       .smap = cpu->smap,
+                                       .nxe = cpu->nxe,
+                                       .pse = cpu->pse,
+                                       .access = access,
+                                       .who = who,
+                                       .linear = linear};
+    unsigned root = cpu->mode == ORACLE_PAE ? (unsigned)(linear >> 30) & 3 : 0;
+    try_values(&search, 0, root_word(number, root), cpu->root[root], try_root);
+    return search.count;
+}

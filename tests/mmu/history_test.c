@@ -22,12 +22,14 @@
 #include "staleness.h"
 
 #define CPUS        2u
-#define TABLES      8u /* from TABLE_FIRST */
+#define TABLES      14u /* from TABLE_FIRST */
 #define TABLE_FIRST ((uint64_t)16)
 #define PAGES       24u /* that entries lead to most: the tables, and pages after them */
 #define STEPS       6000u
 #define PHASE       250u
 #define PERCENT(n)  (history_random(history, 100) < (n))
+
+static uint64_t histories = 10;
 
 struct history {
     const char *name;
@@ -41,6 +43,7 @@ struct history {
     bool busy;
     uint64_t exact, behind; /* accesses with one legal result, and with more */
     uint64_t faults, devices;
+    uint64_t traced_writes, evictions; /* of the shadows */
 };
 
 static uint64_t history_random(struct history *history, uint64_t limit)
@@ -80,12 +83,12 @@ static uint64_t any_entry(struct history *history)
 {
     uint64_t entry = 0;
     entry |= PERCENT(97) ? PTE_P : 0;
-    entry |= PERCENT(92) ? PTE_W : 0;
-    entry |= PERCENT(90) ? PTE_U : 0;
+    entry |= PERCENT(94) ? PTE_W : 0;
+    entry |= PERCENT(95) ? PTE_U : 0;
     entry |= PERCENT(60) ? PTE_A : 0;
     entry |= PERCENT(50) ? PTE_D : 0;
     entry |= PERCENT(25) ? PTE_G : 0;
-    entry |= PERCENT(5) ? PTE_NX : 0;
+    entry |= PERCENT(4) ? PTE_NX : 0;
     if (PERCENT(6))
         return entry | PTE_PS | history_random(history, 4) * 2 * MIB;
     if (PERCENT(1))
@@ -206,9 +209,10 @@ static void change_mode(struct history *history, bool format)
             cpu->root[i] = any_table(history) | PTE_P;
     }
     cpu->wp = PERCENT(70);
-    cpu->smep = PERCENT(30);
-    cpu->smap = PERCENT(30);
-    cpu->nxe = PERCENT(80);
+    cpu->smep = PERCENT(20);
+    cpu->smap = PERCENT(20);
+    if (PERCENT(20))
+        cpu->nxe = !cpu->nxe;
     cpu->pse = PERCENT(80);
     cpu->pge = PERCENT(80);
     load_registers(history);
@@ -432,6 +436,7 @@ static void begin(struct history *history, const struct mmu_config *config)
     }
     for (unsigned i = 0; i < CPUS; i++) {
         cpu_running(history)->mode = ORACLE_LONG;
+        cpu_running(history)->nxe = true;
         change_mode(history, false);
         change_root(history);
         switch_cpu(history);
@@ -442,6 +447,13 @@ static void begin(struct history *history, const struct mmu_config *config)
 
 static void end(struct history *history)
 {
+    for (unsigned i = 0; i < CPUS; i++) {
+        struct shadow *shadow = history->machine->cpus[i].mmu.shadow;
+        if (shadow != NULL) {
+            history->traced_writes += shadow_get_stats(shadow)->traced_writes;
+            history->evictions += shadow_get_stats(shadow)->evictions;
+        }
+    }
     compare_memory(history);
     assert_int_equal(history->store->misused, 0);
     machine_destroy(history->machine);
@@ -449,9 +461,10 @@ static void end(struct history *history)
     stale_destroy(&history->stale);
 }
 
-static void live(const char *name, const struct mmu_config *config, uint64_t histories)
+/* Returns the sums of all histories. */
+static struct history live(const char *name, const struct mmu_config *config)
 {
-    uint64_t exact = 0, behind = 0, faults = 0, devices = 0;
+    struct history sums = {0};
     for (uint64_t seed = 1; seed <= histories; seed++) {
         struct history history = {.name = name, .seed = seed, .first_seed = seed};
         begin(&history, config);
@@ -461,41 +474,56 @@ static void live(const char *name, const struct mmu_config *config, uint64_t his
             step(&history);
         }
         end(&history);
-        exact += history.exact;
-        behind += history.behind;
-        faults += history.faults;
-        devices += history.devices;
+        sums.exact += history.exact;
+        sums.behind += history.behind;
+        sums.faults += history.faults;
+        sums.devices += history.devices;
+        sums.traced_writes += history.traced_writes;
+        sums.evictions += history.evictions;
     }
     print_message("%s: %llu accesses with one result, %llu with several; %llu faults, %llu to "
                   "devices\n",
-                  name, (unsigned long long)exact, (unsigned long long)behind,
-                  (unsigned long long)faults, (unsigned long long)devices);
+                  name, (unsigned long long)sums.exact, (unsigned long long)sums.behind,
+                  (unsigned long long)sums.faults, (unsigned long long)sums.devices);
     /* It has tried what it is there for. */
-    assert_true(exact > histories * STEPS / 20);
-    assert_true(behind > histories * STEPS / 20);
-    assert_true(faults > histories * STEPS / 20 &&
-                faults < exact + behind - histories * STEPS / 10);
-    assert_true(devices > 0);
+    uint64_t some = histories * STEPS / 20;
+    assert_true(sums.exact > some && sums.behind > some && sums.devices > 0);
+    assert_true(sums.faults > some && sums.exact + sums.behind - sums.faults > 4 * some);
+    return sums;
 }
-
-static uint64_t histories = 10;
 
 static void test_nested(void **state)
 {
     (void)state;
-    live("nested", &(struct mmu_config){0}, histories);
+    live("nested", &(struct mmu_config){0});
 }
 
 static void test_without_walk_caches(void **state)
 {
     (void)state;
-    live("no walk caches", &(struct mmu_config){.no_walk_caches = true}, histories);
+    live("no walk caches", &(struct mmu_config){.no_walk_caches = true});
 }
 
 static void test_without_large_leaves(void **state)
 {
     (void)state;
-    live("no large leaves", &(struct mmu_config){.no_host_large = true}, histories);
+    live("no large leaves", &(struct mmu_config){.no_host_large = true});
+}
+
+static void test_shadow(void **state)
+{
+    (void)state;
+    struct history sums =
+        live("shadow", &(struct mmu_config){.mode = MMU_SHADOW, .shadow_bytes = 16 * MIB});
+    assert_true(sums.traced_writes > histories * 10);
+}
+
+/* So few nodes that they give way all the time. */
+static void test_small_shadow(void **state)
+{
+    (void)state;
+    struct history sums = live("small shadow", &(struct mmu_config){.mode = MMU_SHADOW});
+    assert_true(sums.evictions > histories * 10);
 }
 
 /* An argument is how many histories each test tries. */
@@ -507,6 +535,8 @@ int main(int count, char **arguments)
         cmocka_unit_test(test_nested),
         cmocka_unit_test(test_without_walk_caches),
         cmocka_unit_test(test_without_large_leaves),
+        cmocka_unit_test(test_shadow),
+        cmocka_unit_test(test_small_shadow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,9 +25,11 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
     mmu->code_context = code_context;
     const struct mmu_config *config = domain_config(domain);
     enum status status = STATUS_OK;
-    if (config->mode == MMU_SHADOW)
+    if (config->mode != MMU_NESTED)
         status = shadow_create(&mmu->shadow, config->shadow_bytes, err);
-    mmu->is_shadowed = mmu->shadow != NULL;
+    mmu->is_shadowed = config->mode == MMU_SHADOW;
+    mmu->is_choosing = config->mode == MMU_AUTO;
+    auto_init(&mmu->choice);
     if (status == STATUS_OK)
         status = domain_join(domain, mmu, err);
     if (status != STATUS_OK) {

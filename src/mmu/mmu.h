@@ -37,6 +37,7 @@
 
 #include "mem/bus.h"
 #include "mem/pmap.h"
+#include "mmu/auto.h"
 #include "mmu/nested.h"
 #include "mmu/shadow.h"
 #include "mmu/tlb_set.h"
@@ -153,6 +154,8 @@ struct mmu {
     struct walk_cache walk_cache; /* owned as the TLB is */
     struct shadow *shadow;        /* likewise; NULL: there is none */
     bool is_shadowed;             /* TLB misses are looked up there */
+    struct auto_choice choice;    /* likewise, with MMU_AUTO */
+    bool is_choosing;             /* MMU_AUTO */
 
     mmu_code_drop_fn *code_drop;
     mmu_code_flush_fn *code_flush;
@@ -195,8 +198,6 @@ struct mmu_fault {
     uint64_t address;    /* for CR2 */
     uint32_t error_code; /* as pushed by #PF */
 };
-
-enum mmu_mode { MMU_NESTED, MMU_SHADOW };
 
 struct mmu_config {
     enum mmu_mode mode;

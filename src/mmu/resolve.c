@@ -12,6 +12,7 @@
 #include "mmu/mmu.h"
 #include "mmu/tlb.h"
 #include "mmu/walk.h"
+#include "util/clock.h"
 
 static bool tlb_look_up(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                         enum mmu_privilege privilege, struct mmu_target *target)
@@ -93,15 +94,10 @@ static void fill(struct mmu *mmu, uint64_t page, enum mmu_access access,
     tlb_fill_data(mmu, privilege, page, access, &entry);
 }
 
-enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                             enum mmu_privilege privilege, struct mmu_target *target,
-                             struct mmu_fault *fault)
+static enum mmu_outcome resolve_miss(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                                     enum mmu_privilege privilege, struct mmu_target *target,
+                                     struct mmu_fault *fault)
 {
-    if (privilege == MMU_USER_CHECKED)
-        privilege = MMU_USER;
-    if (tlb_look_up(mmu, linear, access, privilege, target))
-        return MMU_OK;
-    mmu->stats.tlb_misses++;
     uint64_t page = linear & ~PAGE_MASK, offset = linear & PAGE_MASK;
     for (;;) {
         struct walk walk;
@@ -153,6 +149,35 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         target->host = (uint8_t *)(uintptr_t)host + offset;
         return MMU_OK;
     }
+}
+
+/* The same with an eye on what it costs. */
+static enum mmu_outcome resolve_measured(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                                         enum mmu_privilege privilege, struct mmu_target *target,
+                                         struct mmu_fault *fault)
+{
+    bool is_sample = auto_miss(&mmu->choice);
+    uint64_t away = mmu->stats.away, begin = is_sample ? clock_tsc() : 0;
+    enum mmu_outcome outcome = resolve_miss(mmu, linear, access, privilege, target, fault);
+    if (is_sample && mmu->stats.away == away)
+        auto_measured(&mmu->choice, clock_tsc() - begin);
+    if (auto_is_full(&mmu->choice))
+        auto_end_window(mmu);
+    return outcome;
+}
+
+enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                             enum mmu_privilege privilege, struct mmu_target *target,
+                             struct mmu_fault *fault)
+{
+    if (privilege == MMU_USER_CHECKED)
+        privilege = MMU_USER;
+    if (tlb_look_up(mmu, linear, access, privilege, target))
+        return MMU_OK;
+    mmu->stats.tlb_misses++;
+    if (mmu->is_choosing)
+        return resolve_measured(mmu, linear, access, privilege, target, fault);
+    return resolve_miss(mmu, linear, access, privilege, target, fault);
 }
 
 bool mmu_overwrite(struct mmu *mmu, uint64_t linear, enum mmu_privilege privilege,

@@ -95,6 +95,14 @@ void shadow_destroy(struct shadow *shadow)
     free(shadow);
 }
 
+void shadow_clear(struct shadow *shadow)
+{
+    forget_all(shadow);
+    sparse_clear(shadow->nodes, shadow->node_count * sizeof *shadow->nodes);
+    shadow->used = 0;
+    shadow->hand = 0;
+}
+
 const struct shadow_stats *shadow_get_stats(const struct shadow *shadow)
 {
     static const struct shadow_stats none;

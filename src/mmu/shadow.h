@@ -62,6 +62,9 @@ struct shadow_stats {
 enum status shadow_create(struct shadow **shadow, uint64_t bytes, struct error *err);
 void shadow_destroy(struct shadow *shadow); /* NULL is fine */
 
+/* Forgets everything, and gives the memory back. */
+void shadow_clear(struct shadow *shadow);
+
 /* Looks a linear address up; true: the access is allowed, *walk and *nested (nested.h: the host
  * page) are good. False: the guest's tables have to be walked. May park. */
 bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned privilege,

@@ -54,7 +54,8 @@ const char options_help[] =
     "                     512M, at least 256K a CPU, default 64M\n"
     "  --mmu MMU          nested (default): page walks through the guest's tables and a nested "
     "one,\n"
-    "                     as with EPT; or shadow: through tables that follow the guest's\n"
+    "                     as with EPT; shadow: through tables that follow the guest's; or auto:\n"
+    "                     each CPU uses what costs it less\n"
     "  --shadow-memory SIZE\n"
     "                     most that these take, all CPUs together: 1M to 1G; default: a 25th of\n"
     "                     --memory\n"
@@ -264,14 +265,16 @@ static enum status engine_parse(const char *value, const struct engine_ops **eng
 
 static enum status mmu_parse(const char *value, enum mmu_mode *mode, struct error *err)
 {
-    static const char *const names[] = {[MMU_NESTED] = "nested", [MMU_SHADOW] = "shadow"};
+    static const char *const names[] = {
+        [MMU_NESTED] = "nested", [MMU_SHADOW] = "shadow", [MMU_AUTO] = "auto"};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
         if (strcmp(value, names[i]) == 0) {
             *mode = (enum mmu_mode)i;
             return STATUS_OK;
         }
     }
-    return error_set(err, STATUS_INVALID, "--mmu %s is not known; give nested or shadow", value);
+    return error_set(err, STATUS_INVALID, "--mmu %s is not known; give nested, shadow or auto",
+                     value);
 }
 
 static enum status path_check(const char *option, const char *value, struct error *err)

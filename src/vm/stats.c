@@ -67,6 +67,44 @@ struct counter {
     size_t offset;
 };
 
+/* Which MMU the vCPUs use, and what those that choose for themselves have seen. */
+static void add_choices(json_t *stats, struct vcpu *const *vcpus, unsigned count)
+{
+    static const char *const reasons[] = {
+        [AUTO_START] = "start", [AUTO_MISSES] = "misses", [AUTO_TABLES] = "tables"};
+    uint64_t shadowed = 0, trials = 0, switches = 0, cost[2] = {0}, known[2] = {0};
+    unsigned of_reason[ARRAY_LENGTH(reasons)] = {0}, reason = AUTO_START;
+    bool is_choosing = false;
+    for (unsigned i = 0; i < count; i++) {
+        const struct mmu *mmu = &vcpus[i]->mmu;
+        shadowed += mmu->is_shadowed;
+        is_choosing |= mmu->is_choosing;
+        trials += count_of(&mmu->choice.trials);
+        switches += count_of(&mmu->choice.switches);
+        of_reason[mmu->choice.reason]++;
+        for (unsigned mode = MMU_NESTED; mode <= MMU_SHADOW; mode++) {
+            uint64_t of_miss = count_of(&mmu->choice.cost[mode]) / 16;
+            cost[mode] += of_miss;
+            known[mode] += of_miss != 0;
+        }
+    }
+    json_object_set_new(stats, "mmu_mode",
+                        json_string(shadowed == 0       ? "nested"
+                                    : shadowed == count ? "shadow"
+                                                        : "mixed"));
+    if (!is_choosing)
+        return;
+    for (unsigned i = AUTO_MISSES; i < ARRAY_LENGTH(reasons); i++) {
+        if (of_reason[i] > (reason == AUTO_START ? 0 : of_reason[reason]))
+            reason = i;
+    }
+    json_object_set_new(stats, "mmu_reason", json_string(reasons[reason]));
+    add_count(stats, "mmu_trials", trials);
+    add_count(stats, "mmu_switches", switches);
+    add_count(stats, "nested_miss_cycles", known[0] == 0 ? 0 : cost[0] / known[0]);
+    add_count(stats, "shadow_miss_cycles", known[1] == 0 ? 0 : cost[1] / known[1]);
+}
+
 /* Of all vCPUs, summed. */
 static void add_mmus(json_t *stats, struct vcpu *const *vcpus, unsigned count)
 {
@@ -97,6 +135,7 @@ static void add_mmus(json_t *stats, struct vcpu *const *vcpus, unsigned count)
                 count_of((const uint64_t *)((const char *)&vcpus[i]->mmu.stats + of_mmu[n].offset));
         add_count(stats, of_mmu[n].name, sum);
     }
+    add_choices(stats, vcpus, count);
     uint64_t bytes = 0;
     for (unsigned i = 0; i < count; i++)
         bytes += shadow_bytes(vcpus[i]->mmu.shadow);

@@ -407,6 +407,8 @@ static void step(struct history *history)
         page_map_acts(history);
     else if (dice < 98)
         switch_cpu(history);
+    else if (mmu_running(history)->is_choosing)
+        auto_use(mmu_running(history), PERCENT(80) ? MMU_SHADOW : MMU_NESTED);
 }
 
 static void compare_memory(struct history *history)
@@ -526,6 +528,15 @@ static void test_small_shadow(void **state)
     assert_true(sums.evictions > histories * 10);
 }
 
+/* The mode changes all the time. */
+static void test_both(void **state)
+{
+    (void)state;
+    struct history sums =
+        live("both", &(struct mmu_config){.mode = MMU_AUTO, .shadow_bytes = 16 * MIB});
+    assert_true(sums.traced_writes > histories * 10);
+}
+
 /* An argument is how many histories each test tries. */
 int main(int count, char **arguments)
 {
@@ -537,6 +548,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(test_without_large_leaves),
         cmocka_unit_test(test_shadow),
         cmocka_unit_test(test_small_shadow),
+        cmocka_unit_test(test_both),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

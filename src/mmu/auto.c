@@ -1,0 +1,109 @@
+#include "mmu/auto.h"
+
+#include "mmu/mmu.h"
+
+_Static_assert(AUTO_SAMPLE == 8, "auto_miss takes 3 bits of 32");
+
+void auto_init(struct auto_choice *choice)
+{
+    *choice = (struct auto_choice){.mode = MMU_NESTED, .interval = AUTO_INTERVAL_LEAST};
+}
+
+static enum mmu_mode other_than(enum mmu_mode mode)
+{
+    return mode == MMU_NESTED ? MMU_SHADOW : MMU_NESTED;
+}
+
+/* Cost of a miss, in 16ths of cycles; never 0. Where nearly all misses are writes to traced tables,
+ * that an eighth would be there otherwise. */
+static uint64_t window_cost(const struct auto_window *window)
+{
+    uint64_t own = window->misses - (window->traced_writes < window->misses ? window->traced_writes
+                                                                            : window->misses);
+    if (own < window->misses / 8)
+        own = window->misses / 8;
+    return 1 + window->cycles * 16 / window->samples * window->misses / own;
+}
+
+/* The mode is what counts from now on, up to the next trial. */
+static void settle(struct auto_choice *choice, enum mmu_mode mode, unsigned interval)
+{
+    choice->mode = mode;
+    choice->trying = false;
+    choice->windows = 0;
+    choice->interval = interval < AUTO_INTERVAL_MOST ? interval : AUTO_INTERVAL_MOST;
+    choice->decided = choice->cost[mode];
+}
+
+static void trial_decide(struct auto_choice *choice, uint64_t cost)
+{
+    enum mmu_mode tried = choice->mode, old = other_than(tried);
+    bool is_better = cost < choice->before - choice->before / 16;
+    choice->before = cost;
+    if (choice->windows < 2 || (is_better && choice->windows < AUTO_TRIAL_MOST))
+        return;
+    choice->cost[tried] = cost;
+    if (cost < choice->cost[old] - choice->cost[old] / 16) {
+        choice->switches++;
+        settle(choice, tried, AUTO_INTERVAL_LEAST);
+    } else {
+        settle(choice, old, choice->interval * 2);
+    }
+    choice->reason = choice->mode == MMU_NESTED && choice->tables ? AUTO_TABLES : AUTO_MISSES;
+}
+
+/* True: it is time for a trial. */
+static bool watch(struct auto_choice *choice, uint64_t cost)
+{
+    enum mmu_mode mode = choice->mode;
+    choice->cost[mode] = choice->cost[mode] == 0 ? cost : (choice->cost[mode] * 3 + cost) / 4;
+    if (choice->decided == 0)
+        choice->decided = choice->cost[mode];
+    if (choice->cost[mode] > choice->decided + choice->decided / 2 ||
+        choice->cost[mode] < choice->decided - choice->decided / 3) {
+        choice->decided = choice->cost[mode];
+        choice->interval = AUTO_INTERVAL_LEAST;
+    }
+    return choice->windows >= choice->interval;
+}
+
+enum mmu_mode auto_decide(struct auto_choice *choice)
+{
+    struct auto_window window = choice->window;
+    choice->window = (struct auto_window){0};
+    if (window.samples == 0)
+        return choice->mode;
+    uint64_t cost = window_cost(&window);
+    if (choice->mode == MMU_SHADOW)
+        choice->tables = window.changes > window.misses / 4;
+    choice->windows++;
+    if (choice->trying) {
+        trial_decide(choice, cost);
+    } else if (watch(choice, cost)) {
+        choice->trying = true;
+        choice->trials++;
+        choice->windows = 0;
+        choice->before = UINT64_MAX;
+        choice->mode = other_than(choice->mode);
+    }
+    return choice->mode;
+}
+
+void auto_use(struct mmu *mmu, enum mmu_mode mode)
+{
+    if (mode == MMU_NESTED && mmu->is_shadowed)
+        shadow_clear(mmu->shadow);
+    mmu->is_shadowed = mode == MMU_SHADOW;
+}
+
+void auto_end_window(struct mmu *mmu)
+{
+    struct auto_choice *choice = &mmu->choice;
+    const struct shadow_stats *now = shadow_get_stats(mmu->shadow);
+    uint64_t changes = now->hidden_faults + now->resyncs + now->traced_writes;
+    choice->window.changes = changes - choice->started;
+    choice->window.traced_writes = now->traced_writes - choice->started_traced;
+    auto_use(mmu, auto_decide(choice));
+    choice->started = changes;
+    choice->started_traced = now->traced_writes;
+}

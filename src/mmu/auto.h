@@ -1,0 +1,108 @@
+#ifndef AEROSTAT_MMU_AUTO_H
+#define AEROSTAT_MMU_AUTO_H
+
+/*
+ * --mmu auto: one vCPU chooses between the nested walk and the shadow by what they cost it.
+ *
+ * All that differs between the two is spent in TLB misses: walks, hidden faults, comparisons of
+ * nodes with their tables, and the misses that writes to traced tables are. So the clock cycles of
+ * a miss, of which one in AUTO_SAMPLE is measured, are the whole cost; they are shared out over
+ * those misses that there would be in either mode, which is all but the writes to traced tables.
+ *
+ * Misses are counted off in windows. Now and then the other mode is *tried*: one window to begin
+ * with, whose cost does not count, then as many as it takes until it no longer gets better, since a
+ * shadow has to be built first. It stays if it was cheaper by more than a sixteenth; else things
+ * are as before, and the next trial is after twice as many windows. What changes the cost of a miss
+ * by half in the mode that is in use is another load: then a trial is soon.
+ *
+ *      nested n n n n n n | s s s: dearer | n n n n n n n n n n n n | s s s: cheaper | s s s s ...
+ *                           trial                                     trial
+ *
+ * A window is of misses, not of time: a vCPU that misses seldom loses nothing by not choosing, and
+ * what it did in one window is the same sort of work as in the next.
+ *
+ * This file's structure is of one vCPU, and owned as its TLB is. It decides from numbers alone, so
+ * that a test can play any load.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/bits.h"
+
+#define AUTO_WINDOW         4096u /* misses */
+#define AUTO_SAMPLE         8u    /* one in so many is measured */
+#define AUTO_CYCLES_MOST    65536u
+#define AUTO_INTERVAL_LEAST 16u /* windows between trials */
+#define AUTO_INTERVAL_MOST  1024u
+#define AUTO_TRIAL_MOST     64u /* windows that a trial takes */
+
+struct mmu;
+
+enum mmu_mode {
+    MMU_NESTED,
+    MMU_SHADOW,
+    MMU_AUTO, /* one or the other */
+};
+
+/* Why the mode is what it is. */
+enum auto_reason {
+    AUTO_START,  /* it is what it began with */
+    AUTO_MISSES, /* the misses themselves are cheaper so */
+    AUTO_TABLES, /* page tables change too often for a shadow */
+};
+
+struct auto_window {
+    uint64_t misses;
+    uint64_t traced_writes; /* of the misses */
+    uint64_t changes;       /* hidden faults, resyncs and traced writes */
+    uint64_t samples, cycles;
+};
+
+struct auto_choice {
+    enum mmu_mode mode; /* in use */
+    enum auto_reason reason;
+    uint64_t trials, switches; /* trials begun; those after which the other mode stayed */
+    uint64_t cost[2];          /* of a miss, by mode, in 16ths of cycles; 0: not known yet */
+
+    bool trying;
+    bool tables;       /* the shadow's last window had many changes of tables */
+    unsigned windows;  /* of the trial, or since one */
+    unsigned interval; /* from trial to trial */
+    uint64_t before;   /* cost in the trial's last window */
+    uint64_t decided;  /* cost of the mode when it was chosen, or became another load's */
+    uint64_t started;  /* value of the counters of changes when the window began: the caller's */
+    uint64_t started_traced;
+    struct auto_window window;
+};
+
+void auto_init(struct auto_choice *choice);
+
+/* Ends choice->window, which is full, and begins the next. Returns the mode for it. */
+enum mmu_mode auto_decide(struct auto_choice *choice);
+
+/* Counts a miss in. True: it is to be measured. */
+static inline bool auto_miss(struct auto_choice *choice)
+{
+    return (uint32_t)choice->window.misses++ * 0x9e3779b1u >> 29 == 0;
+}
+
+static inline void auto_measured(struct auto_choice *choice, uint64_t cycles)
+{
+    choice->window.samples++;
+    choice->window.cycles += cycles < AUTO_CYCLES_MOST ? cycles : AUTO_CYCLES_MOST;
+}
+
+static inline bool auto_is_full(const struct auto_choice *choice)
+{
+    return unlikely(choice->window.misses >= AUTO_WINDOW);
+}
+
+/* The MMU takes the mode it is told: a shadow begins empty, and is gone with all its memory when
+ * nested walks take over. Running, outside of a walk. */
+void auto_use(struct mmu *mmu, enum mmu_mode mode);
+
+/* A window is full: decides, and uses what was decided. */
+void auto_end_window(struct mmu *mmu);
+
+#endif

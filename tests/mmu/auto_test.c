@@ -1,0 +1,203 @@
+/* What --mmu auto chooses, for loads that are played to it in numbers; and that a vCPU changes
+ * over.
+ */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "tlb_fixture.h"
+
+/* What a miss takes in each mode, in clock cycles. */
+struct load {
+    uint64_t cycles[2];
+    unsigned build;         /* windows in which a new shadow is twice as dear, being built */
+    uint64_t traced_writes; /* in a window of the shadow */
+    uint64_t changes;
+};
+
+struct play {
+    struct auto_choice choice;
+    unsigned shadow_windows; /* since it was begun */
+    uint64_t spent, best;    /* cycles */
+    uint64_t seed, noise;    /* percent */
+};
+
+static void window(struct play *play, const struct load *load)
+{
+    struct auto_choice *choice = &play->choice;
+    enum mmu_mode mode = choice->mode;
+    uint64_t cycles = load->cycles[mode], least = load->cycles[0];
+    if (load->cycles[1] < least)
+        least = load->cycles[1];
+    play->shadow_windows = mode == MMU_SHADOW ? play->shadow_windows + 1 : 0;
+    if (mode == MMU_SHADOW && play->shadow_windows <= load->build)
+        cycles = cycles * (2 * load->build - play->shadow_windows) / load->build;
+    if (play->noise != 0)
+        cycles = cycles * (100 + test_random(&play->seed) % play->noise) / 100;
+    while (!auto_is_full(choice)) {
+        if (auto_miss(choice))
+            auto_measured(choice, cycles);
+    }
+    if (mode == MMU_SHADOW) {
+        choice->window.traced_writes = load->traced_writes;
+        choice->window.changes = load->changes;
+    }
+    play->spent += cycles;
+    play->best += least;
+    auto_decide(choice);
+}
+
+static void windows(struct play *play, const struct load *load, unsigned count)
+{
+    play->spent = play->best = 0;
+    while (count-- > 0)
+        window(play, load);
+}
+
+static struct play begin(void)
+{
+    struct play play = {.seed = 1};
+    auto_init(&play.choice);
+    return play;
+}
+
+/* It ends with the cheaper one, and what it tries costs little: ever less. */
+static void test_nested_is_cheaper(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    const struct load load = {.cycles = {300, 900}, .changes = AUTO_WINDOW / 2};
+    windows(&play, &load, 100);
+    assert_int_equal(play.choice.mode, MMU_NESTED);
+    assert_int_equal(play.choice.reason, AUTO_TABLES);
+    uint64_t trials = play.choice.trials;
+    assert_true(trials >= 2);
+    windows(&play, &load, 1000);
+    assert_true(play.spent < play.best + play.best / 20);
+    assert_true(play.choice.trials - trials <= 6);
+    assert_int_equal(play.choice.switches, 0);
+}
+
+static void test_shadow_is_cheaper(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    const struct load load = {.cycles = {400, 200}, .build = 10};
+    windows(&play, &load, 100);
+    assert_int_equal(play.choice.mode, MMU_SHADOW);
+    assert_int_equal(play.choice.reason, AUTO_MISSES);
+    assert_int_equal(play.choice.switches, 1);
+    windows(&play, &load, 1000);
+    assert_true(play.spent < play.best + play.best / 20);
+    assert_int_equal(play.choice.switches, 1);
+}
+
+/* Misses that tracing makes are no work of the guest's: they are the shadow's cost. */
+static void test_traced_writes(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    const struct load load = {
+        .cycles = {400, 300}, .traced_writes = AUTO_WINDOW / 2, .changes = AUTO_WINDOW / 2};
+    windows(&play, &load, 200);
+    assert_int_equal(play.choice.mode, MMU_NESTED);
+    assert_int_equal(play.choice.switches, 0);
+    assert_int_equal(play.choice.reason, AUTO_TABLES);
+    /* Nothing but such: no division by what is not there. */
+    const struct load only = {
+        .cycles = {400, 1}, .traced_writes = 2 * AUTO_WINDOW, .changes = 2 * AUTO_WINDOW};
+    windows(&play, &only, 2000);
+    assert_true(play.choice.trials > 4);
+}
+
+/* Where it is all the same, it stays where it is. */
+static void test_hysteresis(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    play.noise = 5;
+    windows(&play, &(struct load){.cycles = {400, 400}}, 4000);
+    assert_int_equal(play.choice.switches, 0);
+    assert_true(play.choice.trials > 2);
+}
+
+/* Another load is soon noticed, also after long quiet. */
+static void test_change_of_load(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    const struct load walks = {.cycles = {400, 200}};
+    const struct load tables = {.cycles = {500, 1500}, .changes = AUTO_WINDOW};
+    for (unsigned turn = 0; turn < 5; turn++) {
+        windows(&play, &walks, 3000);
+        assert_int_equal(play.choice.mode, MMU_SHADOW);
+        windows(&play, &tables, 40);
+        assert_int_equal(play.choice.mode, MMU_NESTED);
+        assert_int_equal(play.choice.reason, AUTO_TABLES);
+        windows(&play, &tables, 3000);
+        assert_int_equal(play.choice.mode, MMU_NESTED);
+    }
+}
+
+/* A host that takes the CPU away for a while is not what a miss costs. */
+static void test_interruption(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    windows(&play, &(struct load){.cycles = {400, 800}}, 8);
+    auto_measured(&play.choice, UINT64_MAX / 2);
+    windows(&play, &(struct load){.cycles = {400, 800}}, 1);
+    assert_in_range(play.choice.cost[MMU_NESTED], 400 * 16, 500 * 16);
+}
+
+/* The shadow of a vCPU is built when it is used, and is gone afterwards; what an access reaches is
+ * the same. */
+static void test_use(void **state)
+{
+    (void)state;
+    struct machine *machine =
+        machine_create_with(1, &(struct mmu_config){.mode = MMU_AUTO, .shadow_bytes = 4 * MIB});
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    machine_at(machine, PAGE_A);
+    machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF);
+    machine_long_mode(mmu, ROOT);
+    for (unsigned turn = 0; turn < 3; turn++) {
+        assert_int_equal(reach(mmu, LINEAR, MMU_WRITE, MMU_USER), PAGE_A);
+        assert_int_equal(shadow_bytes(mmu->shadow), 0);
+        auto_use(mmu, MMU_SHADOW);
+        for (unsigned i = 0; i < 3; i++) {
+            mmu_flush(mmu, false);
+            assert_int_equal(reach(mmu, LINEAR, MMU_WRITE, MMU_USER), PAGE_A);
+        }
+        assert_int_equal(shadow_get_stats(mmu->shadow)->hidden_faults, turn + 1);
+        assert_int_equal(shadow_get_stats(mmu->shadow)->nodes, 4);
+        auto_use(mmu, MMU_NESTED);
+        mmu_flush(mmu, false);
+    }
+    /* Windows end by themselves, and a trial comes. */
+    for (unsigned i = 0; i < (AUTO_INTERVAL_LEAST + 1) * AUTO_WINDOW; i++) {
+        mmu_flush_page(mmu, LINEAR);
+        assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_A);
+    }
+    assert_int_equal(mmu->choice.trials, 1);
+    assert_true(mmu->choice.cost[MMU_NESTED] != 0);
+    machine_destroy(machine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nested_is_cheaper),
+        cmocka_unit_test(test_shadow_is_cheaper),
+        cmocka_unit_test(test_traced_writes),
+        cmocka_unit_test(test_hysteresis),
+        cmocka_unit_test(test_change_of_load),
+        cmocka_unit_test(test_interruption),
+        cmocka_unit_test(test_use),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

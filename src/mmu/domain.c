@@ -48,6 +48,8 @@ struct mmu_request {
 struct mmu_domain {
     pthread_mutex_t lock;
     struct pmap *map;
+    struct nested *nested;
+    struct mmu_config config;
     struct mmu *members[MEMBERS_MAX];
     unsigned count;
 };
@@ -57,13 +59,20 @@ static void revoke_hook(void *context, const struct pmap_revocation *what)
     mmu_domain_revoke(context, what);
 }
 
-enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err)
+enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map,
+                              const struct mmu_config *config, struct error *err)
 {
     struct mmu_domain *made = calloc(1, sizeof(*made));
     if (made == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for an MMU domain");
+    enum status status = nested_create(&made->nested, map, !config->no_host_large, err);
+    if (status != STATUS_OK) {
+        free(made);
+        return status;
+    }
     pthread_mutex_init(&made->lock, NULL);
     made->map = map;
+    made->config = *config;
     pmap_set_revoke_hook(map, revoke_hook, made);
     *domain = made;
     return STATUS_OK;
@@ -74,13 +83,34 @@ void mmu_domain_destroy(struct mmu_domain *domain)
     if (domain == NULL)
         return;
     pmap_set_revoke_hook(domain->map, NULL, NULL);
+    nested_destroy(domain->nested);
     pthread_mutex_destroy(&domain->lock);
     free(domain);
+}
+
+uint64_t mmu_domain_overhead(const struct mmu_domain *domain)
+{
+    uint64_t bytes = atomic_load(&domain->nested->table_bytes);
+    for (unsigned i = 0; i < domain->count; i++) {
+        if (domain->members[i]->shadow != NULL)
+            bytes += shadow_bytes(domain->members[i]->shadow);
+    }
+    return bytes;
 }
 
 struct pmap *domain_map(struct mmu_domain *domain)
 {
     return domain->map;
+}
+
+struct nested *domain_nested(struct mmu_domain *domain)
+{
+    return domain->nested;
+}
+
+const struct mmu_config *domain_config(const struct mmu_domain *domain)
+{
+    return &domain->config;
 }
 
 enum status domain_join(struct mmu_domain *domain, struct mmu *mmu, struct error *err)
@@ -110,12 +140,25 @@ void domain_leave(struct mmu_domain *domain, struct mmu *mmu)
 /* Carries a request out. On the MMU's own thread, or while it is parked; under mmu->lock. */
 static void request_apply(struct mmu *mmu, const struct mmu_request *request)
 {
+    for (unsigned i = 0; i < request->mappings.count; i++) {
+        walk_cache_drop_page(&mmu->walk_cache, request->mappings.ppns[i]);
+        if (mmu->shadow != NULL)
+            shadow_revoke(mmu->shadow, request->mappings.ppns[i]);
+    }
     if (request->mappings.count != 0)
         tlb_drop_mappings(mmu, &request->mappings);
-    if (request->guarded_ppn != NULL)
+    if (request->guarded_ppn != NULL) {
+        walk_cache_drop_page(&mmu->walk_cache, *request->guarded_ppn);
+        if (mmu->shadow != NULL)
+            shadow_protect(mmu->shadow, *request->guarded_ppn);
         tlb_drop_writes(mmu, *request->guarded_ppn);
-    for (unsigned i = 0; i < request->code_count && mmu->code_drop != NULL; i++)
-        mmu->code_drop(mmu->code_context, request->code_ppns[i]);
+    }
+    for (unsigned i = 0; i < request->code_count; i++) {
+        if (mmu->code_drop != NULL)
+            mmu->code_drop(mmu->code_context, request->code_ppns[i]);
+        if (mmu->shadow != NULL)
+            shadow_untrace(mmu->shadow, request->code_ppns[i]);
+    }
 }
 
 /* Under mmu->lock. */
@@ -128,6 +171,10 @@ static void raise_attention(struct mmu *mmu)
 /* Under domain->lock. When it returns, every member has done it. */
 static void request_all(struct mmu_domain *domain, const struct mmu_request *request)
 {
+    /* First, so that nobody who has served the request finds there what is to be forgotten. */
+    nested_revoke(domain->nested, request->mappings.ppns, request->mappings.count);
+    if (request->guarded_ppn != NULL)
+        nested_protect(domain->nested, *request->guarded_ppn);
     for (unsigned i = 0; i < domain->count; i++) {
         struct mmu *mmu = domain->members[i];
         pthread_mutex_lock(&mmu->lock);

@@ -9,6 +9,8 @@
 enum status domain_join(struct mmu_domain *domain, struct mmu *mmu, struct error *err);
 void domain_leave(struct mmu_domain *domain, struct mmu *mmu);
 struct pmap *domain_map(struct mmu_domain *domain);
+struct nested *domain_nested(struct mmu_domain *domain);
+const struct mmu_config *domain_config(const struct mmu_domain *domain);
 
 /* Tries to mark and guard ppn as a page with code. The mark may be gone again at once: see
  * mmu_mark_code. */

@@ -15,12 +15,21 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
     mmu->parked = true;
     mmu->domain = domain;
     mmu->map = domain_map(domain);
+    mmu->nested = domain_nested(domain);
+    mmu->walk_cache.on = !domain_config(domain)->no_walk_caches;
+    mmu->walk_cache.generation = 1;
     mmu->mmio = mmio;
     mmu->attention = attention;
     mmu->attention_bit = attention_bit;
     mmu->code_drop = code_drop;
     mmu->code_context = code_context;
-    enum status status = domain_join(domain, mmu, err);
+    const struct mmu_config *config = domain_config(domain);
+    enum status status = STATUS_OK;
+    if (config->mode == MMU_SHADOW)
+        status = shadow_create(&mmu->shadow, config->shadow_bytes, err);
+    mmu->is_shadowed = mmu->shadow != NULL;
+    if (status == STATUS_OK)
+        status = domain_join(domain, mmu, err);
     if (status != STATUS_OK) {
         mmu->domain = NULL;
         mmu_destroy(mmu);
@@ -33,6 +42,8 @@ void mmu_destroy(struct mmu *mmu)
     if (mmu->domain != NULL)
         domain_leave(mmu->domain, mmu);
     mmu->domain = NULL;
+    shadow_destroy(mmu->shadow);
+    mmu->shadow = NULL;
     pthread_cond_destroy(&mmu->served);
     pthread_mutex_destroy(&mmu->lock);
 }
@@ -54,10 +65,19 @@ void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t val
     mmu_unpark(mmu);
 }
 
+/* What is known of the guest's tables must be looked at again. */
+static void forget_tables(struct mmu *mmu)
+{
+    walk_cache_flush(&mmu->walk_cache);
+    if (mmu->shadow != NULL)
+        shadow_flush(mmu->shadow);
+}
+
 void mmu_flush(struct mmu *mmu, bool keep_global)
 {
     mmu->stats.flushes++;
     tlb_flush(mmu, keep_global);
+    forget_tables(mmu);
     if (mmu->code_flush != NULL)
         mmu->code_flush(mmu->code_context, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL, 0);
 }
@@ -66,6 +86,7 @@ void mmu_flush_page(struct mmu *mmu, uint64_t linear)
 {
     mmu->stats.page_flushes++;
     tlb_flush_page(mmu, linear);
+    forget_tables(mmu);
     if (mmu->code_flush != NULL)
         mmu->code_flush(mmu->code_context, MMU_FLUSH_PAGE, linear);
 }

@@ -37,7 +37,10 @@
 
 #include "mem/bus.h"
 #include "mem/pmap.h"
+#include "mmu/nested.h"
+#include "mmu/shadow.h"
 #include "mmu/tlb_set.h"
+#include "mmu/walk_cache.h"
 #include "util/bits.h"
 #include "util/status.h"
 
@@ -94,15 +97,16 @@ struct itlb_entry {
 };
 
 struct mmu_stats {
-    uint64_t tlb_misses;      /* data and instruction accesses that had to walk */
-    uint64_t walks;           /* walks of the guest's tables begun */
-    uint64_t walk_references; /* guest table entries read plus page-map look-ups */
-    uint64_t page_faults;     /* walks that ended in a guest page fault */
-    uint64_t flushes;         /* whole-TLB flushes, with or without global pages */
-    uint64_t page_flushes;    /* single-page flushes */
-    uint64_t code_writes;     /* writes that dropped decoded code */
-    uint64_t away;            /* times it parked for a page that was away */
-    uint64_t mmio;            /* accesses that went to a device */
+    uint64_t tlb_misses;        /* data and instruction accesses that had to walk */
+    uint64_t walks;             /* walks of the guest's tables begun */
+    uint64_t walk_references;   /* entries read, of the guest's tables and of nested ones */
+    uint64_t nested_violations; /* times that a nested entry was missing, or forbade a write */
+    uint64_t page_faults;       /* walks that ended in a guest page fault */
+    uint64_t flushes;           /* whole-TLB flushes, with or without global pages */
+    uint64_t page_flushes;      /* single-page flushes */
+    uint64_t code_writes;       /* writes that dropped decoded code */
+    uint64_t away;              /* times it parked for a page that was away */
+    uint64_t mmio;              /* accesses that went to a device */
 };
 
 struct mmu_domain;
@@ -144,7 +148,11 @@ struct mmu {
 
     struct mmu_domain *domain;
     struct pmap *map;
+    struct nested *nested; /* the domain's */
     struct bus *mmio;
+    struct walk_cache walk_cache; /* owned as the TLB is */
+    struct shadow *shadow;        /* likewise; NULL: there is none */
+    bool is_shadowed;             /* TLB misses are looked up there */
 
     mmu_code_drop_fn *code_drop;
     mmu_code_flush_fn *code_flush;
@@ -188,9 +196,22 @@ struct mmu_fault {
     uint32_t error_code; /* as pushed by #PF */
 };
 
+enum mmu_mode { MMU_NESTED, MMU_SHADOW };
+
+struct mmu_config {
+    enum mmu_mode mode;
+    uint64_t shadow_bytes; /* of each MMU's shadow, at most */
+    bool no_walk_caches;   /* each walk reads all entries */
+    bool no_host_large;    /* no large leaves in the nested table */
+};
+
 /* All MMUs of one VM. Installs the page map's revoke hook. At most 64 members. */
-enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map, struct error *err);
+enum status mmu_domain_create(struct mmu_domain **domain, struct pmap *map,
+                              const struct mmu_config *config, struct error *err);
 void mmu_domain_destroy(struct mmu_domain *domain);
+/* Bytes of its tables and of its members' shadows. From any thread while no member joins or leaves.
+ */
+uint64_t mmu_domain_overhead(const struct mmu_domain *domain);
 /* When it returns no TLB of the domain maps what is to be forgotten, and no engine holds code
  * decoded from it. One round of safepoints for all. Never called by a running vCPU: park first. */
 void mmu_domain_revoke(struct mmu_domain *domain, const struct pmap_revocation *what);

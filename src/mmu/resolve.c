@@ -105,7 +105,10 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
     uint64_t page = linear & ~PAGE_MASK, offset = linear & PAGE_MASK;
     for (;;) {
         struct walk walk;
-        switch (walk_guest(mmu, linear, access, privilege, &walk)) {
+        uint64_t nested = 0;
+        bool is_known =
+            mmu->is_shadowed && shadow_look_up(mmu, linear, access, privilege, &walk, &nested);
+        switch (is_known ? WALK_OK : walk_guest(mmu, linear, access, privilege, &walk)) {
         case WALK_FAULT:
             mmu->stats.page_faults++;
             *fault = (struct mmu_fault){.address = linear, .error_code = walk.error_code};
@@ -125,12 +128,12 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         }
 
         uint64_t ppn = walk.gpa >> PAGE_SHIFT;
-        bool writable;
-        mmu->stats.walk_references++;
-        const uint8_t *host = access == MMU_WRITE ? pmap_page_claim(mmu->map, ppn, &writable)
-                                                  : pmap_page_read(mmu->map, ppn, &writable);
+        if (!is_known)
+            nested = walk_nested(mmu, ppn, access == MMU_WRITE);
+        const uint8_t *host = (const uint8_t *)(uintptr_t)(nested & ~PAGE_MASK);
+        bool writable = nested & NESTED_WRITE;
         target->gpa = walk.gpa | offset;
-        if (unlikely(host == NULL)) {
+        if (unlikely(nested == 0)) {
             target->host = NULL;
             if (pmap_state(mmu->map, ppn) == PAGE_NONE)
                 return MMU_MMIO;
@@ -143,6 +146,8 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
                 return MMU_LOST;
             continue;
         }
+        if (mmu->is_shadowed && !is_known)
+            shadow_build(mmu, linear, &walk, nested);
         if (access == MMU_EXECUTE || likely(mmu->watched_count == 0) || !is_watched(mmu, page))
             fill(mmu, page, access, privilege, &walk, host, writable);
         target->host = (uint8_t *)(uintptr_t)host + offset;

@@ -22,18 +22,14 @@
 #define ERROR_RSVD (1u << 3)
 #define ERROR_I    (1u << 4)
 
-#define LEVELS_MAX 4
-
 /* Bits high..low set. */
 #define MASK(high, low) ((~(uint64_t)0 >> (63 - (high))) & (~(uint64_t)0 << (low)))
 
-#define ADDRESS_MASK MASK(MMU_PHYSICAL_BITS - 1, 12)
-
 struct step {
-    void *entry; /* NULL: not in memory */
     uint64_t value;
     uint64_t table_ppn;
-    bool writable; /* the table may be written in place */
+    unsigned offset; /* of the entry in the table, in bytes */
+    uint64_t nested; /* the table's nested entry */
 };
 
 /* What the modes differ in. Level 0 is the page table, whose entries map 4 KiB. */
@@ -44,7 +40,7 @@ struct format {
     unsigned large_levels; /* bit n: PS at level n maps a large page; else it is ignored... */
     unsigned small_levels; /* ... or reserved, where bit n is set here */
     uint64_t reserved;     /* bits, at all levels; with EFER.NXE off, NX comes to it */
-    uint64_t reserved_large[LEVELS_MAX]; /* more of them in an entry that maps a large page */
+    uint64_t reserved_large[WALK_LEVELS_MAX]; /* more of them in an entry that maps a large page */
 };
 
 static const struct format format_long = {
@@ -86,25 +82,41 @@ static const struct format *format_of(const struct mmu *mmu)
     return mmu->cr4 & PAGING_CR4_PSE ? &format_pse : &format_32;
 }
 
+uint64_t walk_nested(struct mmu *mmu, uint64_t ppn, bool write)
+{
+    uint64_t wanted = write ? NESTED_WRITE : NESTED_PRESENT;
+    struct walk_cache_page *cached = walk_cache_page(&mmu->walk_cache, ppn);
+    if (likely(cached->ppn == ppn + 1 && cached->entry & wanted))
+        return cached->entry;
+    uint64_t entry = nested_walk(mmu->nested, ppn, &mmu->stats.walk_references);
+    if (unlikely(!(entry & wanted))) {
+        mmu->stats.nested_violations++;
+        entry = nested_fill(mmu->nested, ppn, write);
+    }
+    if (mmu->walk_cache.on && entry != 0)
+        *cached = (struct walk_cache_page){.ppn = ppn + 1, .entry = entry};
+    return entry;
+}
+
+static inline void *entry_address(const struct step *step)
+{
+    return (uint8_t *)(uintptr_t)(step->nested & ~PAGE_MASK) + step->offset;
+}
+
 /* False: the table is away. */
 static inline bool step_read(struct mmu *mmu, const struct format *format, uint64_t table,
                              unsigned index, struct step *step)
 {
     step->table_ppn = table >> PAGE_SHIFT;
-    mmu->stats.walk_references += 2;
-    const uint8_t *page = pmap_page_read(mmu->map, step->table_ppn, &step->writable);
-    if (unlikely(page == NULL)) {
-        step->entry = NULL;
+    step->offset = index * (format->wide ? 8 : 4);
+    step->nested = walk_nested(mmu, step->table_ppn, false);
+    if (unlikely(step->nested == 0)) {
         step->value = format->wide ? UINT64_MAX : UINT32_MAX;
         return pmap_state(mmu->map, step->table_ppn) == PAGE_NONE;
     }
-    if (format->wide) {
-        step->entry = (uint64_t *)(uintptr_t)page + index;
-        step->value = __atomic_load_n((uint64_t *)step->entry, __ATOMIC_ACQUIRE);
-    } else {
-        step->entry = (uint32_t *)(uintptr_t)page + index;
-        step->value = __atomic_load_n((uint32_t *)step->entry, __ATOMIC_ACQUIRE);
-    }
+    mmu->stats.walk_references++;
+    step->value = format->wide ? __atomic_load_n((uint64_t *)entry_address(step), __ATOMIC_ACQUIRE)
+                               : __atomic_load_n((uint32_t *)entry_address(step), __ATOMIC_ACQUIRE);
     return true;
 }
 
@@ -112,17 +124,17 @@ static inline bool step_swap(const struct format *format, const struct step *ste
 {
     if (format->wide) {
         uint64_t expected = step->value;
-        return __atomic_compare_exchange_n((uint64_t *)step->entry, &expected, wanted, false,
-                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+        return __atomic_compare_exchange_n((uint64_t *)entry_address(step), &expected, wanted,
+                                           false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
     uint32_t expected = (uint32_t)step->value;
-    return __atomic_compare_exchange_n((uint32_t *)step->entry, &expected, (uint32_t)wanted, false,
-                                       __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    return __atomic_compare_exchange_n((uint32_t *)entry_address(step), &expected, (uint32_t)wanted,
+                                       false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 /* Sets A in every step and, for a write, D in the last. */
-static enum walk_outcome set_flags(const struct format *format, struct step *steps, unsigned count,
-                                   bool write, struct walk *walk)
+static enum walk_outcome set_flags(struct mmu *mmu, const struct format *format, struct step *steps,
+                                   unsigned count, bool write, struct walk *walk)
 {
     for (unsigned i = 0; i < count; i++) {
         struct step *step = &steps[i];
@@ -131,7 +143,9 @@ static enum walk_outcome set_flags(const struct format *format, struct step *ste
             wanted |= ENTRY_D;
         if (likely(wanted == step->value))
             continue;
-        if (!step->writable) {
+        if (!(step->nested & NESTED_WRITE))
+            step->nested = walk_nested(mmu, step->table_ppn, true);
+        if (!(step->nested & NESTED_WRITE)) {
             walk->blocked_ppn = step->table_ppn;
             return WALK_BLOCKED;
         }
@@ -140,32 +154,6 @@ static enum walk_outcome set_flags(const struct format *format, struct step *ste
         step->value = wanted;
     }
     return WALK_OK;
-}
-
-/* What all levels together allow: the entries ANDed, with NX inverted. */
-#define RIGHT_USER    ENTRY_U
-#define RIGHT_WRITE   ENTRY_W
-#define RIGHT_EXECUTE ENTRY_NX
-
-static inline uint64_t entry_rights(uint64_t value)
-{
-    return value ^ ENTRY_NX;
-}
-
-static inline bool access_allowed(const struct mmu *mmu, uint64_t rights, enum mmu_access access,
-                                  enum mmu_privilege privilege)
-{
-    if (privilege == MMU_USER) {
-        uint64_t wanted = RIGHT_USER;
-        if (access != MMU_READ)
-            wanted |= access == MMU_WRITE ? RIGHT_WRITE : RIGHT_EXECUTE;
-        return (rights & wanted) == wanted;
-    }
-    if (access == MMU_EXECUTE)
-        return rights & RIGHT_EXECUTE && !(rights & RIGHT_USER && mmu->cr4 & PAGING_CR4_SMEP);
-    if (rights & RIGHT_USER && privilege == MMU_SUPERVISOR && mmu->cr4 & PAGING_CR4_SMAP)
-        return false;
-    return access == MMU_READ || rights & RIGHT_WRITE || !(mmu->cr0 & PAGING_CR0_WP);
 }
 
 /* The error code of a fault, without P and RSVD. */
@@ -187,7 +175,7 @@ static uint64_t leaf_address(const struct format *format, unsigned level, uint64
                              uint64_t linear)
 {
     uint64_t offset_mask = bit(PAGE_SHIFT + level * format->index_bits) - 1;
-    uint64_t base = value & ADDRESS_MASK & ~offset_mask;
+    uint64_t base = value & WALK_ADDRESS_MASK & ~offset_mask;
     if (!format->wide && level > 0)
         base |= bits_extract(value, 20, 13) << 32;
     return base | (linear & offset_mask & ~PAGE_MASK);
@@ -207,18 +195,28 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
     uint64_t reserved_always = format->reserved;
     if (format->wide && !(mmu->efer & PAGING_EFER_NXE))
         reserved_always |= ENTRY_NX;
-    uint64_t table = mmu->cr3 & (format->wide ? ADDRESS_MASK : MASK(31, 12));
+    uint64_t table = mmu->cr3 & (format->wide ? WALK_ADDRESS_MASK : MASK(31, 12));
     if (format->wide && format->top == 1) {
         uint64_t pdpte = mmu->pdpte[bits_extract(linear, 31, 30)];
         if (!(pdpte & ENTRY_P))
             return WALK_FAULT;
-        table = pdpte & ADDRESS_MASK;
+        table = pdpte & WALK_ADDRESS_MASK;
     }
 
-    struct step steps[LEVELS_MAX];
+    unsigned table_shift = PAGE_SHIFT + format->index_bits; /* of what a page table maps */
+    uint64_t region = linear >> table_shift;
+    struct walk_cache_table *cached = walk_cache_table(&mmu->walk_cache, region);
+    bool is_cached = !mmu->is_shadowed && cached->region == region &&
+                     cached->generation == mmu->walk_cache.generation;
+    struct step steps[WALK_LEVELS_MAX];
     unsigned count = 0, level = format->top;
     uint64_t rights = UINT64_MAX;
     uint64_t value;
+    if (is_cached) {
+        level = 0;
+        table = cached->table;
+        rights = cached->rights;
+    }
     for (;; level--) {
         unsigned shift = PAGE_SHIFT + level * format->index_bits;
         unsigned index = (unsigned)(linear >> shift) & ((1u << format->index_bits) - 1);
@@ -241,22 +239,39 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
             walk->error_code |= ERROR_P | ERROR_RSVD;
             return WALK_FAULT;
         }
-        rights &= entry_rights(value);
         if (large || level == 0)
             break;
-        table = value & ADDRESS_MASK;
+        rights &= walk_entry_rights(value);
+        table = value & WALK_ADDRESS_MASK;
     }
 
-    if (!access_allowed(mmu, rights, access, privilege)) {
+    uint64_t rights_above = rights;
+    rights &= walk_entry_rights(value);
+    if (!walk_allows(mmu, rights, access, privilege)) {
+        if (is_cached && walk_allows(mmu, walk_entry_rights(value), access, privilege)) {
+            /* What was remembered of the entries above may be behind. */
+            cached->generation = 0;
+            return walk_guest(mmu, linear, access, privilege, walk);
+        }
         walk->error_code |= ERROR_P;
         return WALK_FAULT;
     }
-    enum walk_outcome outcome = set_flags(format, steps, count, access == MMU_WRITE, walk);
+    enum walk_outcome outcome = set_flags(mmu, format, steps, count, access == MMU_WRITE, walk);
     if (outcome != WALK_OK)
         return outcome;
+    if (level == 0 && !is_cached && mmu->walk_cache.on)
+        *cached = (struct walk_cache_table){.generation = mmu->walk_cache.generation,
+                                            .region = region,
+                                            .table = table,
+                                            .rights = rights_above};
 
+    for (unsigned i = 0; !is_cached && i < count; i++) {
+        walk->tables[i] = steps[i].table_ppn;
+        walk->entries[i] = steps[i].value;
+    }
+    walk->count = is_cached ? 0 : count;
     walk->gpa = leaf_address(format, level, value, linear);
-    walk->may_write = access_allowed(mmu, rights, MMU_WRITE, privilege);
+    walk->may_write = walk_allows(mmu, rights, MMU_WRITE, privilege);
     walk->dirty = (steps[count - 1].value & ENTRY_D) != 0;
     walk->global = value & ENTRY_G && mmu->cr4 & PAGING_CR4_PGE;
     if (level > 0)

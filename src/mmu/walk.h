@@ -35,6 +35,8 @@ enum walk_outcome {
                      written in place: make it writable, walk again */
 };
 
+#define WALK_LEVELS_MAX 4
+
 struct walk {
     uint64_t gpa;   /* of the 4 KiB page that holds the linear address */
     bool may_write; /* the privilege allows writes */
@@ -43,11 +45,49 @@ struct walk {
     unsigned large; /* 0, TLB_LARGE or TLB_HUGE */
     uint32_t error_code;
     uint64_t blocked_ppn;
+    /* The way, from the root: PPNs of tables, and their entries as they are now. Of a walk that
+     * began with a remembered table, none. */
+    unsigned count;
+    uint64_t tables[WALK_LEVELS_MAX], entries[WALK_LEVELS_MAX];
 };
+
+/* Of an entry with 8 bytes: the address, and what is reserved always. */
+#define WALK_ADDRESS_MASK ((bit(MMU_PHYSICAL_BITS) - 1) & ~PAGE_MASK)
+#define WALK_RESERVED     ((bit(52) - 1) & ~(bit(MMU_PHYSICAL_BITS) - 1))
+
+/* What all levels together allow: the rights of the entries, ANDed. */
+#define RIGHT_USER    ENTRY_U
+#define RIGHT_WRITE   ENTRY_W
+#define RIGHT_EXECUTE ENTRY_NX
+
+static inline uint64_t walk_entry_rights(uint64_t value)
+{
+    return value ^ ENTRY_NX;
+}
+
+static inline bool walk_allows(const struct mmu *mmu, uint64_t rights, enum mmu_access access,
+                               enum mmu_privilege privilege)
+{
+    if (privilege == MMU_USER) {
+        uint64_t wanted = RIGHT_USER;
+        if (access != MMU_READ)
+            wanted |= access == MMU_WRITE ? RIGHT_WRITE : RIGHT_EXECUTE;
+        return (rights & wanted) == wanted;
+    }
+    if (access == MMU_EXECUTE)
+        return rights & RIGHT_EXECUTE && !(rights & RIGHT_USER && mmu->cr4 & PAGING_CR4_SMEP);
+    if (rights & RIGHT_USER && privilege == MMU_SUPERVISOR && mmu->cr4 & PAGING_CR4_SMAP)
+        return false;
+    return access == MMU_READ || rights & RIGHT_WRITE || !(mmu->cr0 & PAGING_CR0_WP);
+}
 
 /* Walks for one access and, if it is allowed, sets the accessed and dirty bits it must set. */
 enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                              enum mmu_privilege privilege, struct walk *walk);
+
+/* The nested entry of ppn (nested.h), from the cache, the table or the page map; one that allows
+ * writes, if `write` and that can be had at once. 0: the page is not RAM, or away. */
+uint64_t walk_nested(struct mmu *mmu, uint64_t ppn, bool write);
 
 /* Parks and brings page ppn, which is RAM. False: its bytes are lost. */
 bool mmu_bring(struct mmu *mmu, uint64_t ppn);

@@ -61,6 +61,12 @@ struct scan *machine_scan(struct machine *machine)
     return paging_scan(machine->paging);
 }
 
+static void get_paging(const struct machine *machine, struct paging_info *info)
+{
+    paging_get(machine->paging, info);
+    info->overhead += mmu_domain_overhead(machine->domain);
+}
+
 uint64_t machine_resident(const struct machine *machine)
 {
     struct paging_info info;
@@ -199,7 +205,7 @@ void machine_report_to(struct machine *machine, struct link_report *report)
     struct paging_info paging;
     struct balloon_info balloon;
     pmap_get_stats(machine->map, &pages);
-    paging_get(machine->paging, &paging);
+    get_paging(machine, &paging);
     balloon_get(virtio_set_balloon(machine->virtio), &balloon);
     *report = (struct link_report){
         .resident = paging.resident,
@@ -239,7 +245,7 @@ json_t *machine_stats(const struct machine *machine)
     balloon_get(virtio_set_balloon(machine->virtio), &balloon);
     stats_add_balloon(stats, &balloon);
     struct paging_info paging;
-    paging_get(machine->paging, &paging);
+    get_paging(machine, &paging);
     stats_add_paging(stats, &paging);
     stats_add_sharing(stats, machine->host->options, machine->host->sharing, &paging);
     json_object_set_new(stats, "devices", virtio_set_stats(machine->virtio));

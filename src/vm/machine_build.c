@@ -97,6 +97,8 @@ static enum status create_memory(struct machine *machine, struct error *err)
     const struct machine_host *host = machine->host;
     struct ram_range ranges[2];
     unsigned count = ram_ranges(host->options, ranges);
+    struct mmu_config mmu = host->options->mmu;
+    mmu.shadow_bytes /= host->options->cpus;
     enum status status = host->ram != NULL ? layer_clear(host->ram, err) : STATUS_OK;
     if (status == STATUS_OK)
         status = pmap_create_in(&machine->map, ranges, count, host->ram, err);
@@ -110,7 +112,7 @@ static enum status create_memory(struct machine *machine, struct error *err)
     if (status == STATUS_OK)
         status = bus_create(&machine->ports, NULL, err);
     if (status == STATUS_OK)
-        status = mmu_domain_create(&machine->domain, machine->map, err);
+        status = mmu_domain_create(&machine->domain, machine->map, &mmu, err);
     if (status == STATUS_OK)
         status = paging_create(&machine->paging, machine->map, machine->host->swap, err);
     if (status == STATUS_OK)

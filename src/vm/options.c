@@ -13,6 +13,7 @@
 #define MEMORY_LEAST   (2 * MIB)
 #define MEMORY_MOST    (256 * GIB)
 #define MEMORY_DEFAULT (256 * MIB)
+#define SHADOW_PART    25u /* of guest memory, for shadow page tables */
 #define SWAP_MOST      (4096 * GIB)
 
 const char options_help[] =
@@ -51,7 +52,16 @@ const char options_help[] =
     "  --engine ENGINE    translate (default) or interp (slower, simpler: for comparison)\n"
     "  --code-cache SIZE  bound of the translator's code and tables, shared by all CPUs: 2M to\n"
     "                     512M, at least 256K a CPU, default 64M\n"
-    "  --mmu MMU          nested (default)\n"
+    "  --mmu MMU          nested (default): page walks through the guest's tables and a nested "
+    "one,\n"
+    "                     as with EPT; or shadow: through tables that follow the guest's\n"
+    "  --shadow-memory SIZE\n"
+    "                     most that these take, all CPUs together: 1M to 1G; default: a 25th of\n"
+    "                     --memory\n"
+    "  --large-pages on|off\n"
+    "                     for measuring: 2 MiB entries in the nested table (default: on)\n"
+    "  --walk-caches on|off\n"
+    "                     for measuring: page walks remember upper levels (default: on)\n"
     "  --console WHERE    stdio (default), or a file that gets the serial port's output\n"
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
     "  --chaos SEED       for testing: take random pages away and bring them back all the time\n"
@@ -86,6 +96,9 @@ enum option_id {
     OPTION_ENGINE,
     OPTION_CODE_CACHE,
     OPTION_MMU,
+    OPTION_SHADOW_MEMORY,
+    OPTION_LARGE_PAGES,
+    OPTION_WALK_CACHES,
     OPTION_CONSOLE,
     OPTION_DEBUG_EXIT,
     OPTION_CHAOS,
@@ -115,6 +128,9 @@ static const struct option long_options[] = {
     {"engine", required_argument, NULL, OPTION_ENGINE},
     {"code-cache", required_argument, NULL, OPTION_CODE_CACHE},
     {"mmu", required_argument, NULL, OPTION_MMU},
+    {"shadow-memory", required_argument, NULL, OPTION_SHADOW_MEMORY},
+    {"large-pages", required_argument, NULL, OPTION_LARGE_PAGES},
+    {"walk-caches", required_argument, NULL, OPTION_WALK_CACHES},
     {"console", required_argument, NULL, OPTION_CONSOLE},
     {"debug-exit", no_argument, NULL, OPTION_DEBUG_EXIT},
     {"chaos", required_argument, NULL, OPTION_CHAOS},
@@ -222,6 +238,15 @@ static enum status name_option(const char *option, const char *value, struct err
     return status == STATUS_OK ? status : error_set(err, status, "%s: %s", option, why.text);
 }
 
+/* *off: whether it says "off". */
+static enum status switch_parse(const char *option, const char *value, bool *off, struct error *err)
+{
+    *off = strcmp(value, "off") == 0;
+    if (*off || strcmp(value, "on") == 0)
+        return STATUS_OK;
+    return error_set(err, STATUS_INVALID, "%s %s is not known; give on or off", option, value);
+}
+
 static enum status engine_parse(const char *value, const struct engine_ops **engine,
                                 struct error *err)
 {
@@ -237,15 +262,16 @@ static enum status engine_parse(const char *value, const struct engine_ops **eng
                      value);
 }
 
-/* Only one of the MMUs that the option names is built yet. */
-static enum status mmu_check(const char *value, struct error *err)
+static enum status mmu_parse(const char *value, enum mmu_mode *mode, struct error *err)
 {
-    if (strcmp(value, "nested") == 0)
-        return STATUS_OK;
-    if (strcmp(value, "shadow") == 0 || strcmp(value, "auto") == 0)
-        return error_set(err, STATUS_UNSUPPORTED,
-                         "--mmu %s is not available in this version; use --mmu nested", value);
-    return error_set(err, STATUS_INVALID, "--mmu %s is not known; use --mmu nested", value);
+    static const char *const names[] = {[MMU_NESTED] = "nested", [MMU_SHADOW] = "shadow"};
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
+        if (strcmp(value, names[i]) == 0) {
+            *mode = (enum mmu_mode)i;
+            return STATUS_OK;
+        }
+    }
+    return error_set(err, STATUS_INVALID, "--mmu %s is not known; give nested or shadow", value);
 }
 
 static enum status path_check(const char *option, const char *value, struct error *err)
@@ -318,7 +344,14 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
         return size_option("--code-cache", value, CODE_POOL_LEAST, CODE_POOL_MOST, "2M to 512M",
                            &options->code_cache, err);
     case OPTION_MMU:
-        return mmu_check(value, err);
+        return mmu_parse(value, &options->mmu.mode, err);
+    case OPTION_SHADOW_MEMORY:
+        return size_option("--shadow-memory", value, MIB, GIB, "1M to 1G",
+                           &options->mmu.shadow_bytes, err);
+    case OPTION_LARGE_PAGES:
+        return switch_parse("--large-pages", value, &options->mmu.no_host_large, err);
+    case OPTION_WALK_CACHES:
+        return switch_parse("--walk-caches", value, &options->mmu.no_walk_caches, err);
     case OPTION_CONSOLE:
         options->console = strcmp(value, "stdio") == 0 ? NULL : value;
         return path_check("--console", value, err);
@@ -351,6 +384,8 @@ static enum status options_check(struct vm_options *options, struct error *err)
 {
     if (options->kernel == NULL)
         return error_set(err, STATUS_INVALID, "--kernel is missing; see aerostat run --help");
+    if (options->mmu.shadow_bytes == 0)
+        options->mmu.shadow_bytes = options->memory / SHADOW_PART;
     if (options->code_cache / options->cpus < CODE_PIECE_LEAST)
         return error_set(err, STATUS_INVALID, "--code-cache: %u CPUs need at least %uK",
                          options->cpus, options->cpus * (unsigned)(CODE_PIECE_LEAST / KIB));

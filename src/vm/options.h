@@ -8,6 +8,7 @@
 
 #include "cpu/engine.h"
 #include "dev/virtio/forward.h"
+#include "mmu/mmu.h"
 #include "util/status.h"
 
 #define OPTIONS_MAX_DISKS    8u
@@ -44,6 +45,7 @@ struct vm_options {
     const char *swap_dir; /* folder of temporary files, or NULL for the default */
     uint64_t swap_size;   /* most that the swap file may hold, or OPTIONS_SWAP_DEFAULT */
     uint64_t code_cache;  /* bytes */
+    struct mmu_config mmu;
     unsigned cpus;
     struct disk_options disks[OPTIONS_MAX_DISKS];
     unsigned disk_count;

@@ -62,11 +62,55 @@ static void add_engine(json_t *stats, const struct engine_ops *engine, struct vc
     add_count(stats, "code_cache_max", sum.code_limit);
 }
 
+struct counter {
+    const char *name;
+    size_t offset;
+};
+
+/* Of all vCPUs, summed. */
+static void add_mmus(json_t *stats, struct vcpu *const *vcpus, unsigned count)
+{
+    static const struct counter of_mmu[] = {
+        {"mmio", offsetof(struct mmu_stats, mmio)},
+        {"tlb_misses", offsetof(struct mmu_stats, tlb_misses)},
+        {"walks", offsetof(struct mmu_stats, walks)},
+        {"walk_references", offsetof(struct mmu_stats, walk_references)},
+        {"nested_violations", offsetof(struct mmu_stats, nested_violations)},
+        {"true_faults", offsetof(struct mmu_stats, page_faults)},
+        {"tlb_flushes", offsetof(struct mmu_stats, flushes)},
+        {"tlb_page_flushes", offsetof(struct mmu_stats, page_flushes)},
+        {"code_writes", offsetof(struct mmu_stats, code_writes)},
+    };
+    static const struct counter of_shadow[] = {
+        {"hidden_faults", offsetof(struct shadow_stats, hidden_faults)},
+        {"traced_writes", offsetof(struct shadow_stats, traced_writes)},
+        {"shadow_resyncs", offsetof(struct shadow_stats, resyncs)},
+        {"shadow_traces", offsetof(struct shadow_stats, traces)},
+        {"shadow_evictions", offsetof(struct shadow_stats, evictions)},
+        {"shadow_nodes", offsetof(struct shadow_stats, nodes)},
+        {"address_space_switches", offsetof(struct shadow_stats, switches)},
+    };
+    for (size_t n = 0; n < ARRAY_LENGTH(of_mmu); n++) {
+        uint64_t sum = 0;
+        for (unsigned i = 0; i < count; i++)
+            sum +=
+                count_of((const uint64_t *)((const char *)&vcpus[i]->mmu.stats + of_mmu[n].offset));
+        add_count(stats, of_mmu[n].name, sum);
+    }
+    for (size_t n = 0; n < ARRAY_LENGTH(of_shadow); n++) {
+        uint64_t sum = 0;
+        for (unsigned i = 0; i < count; i++) {
+            const struct shadow_stats *from = shadow_get_stats(vcpus[i]->mmu.shadow);
+            sum += count_of((const uint64_t *)((const char *)from + of_shadow[n].offset));
+        }
+        add_count(stats, of_shadow[n].name, sum);
+    }
+}
+
 json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine,
                          struct vcpu *const *vcpus, unsigned count)
 {
     struct vcpu_stats cpu = {0};
-    struct mmu_stats mmu = {0};
     for (unsigned i = 0; i < count; i++) {
         const struct vcpu_stats *from = &vcpus[i]->stats;
         cpu.instructions += count_of(&from->instructions);
@@ -76,15 +120,6 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
         cpu.halts += count_of(&from->halts);
         for (unsigned vector = 0; vector < 32; vector++)
             cpu.exceptions[vector] += count_of(&from->exceptions[vector]);
-        const struct mmu_stats *mmu_from = &vcpus[i]->mmu.stats;
-        mmu.tlb_misses += count_of(&mmu_from->tlb_misses);
-        mmu.walks += count_of(&mmu_from->walks);
-        mmu.walk_references += count_of(&mmu_from->walk_references);
-        mmu.page_faults += count_of(&mmu_from->page_faults);
-        mmu.flushes += count_of(&mmu_from->flushes);
-        mmu.page_flushes += count_of(&mmu_from->page_flushes);
-        mmu.code_writes += count_of(&mmu_from->code_writes);
-        mmu.mmio += count_of(&mmu_from->mmio);
     }
     struct pmap_stats pages;
     pmap_get_stats(map, &pages);
@@ -99,13 +134,7 @@ json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine
     add_count(stats, "interrupts", cpu.interrupts);
     add_count(stats, "halts", cpu.halts);
     add_count(stats, "port_io", cpu.port_io);
-    add_count(stats, "mmio", mmu.mmio);
-    add_count(stats, "tlb_misses", mmu.tlb_misses);
-    add_count(stats, "walks", mmu.walks);
-    add_count(stats, "walk_references", mmu.walk_references);
-    add_count(stats, "tlb_flushes", mmu.flushes);
-    add_count(stats, "tlb_page_flushes", mmu.page_flushes);
-    add_count(stats, "code_writes", mmu.code_writes);
+    add_mmus(stats, vcpus, count);
     add_count(stats, "max", pages.max_pages * PAGE_SIZE);
     add_count(stats, "zero", pages.zero_pages * PAGE_SIZE);
     add_count(stats, "compressed", pages.compressed * PAGE_SIZE);

@@ -110,7 +110,7 @@ class TestCase(harness.TestCase):
 
     def detach(self, arguments, name=None):
         """Starts a VM in the background; gives its name."""
-        engine = ["--engine", harness.ENGINE] if harness.ENGINE else []
+        engine = harness.engine_options()
         names = ["--name", name] if name else []
         printed = self.command("run", "--detach", *names, *engine, *arguments,
                                seconds=harness.BOOT_SECONDS)

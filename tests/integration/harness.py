@@ -23,6 +23,7 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 AEROSTAT = os.environ.get("AEROSTAT", os.path.join(ROOT, "build", "bin", "aerostat"))
 ENGINE = os.environ.get("AEROSTAT_ENGINE")  # None: the default one
+MMU = os.environ.get("AEROSTAT_MMU")        # likewise
 CHECKER = os.environ.get("AEROSTAT_CHECKER", os.path.join(ROOT, "build", "guests", "checker"))
 GUESTS = os.path.join(ROOT, "guests")
 
@@ -65,6 +66,11 @@ def boot_arguments(commands, memory="128M", append=""):
             "--append", f'{FAST_BOOT} {append} run="{commands}"']
 
 
+def engine_options():
+    """What tests that are repeated with other engines and MMUs are run with."""
+    return (["--engine", ENGINE] if ENGINE else []) + (["--mmu", MMU] if MMU else [])
+
+
 def sha256_of(path, length=None):
     with open(path, "rb") as stream:
         return hashlib.sha256(stream.read() if length is None else stream.read(length)).hexdigest()
@@ -84,7 +90,7 @@ class Vm:
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         self._errors = tempfile.TemporaryFile()
-        engine = ["--engine", ENGINE] if ENGINE else []
+        engine = engine_options()
         self.process = subprocess.Popen(command or [AEROSTAT, "run", *engine, *arguments],
                                         stderr=self._errors, **options)
         self.pid = self.process.pid

@@ -15,6 +15,11 @@ static void count_drop(void *context, uint64_t ppn)
 
 struct machine *machine_create(unsigned cpu_count)
 {
+    return machine_create_with(cpu_count, &(struct mmu_config){0});
+}
+
+struct machine *machine_create_with(unsigned cpu_count, const struct mmu_config *config)
+{
     static const struct ram_range ram[] = {{0, RAM_LOW_END}, {RAM_HIGH_BASE, 4 * MIB}};
     struct machine *machine = calloc(1, sizeof(*machine));
     assert_non_null(machine);
@@ -23,7 +28,7 @@ struct machine *machine_create(unsigned cpu_count)
     machine->cpu_count = cpu_count;
     assert_int_equal(pmap_create(&machine->map, ram, ARRAY_LENGTH(ram), NULL), STATUS_OK);
     assert_int_equal(bus_create(&machine->bus, NULL, NULL), STATUS_OK);
-    assert_int_equal(mmu_domain_create(&machine->domain, machine->map, NULL), STATUS_OK);
+    assert_int_equal(mmu_domain_create(&machine->domain, machine->map, config, NULL), STATUS_OK);
     for (unsigned i = 0; i < cpu_count; i++) {
         struct cpu *cpu = &machine->cpus[i];
         assert_int_equal(mmu_init(&cpu->mmu, machine->domain, machine->bus, &cpu->attention, 1,

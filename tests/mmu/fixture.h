@@ -50,6 +50,7 @@ struct machine {
 
 /* The CPUs are unparked, with paging off. */
 struct machine *machine_create(unsigned cpu_count);
+struct machine *machine_create_with(unsigned cpu_count, const struct mmu_config *config);
 void machine_destroy(struct machine *machine); /* parks them; checks the page map */
 
 /* 4-level paging with NXE, WP and PGE, tables at `root`. */

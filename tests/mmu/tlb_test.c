@@ -334,6 +334,7 @@ static void test_tables_outside_ram(void **state)
     assert_int_equal(resolve(mmu, 0x12345678, MMU_WRITE, MMU_USER), MMU_MMIO);
     assert_int_equal(target.gpa, 0xfffff678);
     mmu->cr4 = CR4_PSE_BIT;
+    mmu_flush(mmu, false);
     assert_int_equal(resolve(mmu, 0x12345678, MMU_WRITE, MMU_USER), MMU_FAULT);
     assert_int_equal(fault.error_code, 2 | 4 | 8 | 1);
 

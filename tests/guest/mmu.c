@@ -112,8 +112,6 @@ static void make_space(void)
     for (unsigned level = 0; level < format.top; level++) {
         space.table[level] = (word)tested[level];
         space.alternate[level] = (word)alternates[level];
-        uint64_t to = level > 0 ? space.alternate[level - 1] : (word)other;
-        entry_write(entry_of(space.alternate[level], level, linear), to | P | W | U);
     }
     open_all(0);
     flush_all();

@@ -71,6 +71,7 @@ extern unsigned thin;                  /* one of so many combinations is tried *
 
 /* The value that leaves everything open at a level: a leaf if level <= leaf. */
 uint64_t open_entry(unsigned level, unsigned leaf);
+/* All levels, and the alternates. */
 void open_all(unsigned leaf);
 uint64_t entry_read(word at);
 void entry_write(word at, uint64_t value);

@@ -65,6 +65,10 @@ void open_all(unsigned leaf)
 {
     for (unsigned level = leaf; level <= format.top; level++)
         entry_write(entry_of(space.table[level], level, linear), open_entry(level, leaf));
+    for (unsigned level = 0; level < format.top; level++) {
+        uint64_t to = level > 0 ? space.alternate[level - 1] : (word)other;
+        entry_write(entry_of(space.alternate[level], level, linear), to | P | W | U);
+    }
 }
 
 static uint64_t reserved_bits(unsigned level, bool is_large)

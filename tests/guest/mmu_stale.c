@@ -6,7 +6,8 @@
  * - after one that does not, or none, either the old outcome or the new;
  * - an entry that becomes present needs no flush, nor does one that was reserved (4.10.2.3: such
  *   entries are not cached);
- * - one that gains rights may cost one fault more, which flushes the address (4.10.4.1);
+ * - one that gains rights, or leads to another table, may cost one fault more, which flushes what
+ * is cached for the address (4.10.4.1);
  * - D is set by the first write, however much was read before.
  */
 
@@ -245,6 +246,33 @@ static void no_flush_needed(void)
     }
 }
 
+/* Upper entries are cached by the page beside, and then lead to tables that have more in them. */
+static void fault_flushes(void)
+{
+    uint32_t value;
+    struct rules rules = {.wp = true};
+    rules_set(&rules);
+    word beside = linear ^ 0x1000;
+    uint64_t page_beside = open_entry(0, 0) ^ 0x1000;
+    for (unsigned level = 1; level <= format.top; level++) {
+        for (enum access access = READ; access <= FETCH; access++) {
+            open_all(0);
+            entry_write(entry_of(space.table[0], 0, linear), 0);
+            entry_write(entry_of(space.table[0], 0, beside), page_beside);
+            flush_all();
+            count(attempt(beside + MARK_OFFSET, READ, &rules, &value) == NO_FAULT);
+            word at = entry_of(space.table[level], level, linear);
+            entry_write(at, changed(entry_read(at), ELSEWHERE, level));
+            int got = attempt(address_for(access), access, &rules, &value);
+            count(got == NO_FAULT || !(got & ERR_P));
+            try_access(address_for(access), access, &rules);
+        }
+    }
+    entry_write(entry_of(space.table[0], 0, beside), 0);
+    open_all(0);
+    flush_all();
+}
+
 static void dirty_without_flush(void)
 {
     uint32_t value;
@@ -382,6 +410,9 @@ void check_stale(void)
     count_start();
     no_flush_needed();
     count_report(in_format("what needs no flush"));
+    count_start();
+    fault_flushes();
+    count_report(in_format("a fault flushes its address"));
     count_start();
     dirty_without_flush();
     count_report(in_format("the first write sets D"));

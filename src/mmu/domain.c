@@ -91,10 +91,8 @@ void mmu_domain_destroy(struct mmu_domain *domain)
 uint64_t mmu_domain_overhead(const struct mmu_domain *domain)
 {
     uint64_t bytes = atomic_load(&domain->nested->table_bytes);
-    for (unsigned i = 0; i < domain->count; i++) {
-        if (domain->members[i]->shadow != NULL)
-            bytes += shadow_bytes(domain->members[i]->shadow);
-    }
+    for (unsigned i = 0; i < domain->count; i++)
+        bytes += shadow_bytes(domain->members[i]->shadow);
     return bytes;
 }
 

@@ -103,7 +103,7 @@ const struct shadow_stats *shadow_get_stats(const struct shadow *shadow)
 
 uint64_t shadow_bytes(const struct shadow *shadow)
 {
-    return shadow->used * (sizeof(struct node) + FANOUT);
+    return shadow == NULL ? 0 : shadow->used * (sizeof(struct node) + FANOUT);
 }
 
 /* ------------------------------------------------------------------------- leaves, by page */

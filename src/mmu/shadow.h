@@ -81,6 +81,6 @@ void shadow_untrace(struct shadow *shadow, uint64_t ppn);
 
 /* While the shadow is there; zeros for NULL. */
 const struct shadow_stats *shadow_get_stats(const struct shadow *shadow);
-uint64_t shadow_bytes(const struct shadow *shadow);
+uint64_t shadow_bytes(const struct shadow *shadow); /* that it has taken */
 
 #endif

@@ -97,6 +97,10 @@ static void add_mmus(json_t *stats, struct vcpu *const *vcpus, unsigned count)
                 count_of((const uint64_t *)((const char *)&vcpus[i]->mmu.stats + of_mmu[n].offset));
         add_count(stats, of_mmu[n].name, sum);
     }
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < count; i++)
+        bytes += shadow_bytes(vcpus[i]->mmu.shadow);
+    add_count(stats, "shadow_memory", bytes);
     for (size_t n = 0; n < ARRAY_LENGTH(of_shadow); n++) {
         uint64_t sum = 0;
         for (unsigned i = 0; i < count; i++) {

@@ -227,7 +227,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         }
         value = step->value;
         if (!(value & ENTRY_P))
-            return WALK_FAULT;
+            goto fault;
 
         bool large = value & ENTRY_PS && format->large_levels >> level & 1;
         uint64_t reserved = reserved_always;
@@ -237,7 +237,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
             reserved |= ENTRY_PS;
         if (value & reserved) {
             walk->error_code |= ERROR_P | ERROR_RSVD;
-            return WALK_FAULT;
+            goto fault;
         }
         if (large || level == 0)
             break;
@@ -254,7 +254,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
             return walk_guest(mmu, linear, access, privilege, walk);
         }
         walk->error_code |= ERROR_P;
-        return WALK_FAULT;
+        goto fault;
     }
     enum walk_outcome outcome = set_flags(mmu, format, steps, count, access == MMU_WRITE, walk);
     if (outcome != WALK_OK)
@@ -277,6 +277,13 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
     if (level > 0)
         walk->large = level == 1 ? TLB_LARGE : TLB_HUGE;
     return WALK_OK;
+
+fault:
+    /* What led there is forgotten, so that the access finds the tables as they are when it is made
+     * again (SDM vol. 3 4.10.4.1). */
+    if (is_cached)
+        cached->generation = 0;
+    return WALK_FAULT;
 }
 
 enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)

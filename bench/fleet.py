@@ -48,6 +48,7 @@ class Vm:
     disk: str = ""  # an image; each VM has an overlay of its own. "": the demo's, "-": none
     kernel: str = ""  # "": Debian's
     initrd: str = ""  # "": the demo's
+    code_cache: int = 8  # MiB
     options: tuple = ()
     append: str = contest.harness.FAST_BOOT
 
@@ -55,7 +56,7 @@ class Vm:
         kernel, initrd, image = made
         words = ["--name", self.name, "--kernel", self.kernel or kernel,
                  "--initrd", self.initrd or initrd, "--memory", f"{self.memory}M",
-                 "--code-cache", "8M", "--min", f"{self.min}M", "--swap-dir", folder,
+                 "--code-cache", f"{self.code_cache}M", "--min", f"{self.min}M", "--swap-dir", folder,
                  "--console", os.path.join(folder, self.name + ".console"),
                  "--append", f'{self.append} run="{self.commands}"']
         if self.disk != "-":
@@ -178,6 +179,7 @@ class Fleet:
                  "the manager does not have all VMs")
 
     def set_memory(self, bytes_):
+        self.memory = int(bytes_ / MIB)
         self.aerostat("memory", f"{int(bytes_) >> 10}K")
 
     # ---- looking
@@ -207,10 +209,22 @@ class Fleet:
                 if failure := FAILURE.search(line):
                     raise RuntimeError(f"{name}: {failure.group(0).strip()}")
 
+    def listen_for(self, seconds, step):
+        """Only that, every `step` seconds: hardly any work beside the VMs'."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.listen()
+            time.sleep(step)
+
     def said(self, name, pattern):
         """[(seconds, match)] of all its lines so far."""
         return [(seconds, match) for seconds, line in self.consoles[name].lines
                 if (match := re.search(pattern, line))]
+
+    def last_words(self, count=5):
+        """For an error: what each guest printed last."""
+        return "".join(f"\n{name}: {line}" for name, console in self.consoles.items()
+                       for _, line in console.lines[-count:])
 
     def rounds(self, name):
         return sum(1 for _, line in self.consoles[name].lines if ROUND.match(line))
@@ -238,7 +252,7 @@ class Fleet:
         self.watch(seconds, until=done)
         if not done():
             late = [name for name in self.vms if self.rounds(name) < rounds]
-            raise RuntimeError(f"{', '.join(late)}: no round of work in {seconds} s")
+            raise RuntimeError(f"{', '.join(late)}: no round of work in {seconds} s{self.last_words()}")
 
 
 def of(status, name):

@@ -45,6 +45,7 @@ class Vm:
     group: str = ""
     min: int = 0  # MiB
     shares: int = 0  # 0: by memory
+    swap: int = 0  # MiB of the guest's own, on a disk
     disk: str = ""  # an image; each VM has an overlay of its own. "": the demo's, "-": none
     kernel: str = ""  # "": Debian's
     initrd: str = ""  # "": the demo's
@@ -54,18 +55,27 @@ class Vm:
 
     def arguments(self, made, folder):
         kernel, initrd, image = made
+        commands = self.commands
+        if self.swap:
+            device = "/dev/vda" if self.disk == "-" else "/dev/vdb"
+            commands = f"mkswap {device} >/dev/null && swapon {device} && {commands}"
         words = ["--name", self.name, "--kernel", self.kernel or kernel,
                  "--initrd", self.initrd or initrd, "--memory", f"{self.memory}M",
                  "--code-cache", f"{self.code_cache}M", "--min", f"{self.min}M", "--swap-dir", folder,
                  "--console", os.path.join(folder, self.name + ".console"),
-                 "--append", f'{self.append} run="{self.commands}"']
+                 "--append", f'{self.append} run="{commands}"']
         if self.disk != "-":
             words += ["--disk", f"{self.disk or image},overlay"]
+        if self.swap:
+            words += ["--disk", self.swap_path(folder)]
         if self.group:
             words += ["--group", self.group]
         if self.shares:
             words += ["--shares", str(self.shares)]
         return [*words, *self.options]
+
+    def swap_path(self, folder):
+        return os.path.join(folder, self.name + ".swap")
 
 
 @dataclass
@@ -165,6 +175,9 @@ class Fleet:
         """All at once; returns when each runs its first instruction."""
         waiting = []
         for vm in vms:
+            if vm.swap:
+                with open(vm.swap_path(self.folder), "wb") as stream:
+                    stream.truncate(vm.swap << 20)
             words = [contest.harness.AEROSTAT, "run", "--detach",
                      *vm.arguments(self.made, self.folder)]
             waiting.append((vm, subprocess.Popen(words, env=self.environment,
@@ -194,10 +207,10 @@ class Fleet:
         return json.loads(self.aerostat("stats", "--json", name))
 
     def check(self, status):
+        self.listen()
         missing = set(self.vms) - {vm["name"] for vm in status["vms"]}
         if missing:
-            raise RuntimeError(f"{', '.join(sorted(missing))}: no longer there")
-        self.listen()
+            raise RuntimeError(f"{', '.join(sorted(missing))}: no longer there{self.last_words()}")
 
     def listen(self):
         """Reads what the guests have printed; an error where one complains."""

@@ -70,6 +70,14 @@ class Arguments(unittest.TestCase):
             self.assertEqual(words[words.index(name) + 1], value)
         self.assertIn('run="work"', words[words.index("--append") + 1])
 
+    def test_swap_is_the_next_disk(self):
+        for disk, device in (("", "/dev/vdb"), ("-", "/dev/vda")):
+            words = self.arguments(swap=64, disk=disk)
+            self.assertEqual(words[len(words) - 1 - words[::-1].index("--disk") + 1],
+                             "/folder/web.swap")
+            self.assertIn(f'run="mkswap {device} >/dev/null && swapon {device} && work"',
+                          words[words.index("--append") + 1])
+
     def test_others(self):
         words = self.arguments(disk="-", initrd="own", kernel="other")
         self.assertNotIn("--disk", words)

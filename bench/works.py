@@ -57,7 +57,8 @@ class Works:
             "chroot /mnt /usr/bin/redis-server --unixsocket /tmp/redis --port 0 --save ''"
             " --appendonly no --daemonize yes --logfile /tmp/log"
             f" && redis-load /mnt/tmp/redis {keys} 1 {CACHE_SECONDS} 100000"
-            " | sed -u 's/^redis: load requests=/demo: round /'"), disk=disk, **more)
+            " | while read -r _ what counts; do"
+            " [ $what = used ] || echo demo: round $what $counts; done"), disk=disk, **more)
 
     def build(self, name, memory, **more):
         """Debian's gcc, and sources of Aerostat's."""

@@ -36,7 +36,12 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/balloon/run
 	@bench/paging/run
 	@bench/sharing/run
+	@bench/sharing/mix
+	@bench/sharing/throughput
 	@bench/policy/run
+	@bench/policy/estimate
+	@bench/policy/tax
+	@bench/policy/storm
 
 soak: all fuzz ## Fuzzing; a complete Debian at work; random programs, garbage, memory under chaos, SOAK_SECONDS each
 	@scripts/setup test debian

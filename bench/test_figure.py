@@ -41,6 +41,33 @@ class Figure(harness.TestCase):
         left, right = bars_of(root, figure.COLOURS[0])
         self.assertAlmostEqual(left, right, places=1)
 
+    def curves_of(self, root):
+        return [[tuple(map(float, point.split(","))) for point in line.get("points").split()]
+                for line in root.iter(SVG + "polyline")]
+
+    def test_curves(self):
+        root = self.draw(figure.Lines("use", "MiB", {
+            "a": [(10, 0), (20, 50), (30, None), (40, 100), (50, 100)], "b": [(10, 25)]},
+            "seconds", marks=[(20, "here")]))
+        first, second, other = self.curves_of(root)
+        self.assertEqual((len(first), len(second), len(other)), (2, 2, 1))
+        self.assertAlmostEqual(first[1][0] - first[0][0], second[1][0] - second[0][0], places=0)
+        self.assertAlmostEqual((first[0][1] - first[1][1]) * 2, first[0][1] - second[0][1],
+                               places=0)
+        words = [text.text for text in root.iter(SVG + "text")]
+        for word in ("use", "MiB", "seconds", "here", "a", "b", "20", "100"):
+            self.assertIn(word, words)
+
+    def test_curves_over_names(self):
+        root = self.draw(figure.Lines("state", "", {"host": [(0, 0), (1, 2)]},
+                                      names=("high", "soft", "hard", "low")))
+        (low, high), = self.curves_of(root)
+        self.assertGreater(low[1], high[1])
+        self.assertIn("hard", [text.text for text in root.iter(SVG + "text")])
+
+    def test_no_curve(self):
+        self.assertEqual(self.curves_of(self.draw(figure.Lines("x", "y", {"a": []}))), [])
+
     def test_nothing_measured(self):
         root = self.draw(figure.Panel("one", "s", ["a"], {"x": [None]}))
         self.assertEqual(bars_of(root, figure.COLOURS[0]), [])

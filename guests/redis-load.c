@@ -1,12 +1,13 @@
 /*
  * redis-load: works a Redis server on this machine, as a cache is worked.
  *
- *   redis-load SOCKET KEYS WARM_SECONDS SECONDS
+ *   redis-load SOCKET KEYS WARM_SECONDS SECONDS [TIMES [HOT]]
  *
  * Fills that many keys with values of 1000 bytes, of which two fifths do not compress; then asks
  * for keys, of which a tenth get nine in ten requests, in batches of 16: half GET, half SET. Every
- * value that comes back is compared. What happens in the first WARM_SECONDS is not counted. A line
- * each:
+ * value that comes back is compared. What happens in the first WARM_SECONDS is not counted. TIMES:
+ * so many loads one after the other, each with other keys; HOT: how many in ten requests are for
+ * that tenth, 9 if not told. A line each:
  *
  *   redis: used bytes=N                      what the server says that it has in memory, when full
  *   redis: load requests=N ns=N p99_ns=N     p99 of a batch
@@ -26,11 +27,12 @@
 #define VALUE_BYTES  1000u
 #define NOISE_BYTES  400u /* of a value, that do not compress */
 #define HOT_PART     10u  /* one in so many keys ... */
-#define HOT_REQUESTS 9u   /* ... gets so many of ten requests */
+#define HOT_REQUESTS 9u   /* ... gets so many of ten requests, by default */
 #define MAX_BATCHES  4000000u
 #define TRIES        600u /* of 0.1 s, to connect */
 
 static uint32_t batch_us[MAX_BATCHES];
+static uint64_t hot_requests = HOT_REQUESTS;
 
 static _Noreturn void fail(const char *what)
 {
@@ -136,7 +138,7 @@ static void one_batch(FILE *in, FILE *out, uint64_t keys, uint64_t *seed)
     for (unsigned i = 0; i < BATCH; i++) {
         uint64_t chance = random_next(seed);
         key[i] = (chance >> 8) % keys;
-        if (chance % 10 < HOT_REQUESTS)
+        if (chance % 10 < hot_requests)
             key[i] = (chance >> 8) % hot * HOT_PART;
         if (sets >> i & 1)
             send_set(out, key[i]);
@@ -158,9 +160,9 @@ static int compare(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-static void load(FILE *in, FILE *out, uint64_t keys, uint64_t warm_ns, uint64_t ns)
+static void load(FILE *in, FILE *out, uint64_t keys, uint64_t warm_ns, uint64_t ns, uint64_t seed)
 {
-    uint64_t seed = 1, batches = 0, begin = now_ns(), before = begin, start = begin;
+    uint64_t batches = 0, begin = now_ns(), before = begin, start = begin;
     while (before - begin < warm_ns + ns && batches < MAX_BATCHES) {
         one_batch(in, out, keys, &seed);
         uint64_t now = now_ns();
@@ -178,8 +180,8 @@ static void load(FILE *in, FILE *out, uint64_t keys, uint64_t warm_ns, uint64_t 
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: redis-load SOCKET KEYS WARM_SECONDS SECONDS\n");
+    if (argc < 5 || argc > 7) {
+        fprintf(stderr, "usage: redis-load SOCKET KEYS WARM_SECONDS SECONDS [TIMES [HOT]]\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -192,7 +194,11 @@ int main(int argc, char **argv)
     setvbuf(out, NULL, _IOFBF, (size_t)BATCH * (VALUE_BYTES + 64));
     fill(in, out, keys);
     print_used(in, out);
-    load(in, out, keys, strtoull(argv[3], NULL, 10) * 1000000000u,
-         strtoull(argv[4], NULL, 10) * 1000000000u);
+    if (argc > 6)
+        hot_requests = strtoull(argv[6], NULL, 10);
+    uint64_t times = argc > 5 ? strtoull(argv[5], NULL, 10) : 1;
+    for (uint64_t i = 0; i < times; i++)
+        load(in, out, keys, i == 0 ? strtoull(argv[3], NULL, 10) * 1000000000u : 0,
+             strtoull(argv[4], NULL, 10) * 1000000000u, i + 1);
     return 0;
 }

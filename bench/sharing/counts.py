@@ -6,6 +6,7 @@ from dataclasses import dataclass
 PAGE = 4096
 SETTLED_SECONDS = 8  # over which nothing much has changed
 SETTLED_PART = 0.01  # and how much that is, of what is shared
+FREE = 0.2  # of host memory, while scanning: more than in any state of shortage
 
 
 @dataclass
@@ -65,3 +66,10 @@ def parts(samples):
         "reclaimed_of_configured": median(lambda s: s.reclaimed / s.configured),
         "zero_of_configured": median(lambda s: s.zero / s.configured),
     }
+
+
+def follow(host, status):
+    """Sets a fleet's host memory to what leaves FREE of it."""
+    memory = status["host"]
+    if abs(memory["free"] / memory["memory"] - FREE) > 0.02:
+        host.set_memory(memory["used"] / (1 - FREE))

@@ -146,6 +146,8 @@ static enum status program_open(struct program *program, struct error *err)
         .memory = options->memory,
         .swap = options->swap,
         .swap_dir = options->swap_dir,
+        .tax = options->tax,
+        .scan_ppm = options->scan_ppm,
         .quit = on_quit,
         .quit_context = program,
     };

@@ -46,6 +46,8 @@ enum status manager_create(struct manager **out, const struct manager_config *co
         status = error_set(err, STATUS_INVALID, "cannot tell what memory there is; give --memory");
     policy_host_init(&manager->host, memory);
     manager->host.swap = config->swap;
+    manager->host.tax = config->tax;
+    manager->host.scan_ppm = config->scan_ppm;
     registry_restore(manager);
     if (status == STATUS_OK)
         status = io_timer_create(&manager->step_timer, manager->loop, on_step, manager, err);

@@ -130,6 +130,8 @@ struct manager_config {
     const struct control_folder *folder;
     struct io_loop *loop;
     uint64_t memory, swap;
+    double tax; /* as struct policy_host has them */
+    uint32_t scan_ppm;
     const char *swap_dir;
     void (*quit)(void *context); /* asked for; on the loop's thread */
     void *quit_context;

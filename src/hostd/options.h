@@ -12,6 +12,8 @@ struct hostd_options {
     uint64_t memory;      /* bytes; 0: what the host can spare */
     uint64_t swap;        /* bytes; POLICY_NO_LIMIT: not limited */
     const char *swap_dir; /* NULL: VMs choose */
+    double tax;           /* on idle memory, 0 to POLICY_TAX_MOST */
+    uint32_t scan_ppm;    /* CPU time for finding equal pages, millionths of one CPU; 0: none */
     const char *socket;   /* another one to be asked at; NULL: none */
     bool help;
 };

@@ -29,6 +29,7 @@ struct sample {
     struct page_batch batches[BATCHES];
     bool has_begun;
     uint64_t period_start, last_time, wait_ns;
+    uint64_t host_start; /* of the period, by the host's clock */
 
     pthread_mutex_t lock; /* leaf; guards what follows */
     unsigned picked;      /* pages in the sample of this period */
@@ -44,7 +45,14 @@ static uint64_t touches(const struct sample *sample)
     return stats.sample_touches;
 }
 
-static void period_begin(struct sample *sample, uint64_t now)
+static uint64_t host_time(const struct sample *sample)
+{
+    const struct sample_config *config = &sample->config;
+    return config->host_time_ns != NULL ? config->host_time_ns(config->context)
+                                        : clock_monotonic_ns();
+}
+
+static void period_begin(struct sample *sample, uint64_t now, uint64_t host_now)
 {
     unsigned left = sample->config.pages, picked = 0;
     uint64_t before = touches(sample);
@@ -59,6 +67,7 @@ static void period_begin(struct sample *sample, uint64_t now)
         picked += batch->count;
     }
     sample->period_start = now;
+    sample->host_start = host_now;
     sample->has_begun = true;
     pthread_mutex_lock(&sample->lock);
     sample->picked = picked;
@@ -94,21 +103,24 @@ static void period_end(struct sample *sample)
 uint64_t sample_step(struct sample *sample)
 {
     const struct sample_config *config = &sample->config;
-    uint64_t now = config->vm_time_ns(config->context);
-    if (sample->has_begun && now - sample->period_start >= config->period_ns) {
+    uint64_t now = config->vm_time_ns(config->context), host_now = host_time(sample);
+    if (sample->has_begun && (now - sample->period_start >= config->period_ns ||
+                              host_now - sample->host_start >= config->idle_ns)) {
         period_end(sample);
         sample->has_begun = false;
     }
     if (!sample->has_begun)
-        period_begin(sample, now);
+        period_begin(sample, now, host_now);
     /* It cannot be over before all CPUs have run all the time; and one that stands still is looked
      * at less and less. */
     uint64_t left = (config->period_ns - (now - sample->period_start)) / config->cpus;
+    uint64_t host_left = config->idle_ns - (host_now - sample->host_start);
     sample->wait_ns = now == sample->last_time ? 2 * sample->wait_ns : STEP_LEAST;
     if (sample->wait_ns > STEP_MOST)
         sample->wait_ns = STEP_MOST;
     sample->last_time = now;
-    return left > sample->wait_ns ? left : sample->wait_ns;
+    left = left > sample->wait_ns ? left : sample->wait_ns;
+    return left < host_left ? left : host_left;
 }
 
 static void on_timer(void *context)
@@ -122,7 +134,7 @@ enum status sample_create(struct sample **out, const struct sample_config *confi
 {
     struct pmap_stats stats;
     if (config->pages == 0 || config->pages > SAMPLE_PAGES_MOST || config->cpus == 0 ||
-        config->period_ns == 0 || config->seed == 0)
+        config->period_ns == 0 || config->idle_ns < config->period_ns || config->seed == 0)
         return error_set(err, STATUS_INVALID, "a sample of %u pages", config->pages);
     struct sample *sample = calloc(1, sizeof *sample);
     if (sample == NULL)
@@ -168,7 +180,7 @@ void sample_get(struct sample *sample, struct sample_info *info)
         now = sample->periods == 0 ? part : moved(sample->fast, part, FAST_GAIN);
     }
     *info = (struct sample_info){
-        .slow = sample->slow, .fast = sample->fast, .periods = sample->periods};
+        .slow = sample->slow, .fast = sample->fast, .now = now, .periods = sample->periods};
     pthread_mutex_unlock(&sample->lock);
     double most = info->slow > info->fast ? info->slow : info->fast;
     most = most > now ? most : now;

@@ -9,7 +9,9 @@
  * Of three averages the greatest counts, so that the estimate rises at once and falls slowly: a
  * slow one, a fast one, and the fast one as it would be if the period ended now.
  *
- * Time is CPU time of the vCPUs: a VM that does nothing is not sampled, and its estimate stays.
+ * Time is CPU time of the vCPUs; but one that does next to nothing would keep for ever the estimate
+ * of its busiest time, or have none. So a period ends after some of the host's time as well, a few
+ * times as long.
  */
 
 #include <stdint.h>
@@ -25,17 +27,19 @@ struct sample_config {
     struct pmap *map;
     unsigned pages;     /* in a sample; at most SAMPLE_PAGES_MOST */
     uint64_t period_ns; /* of VM time */
+    uint64_t idle_ns;   /* of the host's, which ends a period as well; at least period_ns */
     unsigned cpus;      /* VM time passes at most so many times as fast as the host's */
     uint64_t (*vm_time_ns)(void *context);
+    uint64_t (*host_time_ns)(void *context); /* NULL: clock_monotonic_ns */
     void *context;
     struct io_loop *loop; /* does the work, in the time between; NULL: only sample_step does */
     uint64_t seed;        /* not 0 */
 };
 
 struct sample_info {
-    uint64_t active_pages; /* the estimate */
-    double slow, fast;     /* averages, parts of 1 */
-    uint64_t periods;      /* that have ended */
+    uint64_t active_pages;  /* the estimate */
+    double slow, fast, now; /* averages, parts of 1; now: the fast one if the period ended now */
+    uint64_t periods;       /* that have ended */
 };
 
 enum status sample_create(struct sample **sample, const struct sample_config *config,

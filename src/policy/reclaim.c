@@ -105,8 +105,9 @@ static void balloon_update(struct policy_vm *vm, double seconds)
 {
     struct policy_past *past = &vm->past;
     bool is_wanted = vm->ask.balloon > plus(vm->balloon, BALLOON_GROWTH) && !vm->is_paused;
-    bool has_moved = vm->balloon > plus(past->balloon_grown, BALLOON_GROWTH) ||
-                     vm->balloon < past->balloon_grown;
+    /* Beyond what it has had: a guest that is short itself takes back what it gave, and gives it
+     * again, and so on. */
+    bool has_moved = vm->balloon > plus(past->balloon_grown, BALLOON_GROWTH);
     count_down(&past->balloon_hold, &past->balloon_backoff, seconds);
     past->stuck += seconds;
     if (!is_wanted || has_moved) {

@@ -164,7 +164,7 @@ static enum status start_paging(struct machine *machine, struct error *err)
 {
     const struct vm_options *options = machine->host->options;
     enum status status =
-        paging_start(machine->paging, machine->loop, options->cpus, machine_cpu_ns, machine, err);
+        paging_start(machine->paging, machine->loop, options, machine_cpu_ns, machine, err);
     if (status == STATUS_OK && options->chaos)
         status = paging_start_chaos(machine->paging, options->chaos_seed, &chaos_ops, machine, err);
     return status;

@@ -8,6 +8,7 @@
 #include "control/name.h"
 #include "cpu/translate/code_pool.h"
 #include "util/bits.h"
+#include "util/clock.h"
 #include "util/size.h"
 
 #define MEMORY_LEAST   (2 * MIB)
@@ -15,6 +16,9 @@
 #define MEMORY_DEFAULT (256 * MIB)
 #define SHADOW_PART    25u /* of guest memory, for shadow page tables */
 #define SWAP_MOST      (4096 * GIB)
+
+#define SAMPLE_PERIOD_DEFAULT 30u /* seconds, as in the paper */
+#define SAMPLE_PERIOD_MOST    3600u
 
 const char options_help[] =
     "usage: aerostat run --kernel FILE [OPTION]...\n"
@@ -67,6 +71,10 @@ const char options_help[] =
     "  --debug-exit       I/O port 0xf4 ends the VM: writing v gives exit status (v << 1) | 1\n"
     "  --chaos SEED       for testing: take random pages away and bring them back all the time\n"
     "  --double-paging    for measuring: bring a page back before the guest writes it to a disk\n"
+    "  --sample-period SECONDS\n"
+    "                     for measuring: CPU time of the VM in which a sample shows how much of "
+    "its\n"
+    "                     memory is in use, 1 to 3600, default 30\n"
     "  --no-reboot        a guest reset ends the VM instead of restarting it\n"
     "  --stats FILE       write counters as JSON when the VM ends\n"
     "  --help             this text\n"
@@ -104,6 +112,7 @@ enum option_id {
     OPTION_DEBUG_EXIT,
     OPTION_CHAOS,
     OPTION_DOUBLE_PAGING,
+    OPTION_SAMPLE_PERIOD,
     OPTION_NO_REBOOT,
     OPTION_STATS,
     OPTION_HELP,
@@ -136,6 +145,7 @@ static const struct option long_options[] = {
     {"debug-exit", no_argument, NULL, OPTION_DEBUG_EXIT},
     {"chaos", required_argument, NULL, OPTION_CHAOS},
     {"double-paging", no_argument, NULL, OPTION_DOUBLE_PAGING},
+    {"sample-period", required_argument, NULL, OPTION_SAMPLE_PERIOD},
     {"no-reboot", no_argument, NULL, OPTION_NO_REBOOT},
     {"stats", required_argument, NULL, OPTION_STATS},
     {"help", no_argument, NULL, OPTION_HELP},
@@ -369,6 +379,12 @@ static enum status option_apply(int id, const char *value, struct vm_options *op
     case OPTION_DOUBLE_PAGING:
         options->double_paging = true;
         return STATUS_OK;
+    case OPTION_SAMPLE_PERIOD:
+        if (number_parse(value, 1, SAMPLE_PERIOD_MOST, &number) != STATUS_OK)
+            return error_set(err, STATUS_INVALID, "--sample-period %s: give seconds, 1 to %u",
+                             value, SAMPLE_PERIOD_MOST);
+        options->sample_period_ns = number * NS_PER_SECOND;
+        return STATUS_OK;
     case OPTION_NO_REBOOT:
         options->no_reboot = true;
         return STATUS_OK;
@@ -419,6 +435,7 @@ enum status options_parse(int argc, char *const *argv, struct vm_options *option
         .swap_size = OPTIONS_SWAP_DEFAULT,
         .code_cache = CODE_POOL_DEFAULT,
         .cpus = 1,
+        .sample_period_ns = SAMPLE_PERIOD_DEFAULT * NS_PER_SECOND,
     };
     enum status status = STATUS_OK;
     opterr = 0;

@@ -57,7 +57,8 @@ struct vm_options {
     bool chaos; /* with chaos_seed */
     uint64_t chaos_seed;
     bool double_paging; /* is not avoided */
-    bool help;          /* --help was asked for: nothing else counts */
+    uint64_t sample_period_ns;
+    bool help; /* --help was asked for: nothing else counts */
 };
 
 /* Fills *options from argv[1..]; strings point into argv, but for what options_free frees. Anything

@@ -7,10 +7,10 @@
 #include "util/log.h"
 #include "util/temp_file.h"
 
-#define CACHE_PART    10u /* of the VM's memory that the compression cache may take */
-#define SAMPLE_PAGES  100u
-#define SAMPLE_PERIOD (30 * NS_PER_SECOND)
-#define TRIM_PERIOD   (10 * NS_PER_SECOND) /* between looks for space of the swap file */
+#define CACHE_PART   10u /* of the VM's memory that the compression cache may take */
+#define SAMPLE_PAGES 100u
+#define SAMPLE_IDLE  4u /* so many times its period, in the host's time, ends a sample as well */
+#define TRIM_PERIOD  (10 * NS_PER_SECOND) /* between looks for space of the swap file */
 
 struct paging {
     struct pmap *map;
@@ -123,14 +123,16 @@ static void on_trim(void *context)
     io_timer_arm(paging->trim, clock_monotonic_ns() + TRIM_PERIOD);
 }
 
-enum status paging_start(struct paging *paging, struct io_loop *loop, unsigned cpus,
-                         uint64_t (*vm_time_ns)(void *context), void *context, struct error *err)
+enum status paging_start(struct paging *paging, struct io_loop *loop,
+                         const struct vm_options *options, uint64_t (*vm_time_ns)(void *context),
+                         void *context, struct error *err)
 {
     struct sample_config config = {
         .map = paging->map,
         .pages = SAMPLE_PAGES,
-        .period_ns = SAMPLE_PERIOD,
-        .cpus = cpus,
+        .period_ns = options->sample_period_ns,
+        .idle_ns = SAMPLE_IDLE * options->sample_period_ns,
+        .cpus = options->cpus,
         .vm_time_ns = vm_time_ns,
         .context = context,
         .loop = loop,
@@ -215,6 +217,9 @@ void paging_get(struct paging *paging, struct paging_info *info)
     info->target = info->reclaim.target > pages.max_pages ? max : info->reclaim.target * PAGE_SIZE;
     info->stall_ns = pages.reclaim_stall_ns + info->reclaim.wait_ns;
     info->active = sample.active_pages * PAGE_SIZE;
+    info->active_slow = (uint64_t)(sample.slow * (double)max);
+    info->active_fast = (uint64_t)(sample.fast * (double)max);
+    info->active_now = (uint64_t)(sample.now * (double)max);
     info->sample_periods = sample.periods;
     info->overhead = pages.max_pages * sizeof(uint64_t)   /* the page map's entries */
                      + info->swap.used * sizeof(uint64_t) /* checksums */

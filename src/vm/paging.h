@@ -42,8 +42,9 @@ void paging_restore_resident(struct paging *paging);
 
 /* Begins sampling, and giving space of the swap file back. vm_time_ns(context): CPU time that the
  * vCPUs have used, asked on the loop. */
-enum status paging_start(struct paging *paging, struct io_loop *loop, unsigned cpus,
-                         uint64_t (*vm_time_ns)(void *context), void *context, struct error *err);
+enum status paging_start(struct paging *paging, struct io_loop *loop,
+                         const struct vm_options *options, uint64_t (*vm_time_ns)(void *context),
+                         void *context, struct error *err);
 /* Begins to take random pages away and to bring them back, without end (mem/chaos.h). */
 enum status paging_start_chaos(struct paging *paging, uint64_t seed, const struct chaos_ops *ops,
                                void *context, struct error *err);
@@ -63,10 +64,11 @@ struct scan *paging_scan(struct paging *paging);
 
 struct paging_info {
     uint64_t resident, target; /* bytes */
-    uint64_t active;           /* bytes; of a VM that runs long enough */
-    uint64_t overhead;         /* bytes of bookkeeping */
-    uint64_t sample_periods;   /* that `active` rests on */
-    uint64_t stall_ns;         /* that vCPUs and devices waited for pages, or for room, summed */
+    uint64_t active;           /* bytes; the greatest of the averages, which follow */
+    uint64_t active_slow, active_fast, active_now;
+    uint64_t overhead;       /* bytes of bookkeeping */
+    uint64_t sample_periods; /* that `active` rests on */
+    uint64_t stall_ns;       /* that vCPUs and devices waited for pages, or for room, summed */
     struct zcache_stats cache;
     struct swap_stats swap;
     struct pager_stats pager;

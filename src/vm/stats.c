@@ -231,6 +231,10 @@ void stats_add_paging(json_t *stats, const struct paging_info *paging)
     add_count(stats, "resident", paging->resident);
     add_count(stats, "target", paging->target);
     add_count(stats, "active", paging->active);
+    add_count(stats, "active_slow", paging->active_slow);
+    add_count(stats, "active_fast", paging->active_fast);
+    add_count(stats, "active_now", paging->active_now);
+    add_count(stats, "sample_periods", paging->sample_periods);
     add_count(stats, "compressed_size", paging->cache.held_bytes);
     add_count(stats, "overhead", paging->overhead);
     add_count(stats, "swap_read", paging->swap.bytes_read);

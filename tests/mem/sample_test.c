@@ -19,13 +19,19 @@ enum { PAGES = 4000, PICKED = 250 };
 struct world {
     struct pmap *map;
     struct sample *sample;
-    uint64_t time;
+    uint64_t time, host_time;
 };
 
 static uint64_t time_of(void *context)
 {
     const struct world *world = context;
     return world->time;
+}
+
+static uint64_t host_time_of(void *context)
+{
+    const struct world *world = context;
+    return world->host_time;
 }
 
 static void world_create(struct world *world)
@@ -38,8 +44,10 @@ static void world_create(struct world *world)
         .map = world->map,
         .pages = PICKED,
         .period_ns = PERIOD,
+        .idle_ns = 4 * PERIOD,
         .cpus = 1,
         .vm_time_ns = time_of,
+        .host_time_ns = host_time_of,
         .context = world,
         .seed = 42,
     };
@@ -131,7 +139,32 @@ static void test_rises_at_once_and_falls_slowly(void **state)
     world_destroy(&world);
 }
 
-/* Nothing happens while no VM time passes, and looks get rare. */
+/* A VM that does next to nothing is found to: but after more of the host's time. */
+static void test_sees_that_nothing_is_done(void **state)
+{
+    (void)state;
+    struct world world;
+    world_create(&world);
+    struct sample_info info;
+    touch(&world, 100); /* its boot */
+    world.time += PERIOD;
+    sample_step(world.sample);
+    assert_near(active(&world), 100);
+    for (unsigned period = 1; period <= 40; period++) {
+        world.host_time += 4 * PERIOD - 1;
+        assert_int_equal(sample_step(world.sample), 1);
+        sample_get(world.sample, &info);
+        assert_int_equal(info.periods, period);
+        world.host_time++;
+        assert_true(sample_step(world.sample) <= 4 * PERIOD);
+        sample_get(world.sample, &info);
+        assert_int_equal(info.periods, period + 1);
+    }
+    assert_near(active(&world), 0);
+    world_destroy(&world);
+}
+
+/* Nothing happens while no time passes, and looks get rare. */
 static void test_stands_still_with_the_vm(void **state)
 {
     (void)state;
@@ -159,6 +192,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finds_what_is_used),
         cmocka_unit_test(test_rises_at_once_and_falls_slowly),
+        cmocka_unit_test(test_sees_that_nothing_is_done),
         cmocka_unit_test(test_stands_still_with_the_vm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

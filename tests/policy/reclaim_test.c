@@ -263,6 +263,23 @@ static void test_balloon_that_does_not_grow(void **state)
     assert_true(pauses[1] > pauses[0] * 3 / 2 && pauses[2] > pauses[1] * 3 / 2);
 }
 
+/* A guest that is short of memory itself takes back what it has given, and gives it again. */
+static void test_balloon_to_and_fro(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_idle_and_busy(&f, 3.5);
+    struct policy_vm *vm = &f.vm[0];
+    fixture_step(&f, 1);
+    unsigned second;
+    for (second = 0; second < 20 && vm->ask.balloon > vm->balloon; second++) {
+        vm->balloon = second % 2 == 0 ? 4 * MIB : MIB;
+        fixture_step(&f, 1);
+    }
+    assert_in_range(second, 5, 7); /* it is as good as one that does not grow */
+    assert_true(vm->ask.resident < vm->resident);
+}
+
 static void test_balloon_that_grows_slowly(void **state)
 {
     (void)state;
@@ -357,6 +374,7 @@ int main(void)
         cmocka_unit_test(test_given_memory_is_filled_first),
         cmocka_unit_test(test_steps_in_a_row),
         cmocka_unit_test(test_balloon_that_does_not_grow),
+        cmocka_unit_test(test_balloon_to_and_fro),
         cmocka_unit_test(test_balloon_that_grows_slowly),
         cmocka_unit_test(test_spares_who_suffers),
         cmocka_unit_test(test_suffering_is_over_time),

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "util/bits.h"
+#include "util/clock.h"
 #include "vm/options.h"
 
 #define ARGUMENTS_MOST 40
@@ -47,6 +48,7 @@ static void test_defaults(void **state)
     assert_false(options.chaos || options.detach);
     assert_int_equal(options.cpus, 1);
     assert_int_equal(options.code_cache, 64 * MIB);
+    assert_int_equal(options.sample_period_ns, 30 * NS_PER_SECOND);
     assert_ptr_equal(options.engine, &translate_engine);
     assert_int_equal(options.disk_count, 0);
     assert_int_equal(options.net_count, 0);
@@ -64,7 +66,8 @@ static void test_everything(void **state)
         parse("--kernel k --initrd i --append a=b --memory 1G --cpus 4 --disk d,ro "
               "--disk e,x --disk f,ro,overlay --net user,hostfwd=tcp:1-2,hostfwd=tcp:3-4 --name "
               "n-1 --engine interp "
-              "--code-cache 2M --mmu nested --console c --debug-exit --no-reboot --stats s",
+              "--code-cache 2M --mmu nested --console c --debug-exit --no-reboot --stats s "
+              "--sample-period 2",
               &options, &err),
         STATUS_OK);
     assert_string_equal(options.initrd, "i");
@@ -88,6 +91,7 @@ static void test_everything(void **state)
     assert_string_equal(options.console, "c");
     assert_string_equal(options.stats, "s");
     assert_true(options.debug_exit && options.no_reboot);
+    assert_int_equal(options.sample_period_ns, 2 * NS_PER_SECOND);
     options_free(&options);
 }
 
@@ -128,6 +132,8 @@ static void test_mistakes(void **state)
         "--kernel k --memory 0",
         "--kernel k --memory 1M",
         "--kernel k --memory 257G",
+        "--kernel k --sample-period 0",
+        "--kernel k --sample-period 3601",
         "--kernel k --memory 99999999999999999999",
         "--kernel k --memory 17179869184G",
         "--kernel k --cpus 0",

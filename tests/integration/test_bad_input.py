@@ -98,10 +98,13 @@ class Options(harness.TestCase):
             "", "-1", "1.5", "seed", "18446744073709551616")])
         self.check_each([(["--swap-dir", ""], "--swap-dir"), (["--detach=1"], "--detach")])
 
-    def test_what_is_named_but_not_there_yet(self):
-        self.check_each([(["--mmu", "shadow"], "shadow"),
-                         (["--mmu", "auto"], "auto"), (["--engine", "kvm"], "kvm"),
-                         (["--mmu", "none"], "none"), (["--engine", ""], "--engine")])
+    def test_engines_and_mmus(self):
+        self.check_each([(["--engine", "kvm"], "kvm"), (["--engine", ""], "--engine"),
+                         (["--mmu", "none"], "none"), (["--mmu", ""], "--mmu"),
+                         (["--shadow-memory", "0"], "--shadow-memory"),
+                         (["--shadow-memory", "2G"], "--shadow-memory"),
+                         (["--large-pages", "some"], "--large-pages some"),
+                         (["--walk-caches", "yes"], "--walk-caches yes")])
 
     def test_files_that_cannot_be_written(self):
         missing = self.path("missing/file")

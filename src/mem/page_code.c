@@ -1,5 +1,7 @@
 /*
- * Marks of pages that code was decoded from.
+ * Marks of pages that code was decoded from, or that are page tables which a shadow follows (mmu/
+ * shadow.h): whatever was made of a page's bytes and must go when they change. What is said of code
+ * here goes for such a table, too.
  *
  * The mark comes in two steps: CODE makes every *new* look-up say "not writable"; then the caller
  * sweeps the TLBs; then GUARDED says that this is done, and code may be decoded. Whoever clears the

@@ -161,7 +161,8 @@ void pmap_set_peeking(struct pmap *map, bool on);
 uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
 
 /*
- * Decoded code; for mmu/domain.c, which has the lock that makes these steps one. From the mark on,
+ * Decoded code, and traced page tables; for mmu/domain.c, which has the lock that makes these steps
+ * one. From the mark on,
  * no look-up calls the page writable. pmap_code_mark: true when the page is not guarded yet: then
  * the caller takes write permission for it from every TLB and calls pmap_code_guard, which does
  * nothing where somebody has cleared the mark meanwhile. Only from a guarded page may code be

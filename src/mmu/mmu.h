@@ -71,7 +71,7 @@ enum mmu_privilege {
 enum tlb_reason {
     TLB_CLEAN = 1 << 0,  /* guest's dirty bit not yet set: a write must set it */
     TLB_ZERO = 1 << 1,   /* maps the common zero page: a write must make it private */
-    TLB_CODE = 1 << 2,   /* code was decoded from it: a write must drop that first */
+    TLB_CODE = 1 << 2,   /* code was decoded from it, or it is traced: that must go first */
     TLB_DENIED = 1 << 3, /* the guest's tables forbid the write */
     TLB_GLOBAL = 1 << 4, /* not a reason: survives a flush that keeps global pages */
     TLB_LARGE = 1 << 5,  /* not a reason: part of a 2 MiB or 4 MiB guest page */

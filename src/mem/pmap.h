@@ -162,13 +162,12 @@ uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
 
 /*
  * Decoded code, and traced page tables; for mmu/domain.c, which has the lock that makes these steps
- * one. From the mark on,
- * no look-up calls the page writable. pmap_code_mark: true when the page is not guarded yet: then
- * the caller takes write permission for it from every TLB and calls pmap_code_guard, which does
- * nothing where somebody has cleared the mark meanwhile. Only from a guarded page may code be
- * decoded. pmap_code_clear: forgets the mark; the caller makes every vCPU drop the code decoded
- * from the page afterwards. pmap_has_code: marked, guarded or not. All are false for a PPN that is
- * not RAM. None blocks.
+ * one. From the mark on, no look-up calls the page writable. pmap_code_mark: true when the page is
+ * not guarded yet: then the caller takes write permission for it from every TLB and calls
+ * pmap_code_guard, which does nothing where somebody has cleared the mark meanwhile. Only from a
+ * guarded page may code be decoded. pmap_code_clear: forgets the mark; the caller makes every vCPU
+ * drop the code decoded from the page afterwards. pmap_has_code: marked, guarded or not. All are
+ * false for a PPN that is not RAM. None blocks.
  */
 bool pmap_code_mark(struct pmap *map, uint64_t ppn);
 void pmap_code_guard(struct pmap *map, uint64_t ppn);

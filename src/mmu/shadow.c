@@ -453,6 +453,29 @@ bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned 
     return true;
 }
 
+void shadow_refresh(struct mmu *mmu, uint64_t linear)
+{
+    struct shadow *shadow = mmu->shadow;
+    if (!(mmu->efer & PAGING_EFER_LMA) || !(mmu->cr0 & PAGING_CR0_PG))
+        return;
+    struct node *node = root_of(mmu);
+    for (unsigned level = ROOT_LEVEL; node != NULL; level--) {
+        unsigned index = index_of(linear, level);
+        if (!node->traced && !node->direct) {
+            uint64_t nested = walk_nested(mmu, node->table, false);
+            const uint64_t *table = (const uint64_t *)(uintptr_t)(nested & ~PAGE_MASK);
+            if (nested == 0)
+                entry_clear(shadow, node, index);
+            else
+                entry_update(shadow, node, index, __atomic_load_n(&table[index], __ATOMIC_RELAXED));
+        }
+        uint64_t target = node->target[index];
+        if (target == 0 || is_leaf(target))
+            return;
+        node = child_of(shadow, target);
+    }
+}
+
 /* ------------------------------------------------------------------------- building */
 
 static void lead_to(struct shadow *shadow, struct node *node, unsigned index, uint64_t guest,
@@ -465,18 +488,24 @@ static void lead_to(struct shadow *shadow, struct node *node, unsigned index, ui
         leaf_link(shadow, node, index);
 }
 
-/* The entry of a page of that level leads to what `nested` says of its piece at gpa: at once where
- * that is large enough, else through direct nodes. */
-static void lead_to_page(struct shadow *shadow, struct node *node, unsigned index, uint64_t guest,
+/* The entry of a page of that level leads to `nested`, which is of its piece at gpa: at once where
+ * a large leaf of the nested table has the whole of it, else through direct nodes. */
+static void lead_to_page(struct mmu *mmu, struct node *node, unsigned index, uint64_t guest,
                          uint64_t gpa, uint64_t nested)
 {
+    struct shadow *shadow = mmu->shadow;
     for (;;) {
         if (node->level == 0) {
-            lead_to(shadow, node, index, guest, nested & ~(uint64_t)NESTED_LARGE);
+            lead_to(shadow, node, index, guest, nested);
             return;
         }
-        if (node->level == 1 && nested & NESTED_LARGE) {
-            uint64_t first = nested - ((uint64_t)index_of(gpa, 0) << PAGE_SHIFT);
+        /* Not from a cache: the other pages may have been revoked since that was filled. Whoever
+         * revokes one from now on asks us to forget it, after this. */
+        uint64_t whole = node->level != 1 ? 0
+                                          : nested_walk(mmu->nested, gpa >> PAGE_SHIFT,
+                                                        &mmu->stats.walk_references);
+        if (whole & NESTED_LARGE) {
+            uint64_t first = whole - ((uint64_t)index_of(gpa, 0) << PAGE_SHIFT);
             lead_to(shadow, node, index, guest, first & ~(uint64_t)NESTED_LARGE);
             return;
         }
@@ -502,7 +531,7 @@ void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk *walk, uin
         unsigned index = index_of(linear, node->level);
         uint64_t value = walk->entries[i];
         if (i + 1 == walk->count) {
-            lead_to_page(shadow, node, index, value, walk->gpa, nested);
+            lead_to_page(mmu, node, index, value, walk->gpa, nested);
             return;
         }
         struct node *child = node_get(shadow, walk->tables[i + 1], node->level - 1u, false);

@@ -73,6 +73,9 @@ bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned 
 /* Keeps what a walk of the guest's tables has found, with the nested entry of the page. */
 void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk *walk, uint64_t nested);
 
+/* The entries that lead to this address are compared with the guest's. */
+void shadow_refresh(struct mmu *mmu, uint64_t linear);
+
 /* The vCPU flushes: what is not traced is no longer fresh. */
 void shadow_flush(struct shadow *shadow);
 

@@ -268,7 +268,7 @@ static inline bool piece_of_same_page(uint64_t tag, uint64_t info, const void *a
     return info & TLB_LARGE && (tag ^ linear) >> LARGE_REGION_SHIFT == 0;
 }
 
-void tlb_flush_page(struct mmu *mmu, uint64_t linear)
+void tlb_drop_page(struct mmu *mmu, uint64_t linear)
 {
     uint64_t tag = linear & ~PAGE_MASK;
     unsigned slot;
@@ -278,8 +278,6 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
         if (entry_at(&table, slot)->tag == tag)
             data_drop(&table, slot);
     }
-    bool large = tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
-                 tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT);
     slot = code_slot(linear);
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         struct itlb_entry *entry = &mmu->itlb[table][slot];
@@ -288,7 +286,13 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
             use_clear(&mmu->itlb_use[table], slot);
         }
     }
-    if (unlikely(large))
+}
+
+void tlb_flush_page(struct mmu *mmu, uint64_t linear)
+{
+    tlb_drop_page(mmu, linear);
+    if (unlikely(tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
+                 tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT)))
         drop_where(mmu, piece_of_same_page, &linear);
 }
 

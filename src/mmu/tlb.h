@@ -26,7 +26,9 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
                    const struct tlb_page *page);
 
 void tlb_flush(struct mmu *mmu, bool keep_global);
-/* The entries of one linear page, and all pieces of a large page that may hold it. */
+/* The entries of one linear page. */
+void tlb_drop_page(struct mmu *mmu, uint64_t linear);
+/* Those, and all pieces of a large page that may hold it. */
 void tlb_flush_page(struct mmu *mmu, uint64_t linear);
 
 /* Guest-physical pages, in no order, to be looked for in a TLB. */

@@ -93,6 +93,7 @@ uint64_t walk_nested(struct mmu *mmu, uint64_t ppn, bool write)
         mmu->stats.nested_violations++;
         entry = nested_fill(mmu->nested, ppn, write);
     }
+    entry &= ~(uint64_t)NESTED_LARGE; /* that is of the neighbours as well */
     if (mmu->walk_cache.on && entry != 0)
         *cached = (struct walk_cache_page){.ppn = ppn + 1, .entry = entry};
     return entry;
@@ -281,7 +282,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
 fault:
     /* What led there is forgotten, so that the access finds the tables as they are when it is made
      * again (SDM vol. 3 4.10.4.1). */
-    if (is_cached)
+    if (cached->region == region)
         cached->generation = 0;
     return WALK_FAULT;
 }

@@ -86,7 +86,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
                              enum mmu_privilege privilege, struct walk *walk);
 
 /* The nested entry of ppn (nested.h), from the cache, the table or the page map; one that allows
- * writes, if `write` and that can be had at once. 0: the page is not RAM, or away. */
+ * writes, if `write` and that can be had at once. 0: the page is not RAM, or away. Never large. */
 uint64_t walk_nested(struct mmu *mmu, uint64_t ppn, bool write);
 
 /* Parks and brings page ppn, which is RAM. False: its bytes are lost. */

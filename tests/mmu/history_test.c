@@ -374,6 +374,8 @@ static void access_once(struct history *history)
     drops_of(history, after);
 
     check_result(history, linear, access, privilege, outcome, &target, &fault);
+    if (outcome == MMU_FAULT)
+        stale_fault(&history->stale, cpu_running(history), n);
     if (outcome != MMU_OK)
         return;
     assert_int_equal(*(const uint64_t *)(const void *)target.host,
@@ -489,7 +491,7 @@ static struct history live(const char *name, const struct mmu_config *config)
                   (unsigned long long)sums.faults, (unsigned long long)sums.devices);
     /* It has tried what it is there for. */
     uint64_t some = histories * STEPS / 20;
-    assert_true(sums.exact > some && sums.behind > some && sums.devices > 0);
+    assert_true(sums.exact > some && sums.behind > some / 2 && sums.devices > 0);
     assert_true(sums.faults > some && sums.exact + sums.behind - sums.faults > 4 * some);
     return sums;
 }

@@ -124,6 +124,11 @@ void stale_flush_page(struct staleness *stale, struct stale_cpu *cpu, unsigned n
     cpu->flushed_page[n] = stale->now++;
 }
 
+void stale_fault(struct staleness *stale, struct stale_cpu *cpu, unsigned n)
+{
+    cpu->faulted[n] = stale->now++;
+}
+
 static uint64_t later(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
@@ -152,6 +157,8 @@ static uint64_t flushed(const struct search *search, uint64_t size, bool global)
     for (unsigned n = 0; n < stale_linears(search->walk.mode); n++) {
         if ((stale_linear(n, search->walk.mode) ^ search->walk.linear) / size == 0)
             time = later(time, search->cpu->flushed_page[n]);
+        if (stale_linear(n, search->walk.mode) >> PAGE_SHIFT == search->walk.linear >> PAGE_SHIFT)
+            time = later(time, search->cpu->faulted[n]);
     }
     return time;
 }

@@ -13,7 +13,8 @@
  *   - What a walk ends at, if it faults, is read anew: that is ours, and tells a fault that is the
  *     guest's from one that is only our tables'.
  *   - A page that is global is behind until INVLPG or a flush of everything; others also until a
- *     load of CR3. INVLPG of one piece of a large page is of all.
+ *     load of CR3. INVLPG of one piece of a large page is of all. A page fault flushes its address
+ *     alone (4.10.4.1).
  *   - Flags are set in entries that are current, in no others, and not on a fault.
  * Right after its flush an access has one result, and this is the oracle's (oracle.h).
  */
@@ -38,6 +39,7 @@ struct stale_cpu {
     bool wp, smep, smap, nxe, pse, pge;
     uint64_t root[4]; /* CR3, or PAE's four page directories; address | P */
     uint64_t flushed_all, flushed_local, flushed_page[LINEARS];
+    uint64_t faulted[LINEARS];
 };
 
 struct staleness {
@@ -62,6 +64,7 @@ void stale_load_root(struct staleness *stale, struct stale_cpu *cpu, unsigned nu
 void stale_flush_all(struct staleness *stale, struct stale_cpu *cpu);
 void stale_flush_local(struct staleness *stale, struct stale_cpu *cpu);
 void stale_flush_page(struct staleness *stale, struct stale_cpu *cpu, unsigned n);
+void stale_fault(struct staleness *stale, struct stale_cpu *cpu, unsigned n);
 
 /* A legal result, and the words of the tables that it changes. */
 struct stale_result {

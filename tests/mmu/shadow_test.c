@@ -1,0 +1,181 @@
+/* Shadow page tables, one by one: what a look-up reads, which faults are whose, when a table is
+ * looked at again, and what must not survive a revocation. */
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "mmu/walk.h"
+#include "tlb_fixture.h"
+
+#define REGION    ((uint64_t)2 * MIB)
+#define DATA      REGION
+#define DATA_PPN  (DATA >> PAGE_SHIFT)
+#define DIRECTORY (ROOT + 0x2000 + (LINEAR >> 21 & 511) * 8)
+#define TABLE     (ROOT + 0x3000)
+#define ENTRY     (TABLE + (LINEAR >> 12 & 511) * 8)
+
+static struct machine *make(unsigned cpus)
+{
+    struct machine *machine = machine_create_with(
+        cpus, &(struct mmu_config){.mode = MMU_SHADOW, .shadow_bytes = 4 * MIB});
+    for (uint64_t at = 0; at < 2 * REGION; at += PAGE_SIZE)
+        machine_at(machine, at);
+    machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF);
+    for (unsigned i = 0; i < cpus; i++)
+        machine_long_mode(&machine->cpus[i].mmu, ROOT);
+    return machine;
+}
+
+static const struct shadow_stats *stats_of(const struct mmu *mmu)
+{
+    return shadow_get_stats(mmu->shadow);
+}
+
+static void write_entry(struct machine *machine, struct mmu *mmu, uint64_t gpa, uint64_t value)
+{
+    mmu_park(mmu);
+    machine_put(machine, gpa, value);
+    mmu_unpark(mmu);
+}
+
+/* Four references, whatever walk caches and the nested table have. */
+static void test_references(void **state)
+{
+    (void)state;
+    struct machine *machine = make(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    uint64_t walks = mmu->stats.walks, references = mmu->stats.walk_references;
+    reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR); /* its own TLB */
+    assert_int_equal(mmu->stats.walk_references - references, 4);
+    assert_int_equal(mmu->stats.walks, walks);
+    machine_destroy(machine);
+}
+
+/* A fault of the guest's is true; what only the shadow does not know is hidden from it. */
+static void test_faults(void **state)
+{
+    (void)state;
+    struct machine *machine = make(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    assert_int_equal(resolve(mmu, LINEAR + PAGE_SIZE, MMU_READ, MMU_USER), MMU_FAULT);
+    assert_int_equal(mmu->stats.page_faults, 1);
+    assert_int_equal(stats_of(mmu)->hidden_faults, 0);
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    assert_int_equal(stats_of(mmu)->hidden_faults, 1);
+    assert_int_equal(stats_of(mmu)->nodes, 4);
+    mmu_flush(mmu, false);
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    assert_int_equal(stats_of(mmu)->hidden_faults, 1);
+    assert_int_equal(mmu->stats.page_faults, 1);
+    machine_destroy(machine);
+}
+
+/* A table that is left alone is traced, and costs no look any more; one write to it ends that, and
+ * counts at the next flush. */
+static void test_tracing(void **state)
+{
+    (void)state;
+    struct machine *machine = make(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    for (unsigned i = 0; i < 10; i++) {
+        reach(mmu, LINEAR, MMU_READ, MMU_USER);
+        mmu_flush(mmu, false);
+    }
+    assert_int_equal(stats_of(mmu)->traces, 4);
+    assert_true(pmap_code_is_guarded(machine->map, TABLE >> PAGE_SHIFT));
+    uint64_t resyncs = stats_of(mmu)->resyncs;
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    assert_int_equal(stats_of(mmu)->resyncs, resyncs);
+    write_entry(machine, mmu, ENTRY, PAGE_B | LEAF);
+    assert_int_equal(stats_of(mmu)->traced_writes, 1);
+    assert_false(pmap_has_code(machine->map, TABLE >> PAGE_SHIFT));
+    mmu_flush_page(mmu, LINEAR);
+    assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_B);
+    assert_int_equal(stats_of(mmu)->resyncs, resyncs + 1);
+    machine_destroy(machine);
+}
+
+/* Another CPU's table writes count after this one's flush. */
+static void test_other_writes(void **state)
+{
+    (void)state;
+    struct machine *machine = make(2);
+    struct mmu *mmu = &machine->cpus[0].mmu, *other = &machine->cpus[1].mmu;
+    mmu_park(other);
+    for (unsigned i = 0; i < 10; i++) {
+        reach(mmu, LINEAR, MMU_READ, MMU_USER);
+        mmu_flush(mmu, false);
+    }
+    mmu_park(mmu);
+    mmu_unpark(other);
+    machine_at(machine, TABLE);
+    write_entry(machine, other, ENTRY, PAGE_B | LEAF);
+    mmu_park(other);
+    mmu_unpark(mmu);
+    mmu_flush(mmu, true);
+    assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_B);
+    machine_destroy(machine);
+}
+
+/* A large leaf is of pages that are all there now: one page of it has been revoked since the walk
+ * cache was told of its neighbour that it is part of a large leaf. */
+static void test_large_after_revocation(void **state)
+{
+    (void)state;
+    struct machine *machine = make(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    for (uint64_t i = 0; i < REGION / PAGE_SIZE; i++)
+        walk_nested(mmu, DATA_PPN + i, true);
+    write_entry(machine, mmu, ENTRY, DATA | LEAF);
+    mmu_flush(mmu, false);
+    for (uint64_t i = 0; i < WALK_CACHE_PAGES; i++) /* other pages take the cache's places, ... */
+        walk_nested(mmu, i, false);
+    mmu->walk_cache.pages[DATA_PPN % WALK_CACHE_PAGES].ppn = 0;
+    reach(mmu, LINEAR, MMU_READ, MMU_USER); /* ... so that this asks the nested table */
+    mmu_park(mmu);
+    machine_revoke(machine, DATA_PPN + 7);
+    mmu_unpark(mmu);
+    mmu_mark_code(mmu, DATA_PPN + 7);
+    write_entry(machine, mmu, DIRECTORY, DATA | LEAF | PTE_PS);
+    mmu_flush(mmu, false);
+    uint64_t first = LINEAR & ~(REGION - 1);
+    assert_int_equal(reach(mmu, first, MMU_WRITE, MMU_USER), DATA);
+    unsigned drops = machine->cpus[0].drops;
+    assert_int_equal(reach(mmu, first + 7 * PAGE_SIZE, MMU_WRITE, MMU_USER), DATA + 7 * PAGE_SIZE);
+    assert_true(machine->cpus[0].drops > drops);
+    machine_destroy(machine);
+}
+
+/* A page fault takes along what the shadow had for its address: what is put there needs no flush,
+ * though the entry was another before. */
+static void test_fault_refreshes(void **state)
+{
+    (void)state;
+    struct machine *machine = make(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    write_entry(machine, mmu, ENTRY, PAGE_A | (LEAF & ~PTE_U));
+    reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR);
+    write_entry(machine, mmu, ENTRY, 0);
+    assert_int_equal(resolve(mmu, LINEAR, MMU_READ, MMU_USER), MMU_FAULT);
+    write_entry(machine, mmu, ENTRY, PAGE_B | LEAF);
+    assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR), PAGE_B);
+    machine_destroy(machine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_references),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_tracing),
+        cmocka_unit_test(test_other_writes),
+        cmocka_unit_test(test_large_after_revocation),
+        cmocka_unit_test(test_fault_refreshes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -38,6 +38,9 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/sharing/run
 	@bench/sharing/mix
 	@bench/sharing/throughput
+	@bench/ksm/run
+	@bench/overcommit/run
+	@bench/idle/run
 	@bench/policy/run
 	@bench/policy/estimate
 	@bench/policy/tax

@@ -108,11 +108,11 @@ def swapped_out():
 
 
 @contextlib.contextmanager
-def swap_file(folder):
+def swap_file(folder, mib=SWAP_MIB):
     """The host swaps to a file of ours in that folder."""
     path = os.path.join(folder, f"aerostat-paging-{os.getpid()}.swap")
     try:
-        subprocess.run(["fallocate", "-l", f"{SWAP_MIB}M", path], check=True)
+        subprocess.run(["fallocate", "-l", f"{mib}M", path], check=True)
         os.chmod(path, 0o600)
         subprocess.run([harness.find_tool("mkswap"), "-q", path], check=True, stdout=subprocess.DEVNULL)
         # Before any other swap that there is: so it is on the disk that Aerostat's is on.
@@ -141,14 +141,14 @@ def new_cgroup():
 
 
 @contextlib.contextmanager
-def open_cgroup(swap_folder, cgroup):
-    """The cgroup of that folder; or one of our own, with swap in that folder; or None."""
+def open_cgroup(swap_folder, cgroup, swap_mib=SWAP_MIB):
+    """The cgroup of that folder; or one of our own, with so much swap in that folder; or None."""
     if cgroup:
         yield Cgroup(cgroup)
     elif swap_folder:
         if os.geteuid() != 0:
             raise RuntimeError("--host-swap makes swap and a memory cgroup: it needs root")
-        with swap_file(swap_folder), new_cgroup() as made:
+        with swap_file(swap_folder, swap_mib), new_cgroup() as made:
             yield made
     else:
         yield None

@@ -93,6 +93,11 @@ bool layer_punch(const struct layer *layer, uint64_t first, uint64_t count)
     return result == 0;
 }
 
+void layer_unmap(const struct layer *layer, uint64_t first, uint64_t count)
+{
+    madvise(layer->base + (first << PAGE_SHIFT), count << PAGE_SHIFT, MADV_DONTNEED);
+}
+
 enum status layer_for_each_page(const struct layer *layer,
                                 bool (*visit)(void *context, uint64_t ppn), void *context,
                                 struct error *err)

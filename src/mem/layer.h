@@ -33,6 +33,10 @@ bool layer_copy(const struct layer *layer, uint64_t ppn, uint8_t *to);
  * False: the host would not. */
 bool layer_punch(const struct layer *layer, uint64_t first, uint64_t count);
 
+/* Takes `count` pages from `first` on out of this process's page tables; their bytes stay, and a
+ * touch maps them again. A hint, as it were: a host that would not has done no harm. */
+void layer_unmap(const struct layer *layer, uint64_t first, uint64_t count);
+
 /* Calls visit(context, ppn) for every page that has memory, ascending, until it returns false.
  * STATUS_UNSUPPORTED where the host gives this file huge pages, so that single pages say nothing.
  */

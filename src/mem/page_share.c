@@ -13,6 +13,13 @@
 #include "mem/page_hash.h"
 #include "mem/pmap_private.h"
 
+#if defined(__SANITIZE_THREAD__)
+/* It cannot know that what was read of a page that somebody writes counts for nothing. */
+#define LOOKS_IN_PLACE false
+#else
+#define LOOKS_IN_PLACE true
+#endif
+
 void pmap_set_share(struct pmap *map, const struct page_share_ops *ops, void *context)
 {
     map->share = ops;
@@ -49,12 +56,19 @@ void frame_drop(struct pmap *map, uint64_t ppn, uint64_t value)
 
 /* ------------------------------------------------------------------------- to shared */
 
-static bool is_equal(const struct pmap *map, const struct page_ref *ref)
+static bool is_equal(struct pmap *map, const struct page_ref *ref)
 {
-    /* A copy: the page may have been wanted and released meanwhile (page_leave_copy). */
-    uint8_t bytes[1 << PAGE_SHIFT];
-    return layer_copy(&map->ram, ref->ppn, bytes) &&
-           memcmp(bytes, map->pool + ((uint64_t)ref->frame << PAGE_SHIFT), PAGE_SIZE) == 0;
+    const uint8_t *frame = map->pool + ((uint64_t)ref->frame << PAGE_SHIFT);
+    uint8_t copy[1 << PAGE_SHIFT];
+    if (!LOOKS_IN_PLACE)
+        return layer_copy(&map->ram, ref->ppn, copy) && memcmp(copy, frame, PAGE_SIZE) == 0;
+    /* The page may have been wanted and have left meanwhile: while it is private, and we have this,
+     * it has memory (page_look). */
+    pthread_rwlock_wrlock(&map->punching);
+    bool equal = entry_state(atomic_load(pmap_entry(map, ref->ppn))) == PAGE_PRIVATE &&
+                 memcmp(pmap_private_page(map, ref->ppn), frame, PAGE_SIZE) == 0;
+    pthread_rwlock_unlock(&map->punching);
+    return equal;
 }
 
 /* The page is leaving with the ticket. */
@@ -73,13 +87,14 @@ static bool try_share(struct pmap *map, const struct page_ref *ref, uint64_t tic
 
 void page_share(struct pmap *map, const struct page_ref *refs, unsigned count, bool *shared)
 {
-    uint64_t ticket = ticket_take(map), hollow[PAGE_BATCH_MAX];
+    _Static_assert(PAGE_SHARE_MAX <= REVOKE_MAX, "one revocation");
+    uint64_t ticket = ticket_take(map), hollow[PAGE_SHARE_MAX];
     unsigned hollow_count = 0;
     struct revoke_list list;
     list.count = list.code_count = 0;
     for (unsigned i = 0; i < count; i++)
         shared[i] =
-            i < PAGE_BATCH_MAX && page_is_frame(map, refs[i].frame) &&
+            i < PAGE_SHARE_MAX && page_is_frame(map, refs[i].frame) &&
             pmap_entry(map, refs[i].ppn) != NULL &&
             page_try_leave(map, refs[i].ppn, ticket, LEAVE_TAKE_OVER | LEAVE_KEEP_CODE, &list);
     revoke_list_finish(map, &list);
@@ -178,13 +193,6 @@ void page_share_end(struct pmap *map)
 }
 
 /* ------------------------------------------------------------------------- looking */
-
-#if defined(__SANITIZE_THREAD__)
-/* It cannot know that a torn hash is none. */
-#define LOOKS_IN_PLACE false
-#else
-#define LOOKS_IN_PLACE true
-#endif
 
 static void look_at(const struct pmap *map, struct page_look_at *page, uint64_t key)
 {

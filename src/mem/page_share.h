@@ -29,9 +29,12 @@ struct page_ref {
     uint32_t frame;
 };
 
+#define PAGE_SHARE_MAX 256u
+
 /*
  * Compares private pages with frames, and makes those shared that are equal. At most
- * PAGE_BATCH_MAX, with one revocation for all; neighbours that follow each other make fewer holes.
+ * PAGE_SHARE_MAX, with one revocation for all: each looks at all of every vCPU's TLB. They should
+ * ascend; neighbours that follow each other make fewer holes.
  * shared[i]: it is, or was, before somebody wrote it and `drop` was called. Else nothing has
  * changed, as with what is no RAM, or no frame, or not private, or pinned. Blocks as
  * page_leave_begin does.

@@ -302,9 +302,29 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
 
 void tlb_pages_init(struct tlb_pages *pages, const uint64_t *ppns, unsigned count)
 {
-    *pages = (struct tlb_pages){.ppns = ppns, .count = count};
-    for (unsigned i = 0; i < count; i++)
+    *pages = (struct tlb_pages){.ppns = ppns, .count = count, .sorted = true};
+    for (unsigned i = 0; i < count; i++) {
         pages->filter[ppns[i] % FILTER_BITS / 64] |= bit(ppns[i] % 64);
+        pages->sorted = pages->sorted && (i == 0 || ppns[i - 1] < ppns[i]);
+    }
+}
+
+static bool has_page(const struct tlb_pages *pages, uint64_t ppn)
+{
+    unsigned first = 0, end = pages->count;
+    if (!pages->sorted) {
+        while (first < end && pages->ppns[first] != ppn)
+            first++;
+        return first < end;
+    }
+    while (first < end) {
+        unsigned middle = (first + end) / 2;
+        if (pages->ppns[middle] < ppn)
+            first = middle + 1;
+        else
+            end = middle;
+    }
+    return first < pages->count && pages->ppns[first] == ppn;
 }
 
 static inline bool maps_page(uint64_t tag, uint64_t info, const void *argument)
@@ -312,13 +332,7 @@ static inline bool maps_page(uint64_t tag, uint64_t info, const void *argument)
     (void)tag;
     const struct tlb_pages *pages = argument;
     uint64_t ppn = info >> INFO_PPN_SHIFT;
-    if (likely(!(pages->filter[ppn % FILTER_BITS / 64] >> ppn % 64 & 1)))
-        return false;
-    for (unsigned i = 0; i < pages->count; i++) {
-        if (pages->ppns[i] == ppn)
-            return true;
-    }
-    return false;
+    return unlikely(pages->filter[ppn % FILTER_BITS / 64] >> ppn % 64 & 1) && has_page(pages, ppn);
 }
 
 void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages)

@@ -31,10 +31,11 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear);
 /* Those, and all pieces of a large page that may hold it. */
 void tlb_flush_page(struct mmu *mmu, uint64_t linear);
 
-/* Guest-physical pages, in no order, to be looked for in a TLB. */
+/* Guest-physical pages to be looked for in a TLB; many are found sooner if they ascend. */
 struct tlb_pages {
     const uint64_t *ppns; /* the caller's */
     unsigned count;
+    bool sorted;
     uint64_t filter[64]; /* a bit for the low bits of each */
 };
 

@@ -136,8 +136,8 @@ static bool take(struct sharing *sharing, const struct link_ref *ref)
 static void attach_batch(struct sharing *sharing, struct pmap *map, const struct link_ref *refs,
                          unsigned count)
 {
-    struct page_ref taken[PAGE_BATCH_MAX];
-    bool shared[PAGE_BATCH_MAX];
+    struct page_ref taken[PAGE_SHARE_MAX];
+    bool shared[PAGE_SHARE_MAX];
     unsigned taken_count = 0;
     pthread_mutex_lock(&sharing->lock);
     for (unsigned i = 0; i < count; i++) {
@@ -175,15 +175,30 @@ static enum status attach_check(struct sharing *sharing, struct pmap *map,
                 : error_set(err, STATUS_INVALID, "more frames than the VM can have pages");
 }
 
+static int compare_ppns(const void *left, const void *right)
+{
+    const struct link_ref *a = left, *b = right;
+    return (a->ppn > b->ppn) - (a->ppn < b->ppn);
+}
+
 enum status sharing_attach(struct sharing *sharing, struct pmap *map, const struct link_ref *refs,
                            unsigned count, struct error *err)
 {
-    enum status status = attach_check(sharing, map, refs, count, err);
-    for (unsigned done = 0, some; status == STATUS_OK && done < count; done += some) {
-        some = count - done < PAGE_BATCH_MAX ? count - done : PAGE_BATCH_MAX;
-        attach_batch(sharing, map, refs + done, some);
+    /* In the order of PPNs: the host takes neighbours' memory back in one piece, which costs as
+     * much as that of one page, and they come in the order of whoever found the match. */
+    struct link_ref sorted[LINK_PAGES];
+    enum status status = count > LINK_PAGES
+                             ? error_set(err, STATUS_INVALID, "more pages than a message has")
+                             : attach_check(sharing, map, refs, count, err);
+    if (status != STATUS_OK)
+        return status;
+    memcpy(sorted, refs, count * sizeof *refs);
+    qsort(sorted, count, sizeof *sorted, compare_ppns);
+    for (unsigned done = 0, some; done < count; done += some) {
+        some = count - done < PAGE_SHARE_MAX ? count - done : PAGE_SHARE_MAX;
+        attach_batch(sharing, map, sorted + done, some);
     }
-    return status;
+    return STATUS_OK;
 }
 
 /* ------------------------------------------------------------------------- what is told */

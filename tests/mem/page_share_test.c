@@ -324,6 +324,33 @@ static void test_looking_leaves_no_trace(void **state)
     assert_int_equal(page_sample_end(probe->map, &sample), 0);
 }
 
+/* As many as may be, with one revocation for all. */
+static void test_many_at_once(void **state)
+{
+    static const struct ram_range much = {0, 2 * MIB};
+    struct probe *probe = *state;
+    struct page_ref refs[PAGE_SHARE_MAX];
+    bool shared[PAGE_SHARE_MAX];
+    struct pmap *map;
+    assert_int_equal(pmap_create(&map, &much, 1, NULL), STATUS_OK);
+    pmap_set_revoke_hook(map, on_revoke, probe);
+    assert_true(pmap_set_pool(map, probe->pool[0], FRAMES));
+    for (unsigned i = 0; i < PAGE_SHARE_MAX; i++) {
+        refs[i] = (struct page_ref){i + i / 3, 1}; /* with gaps */
+        assert_int_equal(pmap_write(map, refs[i].ppn * PAGE_SIZE, probe->pool[1], PAGE_SIZE),
+                         STATUS_OK);
+    }
+    probe->revocations = 0;
+    page_share(map, refs, PAGE_SHARE_MAX, shared);
+    assert_int_equal(probe->revocations, 1);
+    for (unsigned i = 0; i < PAGE_SHARE_MAX; i++) {
+        assert_true(shared[i]);
+        assert_int_equal(pmap_state(map, refs[i].ppn), PAGE_SHARED);
+    }
+    page_share_end(map);
+    pmap_destroy(map);
+}
+
 #define CASE(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(void)
@@ -342,6 +369,7 @@ int main(void)
         CASE(test_pinned),
         CASE(test_hashes_agree),
         CASE(test_looking_leaves_no_trace),
+        CASE(test_many_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

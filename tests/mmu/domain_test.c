@@ -52,6 +52,40 @@ static void test_members(void **state)
     machine_destroy(machine);
 }
 
+/* Just the pages named are dropped, in whatever order they are named. */
+static void test_many_pages(void **state)
+{
+    enum { PAGES = 128, EVERY = 3 };
+    struct machine *machine = machine_create(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    for (unsigned order = 0; order < 3; order++) {
+        uint64_t ppns[PAGES];
+        unsigned count = 0;
+        for (uint64_t ppn = 0; ppn < PAGES; ppn++) {
+            must_resolve(mmu, ppn << PAGE_SHIFT, MMU_READ);
+            if (ppn % EVERY == 0)
+                ppns[count++] = ppn;
+        }
+        for (unsigned i = 0; order == 1 && i < count / 2; i++) { /* descending */
+            uint64_t first = ppns[i];
+            ppns[i] = ppns[count - 1 - i];
+            ppns[count - 1 - i] = first;
+        }
+        if (order == 2) { /* ascending but for the last */
+            ppns[count - 1] = 0;
+            ppns[0] = PAGES / EVERY * EVERY;
+        }
+        mmu_park(mmu);
+        mmu_domain_revoke(machine->domain, &(struct pmap_revocation){.ppns = ppns, .count = count});
+        for (uint64_t ppn = 0; ppn < PAGES; ppn++) {
+            const void *entry = mmu_probe_read(mmu, MMU_SUPERVISOR, ppn << PAGE_SHIFT, 1);
+            assert_int_equal(entry == NULL, ppn % EVERY == 0);
+        }
+        mmu_unpark(mmu);
+    }
+    machine_destroy(machine);
+}
+
 /* A parked vCPU's TLB is changed for it. */
 static void test_parked(void **state)
 {
@@ -579,6 +613,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_members),
+        cmocka_unit_test(test_many_pages),
         cmocka_unit_test(test_parked),
         cmocka_unit_test(test_running),
         cmocka_unit_test(test_mark_is_repeated),

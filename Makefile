@@ -38,6 +38,7 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/sharing/run
 	@bench/sharing/mix
 	@bench/sharing/throughput
+	@bench/mmu/run
 	@bench/policy/run
 	@bench/policy/estimate
 	@bench/policy/tax

@@ -113,6 +113,13 @@ class Figures(unittest.TestCase):
         del rates["auto"]
         self.assertEqual(run.judge_auto(rates, ["a"]), {})
 
+    def test_corners_are_the_guests_pages_in_the_vmms(self):
+        self.assertEqual(run.by_corner({"nested, VMM 2M": {"heap 256M 4K": [1]},
+                                        "nested, VMM 4K": {"heap 256M 4K": [2]},
+                                        "shadow, VMM 2M": {"heap 256M 4K": [3]}}),
+                         {"nested": {"4K in 2M": [1], "4K in 4K": [2]}, "shadow": {"4K in 2M": [3]}})
+        self.assertEqual(run.by_corner({"nested": {"heap 256M 2M": [1]}}), {"nested": {"2M": [1]}})
+
     def test_a_panel_has_a_bar_for_each_way(self):
         panel, = run.panels_of({"micro": {"rates": {"shadow": {"a": [10]}, "nested": {"a": [15]}}}})
         self.assertEqual((panel.groups, panel.series),

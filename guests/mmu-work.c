@@ -5,8 +5,10 @@
  *     mmu-work NAME SECONDS            segv, fault, pcd, nps, fork, mix
  *     mmu-work heap SECONDS MIB large|small
  *
- * It prints `mmu: NAME units=N ns=T` and, for a heap, what part of it the kernel has put into large
- * pages: `large=PERCENT`. `mmu: NAME failed` if something went wrong, with a status of 1.
+ * It prints `mmu: NAME begin` when it has warmed up, then `mmu: NAME units=N ns=T` and, for a heap,
+ * what part of it the kernel has put into large pages: `large=PERCENT`. It is idle for a moment
+ * after either, for who wants to know what the machine has used until then. `mmu: NAME failed` if
+ * something went wrong, with a status of 1.
  *
  *     segv   a store to a read-only page; the signal's handler makes the page writable
  *     fault  first touches of fresh anonymous memory, 4 MiB at a time
@@ -29,6 +31,7 @@
 
 #include "measure.h"
 
+enum { PAUSE_US = 100000 };
 enum { PAGE = 4096, LARGE = 2 << 20, RING = 8, WORKERS = 24, WORKER_BYTES = 2 << 20, LINE = 64 };
 
 static void *map_fresh(size_t size)
@@ -297,6 +300,9 @@ static bool measure(const char *name, uint64_t (*run)(void), double seconds)
         if (run() == 0)
             return false;
     } while (now_ns() - begin < limit / 5);
+    printf("mmu: %s begin\n", name);
+    fflush(stdout);
+    usleep(PAUSE_US);
     begin = now_ns();
     do {
         uint64_t done = run();
@@ -331,6 +337,8 @@ int main(int count, char **arguments)
         if (is_heap)
             printf(" large=%u", heap_large_percent());
         printf("\n");
+        fflush(stdout);
+        usleep(PAUSE_US);
         return 0;
     }
     fprintf(stderr, "usage: mmu-work segv|fault|pcd|nps|fork|mix SECONDS\n"

@@ -73,10 +73,34 @@ class Lines(unittest.TestCase):
             def expect(self, *_):
                 return 0, [f"mmu: heap units=1 ns=1 large={self.percent}"]
 
+            def share(self):
+                return 0.5
+
         work = works.Programs("heap", 768, {"row": "heap 1 64 large"})
-        self.assertEqual(work.measure(Guest(100)), {"row": 1e9})
+        self.assertEqual(work.measure(Guest(100)), {"row": 2e9})
         with self.assertRaisesRegex(RuntimeError, "12 %"):
             work.measure(Guest(12))
+
+
+class Shares(unittest.TestCase):
+    def test_the_part_of_a_cpu_between_the_last_two_lines(self):
+        class Guest:
+            process = type("", (), {"pid": 1})
+            contestant = "it"
+
+            def expect(self, pattern, _):
+                return 0, pattern
+
+        moments, seconds = iter([0, 10, 20]), iter([100, 101, 109])
+        guest = works.Metered(Guest(), lambda: next(moments), lambda pid: next(seconds))
+        self.assertEqual([guest.expect(line, 1)[1] for line in "abc"], list("abc"))
+        self.assertEqual((guest.share(), guest.contestant), (0.8, "it"))
+
+    def test_cpu_time_only_grows(self):
+        before = works.cpu_seconds(os.getpid())
+        while works.cpu_seconds(os.getpid()) == before:
+            pass
+        self.assertGreater(works.cpu_seconds(os.getpid()), before)
 
 
 class Kernels(unittest.TestCase):

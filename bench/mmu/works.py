@@ -1,12 +1,14 @@
 """What Debian guests do: each work is a life of a guest, that gives one or more rows of figures.
 
-A row's figure is a rate, so that more is better. Where a row is named after a benchmark of "Performance
+A row's figure is a rate, so that more is better: units of work in a second of CPU time of the VMM's
+process, which depends less than wall time on what else the machine does. Where a row is named after a benchmark of "Performance
 Evaluation of Intel EPT Hardware Assist" (VMware 2009), it does what that one is said to do;
 guests/mmu-work.c has them. The build and the cache are those of bench/paging, with all their memory.
 """
 
 import os
 import re
+import time
 
 import contest
 
@@ -29,7 +31,35 @@ def read_line(line):
     return int(match[2]) * 1e9 / int(match[3]), int(match[4]) if match[4] else None
 
 
+def cpu_seconds(pid):
+    """User and system, of all threads."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
+        fields = stream.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Metered:
+    """A guest, and the part of a CPU that it had between the last two lines that were waited for."""
+
+    def __init__(self, guest, clock=time.monotonic, cpu=cpu_seconds):
+        self._guest, self._clock, self._cpu = guest, clock, cpu
+        self._readings = []
+
+    def __getattr__(self, name):
+        return getattr(self._guest, name)
+
+    def expect(self, pattern, seconds):
+        found = self._guest.expect(pattern, seconds)
+        self._readings.append((self._clock(), self._cpu(self._guest.process.pid)))
+        return found
+
+    def share(self):
+        (begin, begin_cpu), (end, end_cpu) = self._readings[-2:]
+        return (end_cpu - begin_cpu) / (end - begin)
+
+
 def expect_line(guest):
+    guest.expect(r"^mmu: \w+ (begin|failed)", ROW_SECONDS)
     _, match = guest.expect(r"^mmu: .*", ROW_SECONDS)
     figures = read_line(match[0])
     if figures is None:
@@ -56,7 +86,7 @@ class Programs:
             rate, large = expect_line(guest)
             if large is not None and (large >= LARGE_LEAST) != words.endswith("large"):
                 raise RuntimeError(f"{guest.contestant.name}: {row}: {large} % of it in large pages")
-            figures[row] = rate
+            figures[row] = rate / guest.share()
         return figures
 
 
@@ -71,7 +101,7 @@ class Part:
         return self.part.prepare(folder)
 
     def measure(self, guest):
-        return {self.name: self.part.measure(guest)[self.part.RATE]}
+        return {self.name: self.part.measure(guest)[self.part.RATE] / guest.share()}
 
 
 def heap_row(size, pages):

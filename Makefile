@@ -41,6 +41,7 @@ bench: all ## Measure, beside QEMU's TCG; see docs/benchmarks.md
 	@bench/ksm/run
 	@bench/overcommit/run
 	@bench/idle/run
+	@bench/mmu/run
 	@bench/policy/run
 	@bench/policy/estimate
 	@bench/policy/tax

@@ -450,6 +450,7 @@ static void test_code_under_threads(void **state)
 #define ROOT       0x100000u
 #define LINEAR     ((uint64_t)0x7f0000200000)
 #define DIRTY_PAGE 0x200000u
+#define WINDOW     (LINEAR + PAGE_SIZE) /* where the guest sees its table */
 
 static void check_entry(struct stress *stress, uint64_t entry, uint64_t least)
 {
@@ -470,7 +471,8 @@ static void *dirty_cpu(void *argument)
     for (uint64_t round = 0; round < worker->rounds; round++) {
         safepoint(mmu);
         if (worker->index == 0) {
-            uint64_t old = __atomic_fetch_and(entry, ~(PTE_A | PTE_D), __ATOMIC_SEQ_CST);
+            uint64_t *seen = (uint64_t *)(void *)must_resolve(mmu, WINDOW, MMU_WRITE);
+            uint64_t old = __atomic_fetch_and(seen, ~(PTE_A | PTE_D), __ATOMIC_SEQ_CST);
             check_entry(stress, old, 0);
         }
         mmu_flush_page(mmu, LINEAR);
@@ -497,6 +499,8 @@ static void test_dirty_bits_under_threads(void **state)
     for (unsigned i = 0; i < THREADS; i++)
         mmu_park(&stress.machine->cpus[i].mmu);
     machine_map(stress.machine, ROOT, LINEAR, DIRTY_PAGE | PTE_P | PTE_W | PTE_U);
+    machine_map(stress.machine, ROOT, WINDOW,
+                (ROOT + 3 * PAGE_SIZE) | PTE_P | PTE_W | PTE_A | PTE_D);
     for (unsigned i = 0; i < THREADS; i++) {
         machine_long_mode(&stress.machine->cpus[i].mmu, ROOT);
         workers[i].rounds = 200000;
@@ -609,8 +613,12 @@ static void test_stops_under_threads(void **state)
     machine_destroy(race.machine);
 }
 
-int main(void)
+/* Any argument: with the software MMU. */
+int main(int count, char **arguments)
 {
+    (void)arguments;
+    if (count > 1)
+        machine_mode = MMU_SHADOW;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_members),
         cmocka_unit_test(test_many_pages),

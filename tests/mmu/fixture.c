@@ -13,9 +13,12 @@ static void count_drop(void *context, uint64_t ppn)
     cpu->last_drop = ppn;
 }
 
+enum mmu_mode machine_mode;
+
 struct machine *machine_create(unsigned cpu_count)
 {
-    return machine_create_with(cpu_count, &(struct mmu_config){0});
+    return machine_create_with(cpu_count,
+                               &(struct mmu_config){.mode = machine_mode, .shadow_bytes = MIB});
 }
 
 struct machine *machine_create_with(unsigned cpu_count, const struct mmu_config *config)

@@ -48,6 +48,9 @@ struct machine {
     struct cpu *cpus;
 };
 
+/* What machine_create makes: MMU_NESTED, if main has not said otherwise. */
+extern enum mmu_mode machine_mode;
+
 /* The CPUs are unparked, with paging off. */
 struct machine *machine_create(unsigned cpu_count);
 struct machine *machine_create_with(unsigned cpu_count, const struct mmu_config *config);

@@ -599,8 +599,12 @@ static void test_storm(void **state)
     unmake(&storm.paging);
 }
 
-int main(void)
+/* Any argument: with the software MMU. */
+int main(int count, char **arguments)
 {
+    (void)arguments;
+    if (count > 1)
+        machine_mode = MMU_SHADOW;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_away),   cmocka_unit_test(test_code),  cmocka_unit_test(test_lost),
         cmocka_unit_test(test_pdptes), cmocka_unit_test(test_storm),

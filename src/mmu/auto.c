@@ -18,10 +18,8 @@ static enum mmu_mode other_than(enum mmu_mode mode)
  * that an eighth would be there otherwise. */
 static uint64_t window_cost(const struct auto_window *window)
 {
-    uint64_t own = window->misses - (window->traced_writes < window->misses ? window->traced_writes
-                                                                            : window->misses);
-    if (own < window->misses / 8)
-        own = window->misses / 8;
+    uint64_t traced = window->traced_writes, least = window->misses / 8 + 1;
+    uint64_t own = traced + least < window->misses ? window->misses - traced : least;
     return 1 + window->cycles * 16 / window->samples * window->misses / own;
 }
 

@@ -34,7 +34,7 @@ static void window(struct play *play, const struct load *load)
     if (load->cycles[1] < least)
         least = load->cycles[1];
     play->shadow_windows = mode == MMU_SHADOW ? play->shadow_windows + 1 : 0;
-    if (mode == MMU_SHADOW && play->shadow_windows <= load->build)
+    if (mode == MMU_SHADOW && play->shadow_windows < load->build)
         cycles = cycles * (2 * load->build - play->shadow_windows) / load->build;
     if (play->noise != 0)
         cycles = cycles * (100 + test_random(&play->seed) % play->noise) / 100;

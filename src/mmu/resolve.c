@@ -96,16 +96,15 @@ static void fill(struct mmu *mmu, uint64_t page, enum mmu_access access,
 
 /*
  * A page fault takes what was cached for its address along (SDM vol. 3 4.10.4.1), so that what the
- * handler puts there needs no flush. walk_guest has seen to the walk cache. Where an engine
- * remembers the address, that counts for fetches, and goes when one faults.
+ * handler puts there needs no flush. walk_guest has seen to the walk cache. An engine's memory of
+ * where jumps lead is left alone: what is found there does not fault, and to look for one page in
+ * it is dear for how often new programs fault.
  */
-static void forget_address(struct mmu *mmu, uint64_t linear, enum mmu_access access)
+static void forget_address(struct mmu *mmu, uint64_t linear)
 {
     tlb_drop_page(mmu, linear);
     if (mmu->is_shadowed)
         shadow_refresh(mmu, linear);
-    if (access == MMU_EXECUTE && mmu->code_flush != NULL)
-        mmu->code_flush(mmu->code_context, MMU_FLUSH_PAGE, linear);
 }
 
 static enum mmu_outcome resolve_miss(struct mmu *mmu, uint64_t linear, enum mmu_access access,
@@ -121,7 +120,7 @@ static enum mmu_outcome resolve_miss(struct mmu *mmu, uint64_t linear, enum mmu_
         switch (is_known ? WALK_OK : walk_guest(mmu, linear, access, privilege, &walk)) {
         case WALK_FAULT:
             mmu->stats.page_faults++;
-            forget_address(mmu, linear, access);
+            forget_address(mmu, linear);
             *fault = (struct mmu_fault){.address = linear, .error_code = walk.error_code};
             return MMU_FAULT;
         case WALK_RACE:

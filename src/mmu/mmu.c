@@ -9,6 +9,7 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
                      _Atomic uint32_t *attention, uint32_t attention_bit,
                      mmu_code_drop_fn *code_drop, void *code_context, struct error *err)
 {
+    const struct mmu_config *config = domain_config(domain);
     tlb_init(mmu);
     pthread_mutex_init(&mmu->lock, NULL);
     pthread_cond_init(&mmu->served, NULL);
@@ -16,14 +17,13 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
     mmu->domain = domain;
     mmu->map = domain_map(domain);
     mmu->nested = domain_nested(domain);
-    mmu->walk_cache.on = !domain_config(domain)->no_walk_caches;
+    mmu->walk_cache.on = !config->no_walk_caches;
     mmu->walk_cache.generation = 1;
     mmu->mmio = mmio;
     mmu->attention = attention;
     mmu->attention_bit = attention_bit;
     mmu->code_drop = code_drop;
     mmu->code_context = code_context;
-    const struct mmu_config *config = domain_config(domain);
     enum status status = STATUS_OK;
     if (config->mode != MMU_NESTED)
         status = shadow_create(&mmu->shadow, config->shadow_bytes, err);

@@ -114,10 +114,13 @@ static enum mmu_outcome resolve_miss(struct mmu *mmu, uint64_t linear, enum mmu_
     uint64_t page = linear & ~PAGE_MASK, offset = linear & PAGE_MASK;
     for (;;) {
         struct walk walk;
+        struct walk_way way;
         uint64_t nested = 0;
         bool is_known =
             mmu->is_shadowed && shadow_look_up(mmu, linear, access, privilege, &walk, &nested);
-        switch (is_known ? WALK_OK : walk_guest(mmu, linear, access, privilege, &walk)) {
+        switch (is_known ? WALK_OK
+                         : walk_guest(mmu, linear, access, privilege, &walk,
+                                      mmu->is_shadowed ? &way : NULL)) {
         case WALK_FAULT:
             mmu->stats.page_faults++;
             forget_address(mmu, linear);
@@ -157,7 +160,7 @@ static enum mmu_outcome resolve_miss(struct mmu *mmu, uint64_t linear, enum mmu_
             continue;
         }
         if (mmu->is_shadowed && !is_known)
-            shadow_build(mmu, linear, &walk, nested);
+            shadow_build(mmu, linear, &way, walk.gpa, nested);
         if (access == MMU_EXECUTE || likely(mmu->watched_count == 0) || !is_watched(mmu, page))
             fill(mmu, page, access, privilege, &walk, host, writable);
         target->host = (uint8_t *)(uintptr_t)host + offset;
@@ -201,7 +204,7 @@ bool mmu_overwrite(struct mmu *mmu, uint64_t linear, enum mmu_privilege privileg
     if (privilege == MMU_USER_CHECKED)
         privilege = MMU_USER;
     if (mmu->watched_count != 0 || !pmap_has_away(mmu->map) ||
-        walk_guest(mmu, linear, MMU_WRITE, privilege, &walk) != WALK_OK ||
+        walk_guest(mmu, linear, MMU_WRITE, privilege, &walk, NULL) != WALK_OK ||
         !pmap_is_away(mmu->map, walk.gpa >> PAGE_SHIFT))
         return false;
     /* The tables may change while it is parked; then this is the store of a CPU that has not heard

@@ -11,7 +11,6 @@
 #define NODES_LEAST    32u /* more than any walk takes */
 #define PATIENCE_LEAST 4u  /* quiet flushes before a table is traced */
 #define PATIENCE_MOST  256u
-#define NO_NODE        UINT32_MAX
 
 /* Where an entry leads: 0 nowhere; a leaf is a nested entry, which is odd; else a node and the
  * generation that it must have. */
@@ -331,23 +330,33 @@ static bool entry_update(struct shadow *shadow, struct node *node, unsigned inde
     return matters;
 }
 
+/* The guest's table; NULL: it cannot be looked at now. */
+static const uint64_t *table_of(struct mmu *mmu, const struct node *node)
+{
+    return (const uint64_t *)(uintptr_t)(walk_nested(mmu, node->table, false) & ~PAGE_MASK);
+}
+
+/* Compares an entry with the guest's. True: it is another than before, or cannot be known. */
+static inline bool entry_compare(struct shadow *shadow, struct node *node, unsigned index,
+                                 const uint64_t *table)
+{
+    if (unlikely(table == NULL)) {
+        entry_clear(shadow, node, index);
+        return true;
+    }
+    uint64_t now = __atomic_load_n(&table[index], __ATOMIC_RELAXED);
+    return unlikely(now != node->guest[index]) && entry_update(shadow, node, index, now);
+}
+
 /* Compares the node with its table. True: nothing that matters has changed. */
 static bool node_compare(struct mmu *mmu, struct node *node)
 {
     struct shadow *shadow = mmu->shadow;
-    uint64_t nested = walk_nested(mmu, node->table, false);
-    const uint64_t *table = (const uint64_t *)(uintptr_t)(nested & ~PAGE_MASK);
-    bool changed = nested == 0;
+    const uint64_t *table = table_of(mmu, node);
+    bool changed = false;
     shadow->stats.resyncs++;
-    for (unsigned i = 0; i < FANOUT; i++) {
-        if (nested == 0)
-            entry_clear(shadow, node, i); /* it cannot be looked at */
-        else {
-            uint64_t now = __atomic_load_n(&table[i], __ATOMIC_RELAXED);
-            if (unlikely(now != node->guest[i]))
-                changed |= entry_update(shadow, node, i, now);
-        }
-    }
+    for (unsigned i = 0; i < FANOUT; i++)
+        changed |= entry_compare(shadow, node, i, table);
     node->epoch = shadow->epoch;
     return !changed;
 }
@@ -374,9 +383,18 @@ static inline void node_freshen(struct mmu *mmu, struct node *node)
 
 /* ------------------------------------------------------------------------- walks */
 
+/* Shadows are of 4-level paging. */
+static bool is_served(const struct mmu *mmu)
+{
+    return mmu->efer & PAGING_EFER_LMA && mmu->cr0 & PAGING_CR0_PG;
+}
+
+/* NULL: nothing is known of this address space, or it is none that shadows are of. */
 static struct node *root_of(struct mmu *mmu)
 {
     struct shadow *shadow = mmu->shadow;
+    if (!is_served(mmu))
+        return NULL;
     uint64_t no_execute = mmu->efer & PAGING_EFER_NXE;
     if (unlikely(no_execute != shadow->no_execute)) {
         forget_all(shadow); /* what was valid may be reserved now */
@@ -401,18 +419,10 @@ static unsigned index_of(uint64_t address, unsigned level)
     return (unsigned)(address >> (PAGE_SHIFT + level * NESTED_INDEX_BITS)) & (FANOUT - 1);
 }
 
-/* `offset`: which piece of what a leaf of that level leads to. */
-static uint64_t leaf_piece(uint64_t target, unsigned level, uint64_t linear)
-{
-    return level == 0 ? target : target + ((uint64_t)index_of(linear, 0) << PAGE_SHIFT);
-}
-
 bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned privilege,
                     struct walk *walk, uint64_t *nested)
 {
     struct shadow *shadow = mmu->shadow;
-    if (!(mmu->efer & PAGING_EFER_LMA) || !(mmu->cr0 & PAGING_CR0_PG))
-        return false;
     uint64_t rights = UINT64_MAX, leaf = 0, target;
     unsigned leaf_level = 0, level = ROOT_LEVEL;
     struct node *node = root_of(mmu);
@@ -449,26 +459,18 @@ bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned 
                  : leaf_level == 1 ? TLB_LARGE
                                    : TLB_HUGE,
     };
-    *nested = leaf_piece(target, level, linear);
+    *nested = level == 0 ? target : target + ((uint64_t)index_of(linear, 0) << PAGE_SHIFT);
     return true;
 }
 
 void shadow_refresh(struct mmu *mmu, uint64_t linear)
 {
     struct shadow *shadow = mmu->shadow;
-    if (!(mmu->efer & PAGING_EFER_LMA) || !(mmu->cr0 & PAGING_CR0_PG))
-        return;
     struct node *node = root_of(mmu);
     for (unsigned level = ROOT_LEVEL; node != NULL; level--) {
         unsigned index = index_of(linear, level);
-        if (!node->traced && !node->direct) {
-            uint64_t nested = walk_nested(mmu, node->table, false);
-            const uint64_t *table = (const uint64_t *)(uintptr_t)(nested & ~PAGE_MASK);
-            if (nested == 0)
-                entry_clear(shadow, node, index);
-            else
-                entry_update(shadow, node, index, __atomic_load_n(&table[index], __ATOMIC_RELAXED));
-        }
+        if (!node->traced && !node->direct)
+            entry_compare(shadow, node, index, table_of(mmu, node));
         uint64_t target = node->target[index];
         if (target == 0 || is_leaf(target))
             return;
@@ -519,22 +521,23 @@ static void lead_to_page(struct mmu *mmu, struct node *node, unsigned index, uin
     }
 }
 
-void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk *walk, uint64_t nested)
+void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk_way *way, uint64_t gpa,
+                  uint64_t nested)
 {
     struct shadow *shadow = mmu->shadow;
-    if (!(mmu->efer & PAGING_EFER_LMA) || !(mmu->cr0 & PAGING_CR0_PG))
+    if (!is_served(mmu))
         return;
     shadow->build++;
     shadow->stats.hidden_faults++;
-    struct node *node = node_get(shadow, walk->tables[0], ROOT_LEVEL, false);
+    struct node *node = node_get(shadow, way->tables[0], ROOT_LEVEL, false);
     for (unsigned i = 0;; i++) {
         unsigned index = index_of(linear, node->level);
-        uint64_t value = walk->entries[i];
-        if (i + 1 == walk->count) {
-            lead_to_page(mmu, node, index, value, walk->gpa, nested);
+        uint64_t value = way->entries[i];
+        if (i + 1 == way->count) {
+            lead_to_page(mmu, node, index, value, gpa, nested);
             return;
         }
-        struct node *child = node_get(shadow, walk->tables[i + 1], node->level - 1u, false);
+        struct node *child = node_get(shadow, way->tables[i + 1], node->level - 1u, false);
         if (node->guest[index] != value || node->target[index] != child_target(shadow, child))
             lead_to(shadow, node, index, value, child_target(shadow, child));
         node = child;

@@ -47,6 +47,7 @@
 struct mmu;
 struct shadow;
 struct walk;
+struct walk_way;
 
 struct shadow_stats {
     uint64_t hidden_faults; /* the shadow had nothing, the guest's tables had */
@@ -70,8 +71,10 @@ void shadow_clear(struct shadow *shadow);
 bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned privilege,
                     struct walk *walk, uint64_t *nested);
 
-/* Keeps what a walk of the guest's tables has found, with the nested entry of the page. */
-void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk *walk, uint64_t nested);
+/* Keeps the way that a walk of the guest's tables has taken to the page at gpa, and that page's
+ * nested entry. */
+void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk_way *way, uint64_t gpa,
+                  uint64_t nested);
 
 /* The entries that lead to this address are compared with the guest's. */
 void shadow_refresh(struct mmu *mmu, uint64_t linear);

@@ -12,6 +12,8 @@
 
 #include "mmu/tlb.h"
 
+#include <stdlib.h>
+
 #define INFO_PPN_SHIFT 12
 
 #define LARGE_REGION_SHIFT 22 /* 2 MiB pages are taken for 4 MiB ones */
@@ -309,22 +311,21 @@ void tlb_pages_init(struct tlb_pages *pages, const uint64_t *ppns, unsigned coun
     }
 }
 
+static int compare_ppns(const void *left, const void *right)
+{
+    const uint64_t *a = left, *b = right;
+    return (*a > *b) - (*a < *b);
+}
+
 static bool has_page(const struct tlb_pages *pages, uint64_t ppn)
 {
-    unsigned first = 0, end = pages->count;
-    if (!pages->sorted) {
-        while (first < end && pages->ppns[first] != ppn)
-            first++;
-        return first < end;
+    if (pages->sorted)
+        return bsearch(&ppn, pages->ppns, pages->count, sizeof ppn, compare_ppns) != NULL;
+    for (unsigned i = 0; i < pages->count; i++) {
+        if (pages->ppns[i] == ppn)
+            return true;
     }
-    while (first < end) {
-        unsigned middle = (first + end) / 2;
-        if (pages->ppns[middle] < ppn)
-            first = middle + 1;
-        else
-            end = middle;
-    }
-    return first < pages->count && pages->ppns[first] == ppn;
+    return false;
 }
 
 static inline bool maps_page(uint64_t tag, uint64_t info, const void *argument)

@@ -183,7 +183,7 @@ static uint64_t leaf_address(const struct format *format, unsigned level, uint64
 }
 
 enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                             enum mmu_privilege privilege, struct walk *walk)
+                             enum mmu_privilege privilege, struct walk *walk, struct walk_way *way)
 {
     if (!(mmu->cr0 & PAGING_CR0_PG)) {
         *walk = (struct walk){.gpa = linear & ~PAGE_MASK, .may_write = true, .dirty = true};
@@ -252,7 +252,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         if (is_cached && walk_allows(mmu, walk_entry_rights(value), access, privilege)) {
             /* What was remembered of the entries above may be behind. */
             cached->generation = 0;
-            return walk_guest(mmu, linear, access, privilege, walk);
+            return walk_guest(mmu, linear, access, privilege, walk, way);
         }
         walk->error_code |= ERROR_P;
         goto fault;
@@ -266,11 +266,11 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
                                             .table = table,
                                             .rights = rights_above};
 
-    for (unsigned i = 0; !is_cached && i < count; i++) {
-        walk->tables[i] = steps[i].table_ppn;
-        walk->entries[i] = steps[i].value;
+    for (unsigned i = 0; way != NULL && i < count; i++) {
+        way->tables[i] = steps[i].table_ppn;
+        way->entries[i] = steps[i].value;
+        way->count = count;
     }
-    walk->count = is_cached ? 0 : count;
     walk->gpa = leaf_address(format, level, value, linear);
     walk->may_write = walk_allows(mmu, rights, MMU_WRITE, privilege);
     walk->dirty = (steps[count - 1].value & ENTRY_D) != 0;

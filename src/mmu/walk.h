@@ -45,8 +45,10 @@ struct walk {
     unsigned large; /* 0, TLB_LARGE or TLB_HUGE */
     uint32_t error_code;
     uint64_t blocked_ppn;
-    /* The way, from the root: PPNs of tables, and their entries as they are now. Of a walk that
-     * began with a remembered table, none. */
+};
+
+/* The way of a walk, from the root: PPNs of tables, and their entries as they are after it. */
+struct walk_way {
     unsigned count;
     uint64_t tables[WALK_LEVELS_MAX], entries[WALK_LEVELS_MAX];
 };
@@ -81,9 +83,11 @@ static inline bool walk_allows(const struct mmu *mmu, uint64_t rights, enum mmu_
     return access == MMU_READ || rights & RIGHT_WRITE || !(mmu->cr0 & PAGING_CR0_WP);
 }
 
-/* Walks for one access and, if it is allowed, sets the accessed and dirty bits it must set. */
+/* Walks for one access and, if it is allowed, sets the accessed and dirty bits it must set. *way is
+ * filled by a walk through tables that ends well, unless it is NULL, as it must be where the MMU is
+ * not shadowed: such a walk may begin with a remembered table. */
 enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                             enum mmu_privilege privilege, struct walk *walk);
+                             enum mmu_privilege privilege, struct walk *walk, struct walk_way *way);
 
 /* The nested entry of ppn (nested.h), from the cache, the table or the page map; one that allows
  * writes, if `write` and that can be had at once. 0: the page is not RAM, or away. Never large. */

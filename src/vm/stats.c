@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "util/clock.h"
+#include "vm/options.h"
 #include "vm/sharing.h"
 
 static void add_count(json_t *object, const char *name, uint64_t value)
@@ -36,36 +37,45 @@ static void add_exceptions(json_t *faults, const struct vcpu_stats *cpu)
         add_count(faults, kinds[i].name, cpu->exceptions[kinds[i].vector]);
 }
 
+struct counter {
+    const char *name;
+    size_t offset; /* of a uint64_t */
+};
+
+/* Each of the counters, summed over `count` structures. */
+static void add_sums(json_t *stats, const struct counter *counters, size_t counter_count,
+                     const void *const *structures, unsigned count)
+{
+    for (size_t n = 0; n < counter_count; n++) {
+        uint64_t sum = 0;
+        for (unsigned i = 0; i < count; i++)
+            sum += count_of((const uint64_t *)((const char *)structures[i] + counters[n].offset));
+        add_count(stats, counters[n].name, sum);
+    }
+}
+
 static void add_engine(json_t *stats, const struct engine_ops *engine, struct vcpu *const *vcpus,
                        unsigned count)
 {
-    struct engine_stats sum = {0};
+    static const struct counter counters[] = {
+        {"translations", offsetof(struct engine_stats, translations)},
+        {"evictions", offsetof(struct engine_stats, evictions)},
+        {"dispatches", offsetof(struct engine_stats, dispatches)},
+        {"slow_paths", offsetof(struct engine_stats, slow_paths)},
+        {"blocks_interpreted", offsetof(struct engine_stats, interpreted)},
+        {"code_cache", offsetof(struct engine_stats, code_bytes)},
+        {"code_cache_max", offsetof(struct engine_stats, code_limit)},
+    };
+    struct engine_stats each[OPTIONS_MAX_CPUS];
+    const void *from[OPTIONS_MAX_CPUS];
     if (engine->get_stats == NULL)
         return;
     for (unsigned i = 0; i < count; i++) {
-        struct engine_stats one;
-        engine->get_stats(vcpus[i], &one);
-        sum.translations += one.translations;
-        sum.evictions += one.evictions;
-        sum.dispatches += one.dispatches;
-        sum.slow_paths += one.slow_paths;
-        sum.interpreted += one.interpreted;
-        sum.code_bytes += one.code_bytes;
-        sum.code_limit += one.code_limit;
+        engine->get_stats(vcpus[i], &each[i]);
+        from[i] = &each[i];
     }
-    add_count(stats, "translations", sum.translations);
-    add_count(stats, "evictions", sum.evictions);
-    add_count(stats, "dispatches", sum.dispatches);
-    add_count(stats, "slow_paths", sum.slow_paths);
-    add_count(stats, "blocks_interpreted", sum.interpreted);
-    add_count(stats, "code_cache", sum.code_bytes);
-    add_count(stats, "code_cache_max", sum.code_limit);
+    add_sums(stats, counters, ARRAY_LENGTH(counters), from, count);
 }
-
-struct counter {
-    const char *name;
-    size_t offset;
-};
 
 /* Which MMU the vCPUs use, and what those that choose for themselves have seen. */
 static void add_choices(json_t *stats, struct vcpu *const *vcpus, unsigned count)
@@ -128,26 +138,18 @@ static void add_mmus(json_t *stats, struct vcpu *const *vcpus, unsigned count)
         {"shadow_nodes", offsetof(struct shadow_stats, nodes)},
         {"address_space_switches", offsetof(struct shadow_stats, switches)},
     };
-    for (size_t n = 0; n < ARRAY_LENGTH(of_mmu); n++) {
-        uint64_t sum = 0;
-        for (unsigned i = 0; i < count; i++)
-            sum +=
-                count_of((const uint64_t *)((const char *)&vcpus[i]->mmu.stats + of_mmu[n].offset));
-        add_count(stats, of_mmu[n].name, sum);
-    }
-    add_choices(stats, vcpus, count);
+    const void *mmus[OPTIONS_MAX_CPUS], *shadows[OPTIONS_MAX_CPUS];
     uint64_t bytes = 0;
-    for (unsigned i = 0; i < count; i++)
-        bytes += shadow_bytes(vcpus[i]->mmu.shadow);
-    add_count(stats, "shadow_memory", bytes);
-    for (size_t n = 0; n < ARRAY_LENGTH(of_shadow); n++) {
-        uint64_t sum = 0;
-        for (unsigned i = 0; i < count; i++) {
-            const struct shadow_stats *from = shadow_get_stats(vcpus[i]->mmu.shadow);
-            sum += count_of((const uint64_t *)((const char *)from + of_shadow[n].offset));
-        }
-        add_count(stats, of_shadow[n].name, sum);
+    for (unsigned i = 0; i < count; i++) {
+        const struct mmu *mmu = &vcpus[i]->mmu;
+        mmus[i] = &mmu->stats;
+        shadows[i] = shadow_get_stats(mmu->shadow);
+        bytes += shadow_bytes(mmu->shadow);
     }
+    add_sums(stats, of_mmu, ARRAY_LENGTH(of_mmu), mmus, count);
+    add_choices(stats, vcpus, count);
+    add_count(stats, "shadow_memory", bytes);
+    add_sums(stats, of_shadow, ARRAY_LENGTH(of_shadow), shadows, count);
 }
 
 json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine,

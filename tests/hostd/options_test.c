@@ -4,29 +4,21 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #include <cmocka.h>
 
+#include "../support/command_line.h"
 #include "hostd/options.h"
 #include "policy/policy.h"
 #include "util/bits.h"
 
-#define ARGUMENTS_MOST 20
-
+/* The strings are good until the next call. */
 static enum status parse(const char *line, struct hostd_options *options, struct error *err)
 {
-    static char words[256];
-    char *argv[ARGUMENTS_MOST + 1] = {(char *)"aerostatd"};
-    int argc = 1;
-    assert_true(strlen(line) < sizeof words);
-    strcpy(words, line);
-    for (char *word = strtok(words, " "); word != NULL; word = strtok(NULL, " ")) {
-        assert_true(argc < ARGUMENTS_MOST);
-        argv[argc++] = word;
-    }
+    static struct command_line command;
+    command_line_split(&command, "aerostatd", line);
     *err = (struct error){0};
-    return hostd_options_parse(argc, argv, options, err);
+    return hostd_options_parse(command.argc, command.argv, options, err);
 }
 
 static void test_defaults(void **state)

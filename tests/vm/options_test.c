@@ -9,26 +9,18 @@
 
 #include <cmocka.h>
 
+#include "../support/command_line.h"
 #include "util/bits.h"
 #include "util/clock.h"
 #include "vm/options.h"
 
-#define ARGUMENTS_MOST 40
-
-/* Splits a line at spaces; a word '_' stands for an empty argument. */
+/* The strings are good until the next call. */
 static enum status parse(const char *line, struct vm_options *options, struct error *err)
 {
-    static char words[1024];
-    char *argv[ARGUMENTS_MOST + 1] = {(char *)"run"};
-    int argc = 1;
-    assert_true(strlen(line) < sizeof words);
-    strcpy(words, line);
-    for (char *word = strtok(words, " "); word != NULL; word = strtok(NULL, " ")) {
-        assert_true(argc < ARGUMENTS_MOST);
-        argv[argc++] = strcmp(word, "_") == 0 ? (char *)"" : word;
-    }
+    static struct command_line command;
+    command_line_split(&command, "run", line);
     *err = (struct error){0};
-    return options_parse(argc, argv, options, err);
+    return options_parse(command.argc, command.argv, options, err);
 }
 
 static void test_defaults(void **state)

@@ -9,11 +9,13 @@ that what else the machine does hits all alike.
         guest.finish()
 """
 
+import argparse
 import json
 import os
 import platform
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -170,6 +172,33 @@ def take_turns(contestants, rounds):
             print(f"bench: round {turn + 1} of {rounds}: {contestant.name}", file=sys.stderr,
                   flush=True)
             yield contestant
+
+
+def build(*targets):
+    """What the benchmark runs, of the build folder."""
+    subprocess.run(["ninja", "--quiet", "-C", BUILD, *targets], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def argument_parser(text):
+    """Of a benchmark's own description: its first paragraph, the second, which is the usage, and the
+    rest, which follows the options."""
+    first, _, rest = text.split("\n\n", maxsplit=2)
+    return argparse.ArgumentParser(description=first, epilog=rest,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run_main(name, main):
+    """What a benchmark's last line does: one line for what goes wrong, and what it has made goes
+    whatever ends it."""
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, lambda *_: sys.exit(f"{name}: ended by a signal"))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"{name}: {error}")
 
 
 def build_static(output, sources):

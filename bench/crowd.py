@@ -12,32 +12,25 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 
 import contest
+import fleet
 
-sys.path.insert(0, os.path.join(contest.ROOT, "demo"))
-
-import parts  # noqa: E402
-
-AEROSTATD = os.path.join(os.path.dirname(contest.harness.AEROSTAT), "aerostatd")
 STEP_SECONDS = 0.5
-COMMAND_SECONDS = 60
 COMPLAINTS = r"work: FAILED.*|Out of memory.*|Kernel panic.*"
 
 
 class Crowd:
     """`commands`: what each guest is to do, words for the shell."""
 
-    def __init__(self, memory_mib, commands):
+    def __init__(self, memory_mib, commands, folder):
         self.memory_mib = memory_mib
         self.commands = commands
         self.pids = []
-        self.folder = tempfile.mkdtemp(prefix="aerostat-crowd-")  # short, for sockets
+        self.folder = folder
 
     def console(self, index):
         return os.path.join(self.folder, f"vm{index}.console")
@@ -90,11 +83,8 @@ class Crowd:
         raise NotImplementedError
 
     def __exit__(self, *_):
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with fleet.signals_ignored():
             self.end()
-        finally:
-            signal.signal(signal.SIGINT, before)
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -105,7 +95,7 @@ class QemuCrowd(Crowd):
     TB_MIB = 32
 
     def __init__(self, memory_mib, commands, made, wrap=lambda command: command):
-        super().__init__(memory_mib, commands)
+        super().__init__(memory_mib, commands, tempfile.mkdtemp(prefix="aerostat-crowd-"))
         self.made, self.wrap, self.processes = made, wrap, []
 
     def command(self, index):
@@ -145,66 +135,40 @@ class AerostatCrowd(Crowd):
     """All are of one group. The manager starts when it is told to, and adopts them."""
     name = "Aerostat"
 
-    def __init__(self, memory_mib, commands, made, options=(), each=None):
-        """Options of `aerostat run`, of all, and of each."""
-        super().__init__(memory_mib, commands)
-        self.made, self.options, self.manager = made, list(options), None
-        self.each = each or [[]] * len(commands)
-        self.environment = {**os.environ, "XDG_RUNTIME_DIR": self.folder}
-
-    def aerostat(self, *arguments, check=True, quiet=False):
-        return subprocess.run([contest.harness.AEROSTAT, *arguments], check=check, text=True,
-                              env=self.environment, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, errors="replace",
-                              stderr=subprocess.DEVNULL if quiet else None,
-                              timeout=COMMAND_SECONDS).stdout
+    def __init__(self, memory_mib, commands, made, code_cache=64, options=None):
+        """code_cache: MiB. options: of `aerostat run`, for each guest."""
+        self.host = fleet.Fleet(None, made=made)
+        super().__init__(memory_mib, commands, self.host.folder)
+        self.code_cache, self.options = code_cache, options or [[]] * len(commands)
 
     def start(self):
-        kernel, initrd, disk = self.made
+        disk = self.host.made[2]
         disks = ["--disk", f"{disk},ro"] if disk else []
-        for index, command in enumerate(self.commands):
-            self.aerostat("run", "--detach", "--name", f"vm{index}", "--group", "crowd",
-                          "--kernel", kernel, "--initrd", initrd, *disks, *self.options, *self.each[index],
-                          "--memory", f"{self.memory_mib}M", "--console", self.console(index),
-                          "--swap-dir", self.folder, "--append",
-                          f'{contest.harness.FAST_BOOT} run="{command}"')
-        self.pids = [vm["pid"] for vm in json.loads(self.aerostat("ps", "--json"))]
+        self.host.start([fleet.Vm(f"vm{index}", self.memory_mib, command, group="crowd", disk="-",
+                                  code_cache=self.code_cache, options=(*disks, *options))
+                         for index, (command, options) in
+                         enumerate(zip(self.commands, self.options))])
+        pids = {vm["name"]: vm["pid"] for vm in json.loads(self.host.aerostat("ps", "--json"))}
+        self.pids = [pids[name] for name in self.host.vms]
 
-    def manage(self, memory):
-        """Starts the manager, which has so many bytes; it has found all VMs at the end."""
-        with open(os.path.join(self.folder, "manager.out"), "wb") as stream:
-            self.manager = subprocess.Popen([AEROSTATD, "--memory", f"{memory >> 10}K"],
-                                            env=self.environment, stdin=subprocess.DEVNULL,
-                                            stdout=stream, stderr=stream)
-        end = time.monotonic() + COMMAND_SECONDS
-        while True:
-            said = self.aerostat("stats", "--json", check=False, quiet=True)
-            if said.strip():
-                managed = [vm for vm in json.loads(said)["vms"] if vm["managed"]]
-                if len(managed) == len(self.commands):
-                    return
-            if self.manager.poll() is not None or time.monotonic() > end:
-                with open(stream.name, encoding="utf-8", errors="replace") as log:
-                    raise RuntimeError(f"the manager has not taken all VMs: {log.read()[-1000:]}")
-            time.sleep(0.1)
+    def manage(self, memory_mib):
+        """Starts the manager, which has so much; it has found all VMs at the end."""
+        self.host.memory = memory_mib
+        self.host.manager()
 
-    def status(self):
-        return json.loads(self.aerostat("stats", "--json"))
+    @property
+    def manager(self):
+        """Its PID; None before there is one."""
+        return self.host.process and self.host.process.pid
 
     def end(self):
-        for index in range(len(self.commands)):
-            self.aerostat("stop", "--force", f"vm{index}", check=False)
-        if self.manager is not None:
-            self.manager.terminate()
-            self.manager.wait()
+        self.host.__exit__()
 
 
 def make():
     """(kernel, initramfs, disk) of all guests."""
-    subprocess.run(["ninja", "--quiet", "-C", contest.BUILD,
-                    *(f"guests/{name}" for name in parts.PROGRAMS)],
-                   check=True, stdout=subprocess.DEVNULL)
-    kernel, _, disk = parts.make()
+    fleet.build()
+    kernel, _, disk = fleet.parts.make()
     script = os.path.join(contest.ROOT, "bench", "crowd-guest")
     initrd = contest.make_initramfs(os.path.join(contest.BUILD, "crowd.cpio"),
                                     {"bin/work": script}, ["virtio_pci"])

@@ -96,10 +96,12 @@ class Console:
 
 
 class Fleet:
-    """A manager with that much host memory (MiB), and VMs."""
+    """A manager with that much host memory (MiB), and VMs. With None there is no manager before
+    manager() is called, and `memory` is to be set then. `made`: (kernel, initramfs, disk) instead of
+    the demo's."""
 
-    def __init__(self, memory, **settings):
-        self.made = parts.make()
+    def __init__(self, memory, made=None, **settings):
+        self.made = made or parts.make()
         self.memory = memory
         self.settings = settings  # of aerostatd: tax, scan_cpu
         # The path is short, for sockets.
@@ -112,7 +114,8 @@ class Fleet:
 
     def __enter__(self):
         try:
-            self.manager()
+            if self.memory is not None:
+                self.manager()
         except BaseException:
             self.__exit__()
             raise
@@ -188,8 +191,9 @@ class Fleet:
         for vm, process in waiting:
             if process.wait(START_SECONDS) != 0:
                 raise RuntimeError(f"{vm.name} was not started")
-        wait_for(lambda: self.managed(self.status()) == len(self.vms), START_SECONDS,
-                 "the manager does not have all VMs")
+        if self.process is not None:
+            wait_for(lambda: self.managed(self.status()) == len(self.vms), START_SECONDS,
+                     "the manager does not have all VMs")
 
     def set_memory(self, bytes_):
         self.memory = int(bytes_ / MIB)
@@ -268,6 +272,11 @@ class Fleet:
             raise RuntimeError(f"{', '.join(late)}: no round of work in {seconds} s{self.last_words()}")
 
 
+def build(*targets):
+    """Those, and what the demo's VMs run."""
+    contest.build(*targets, *(f"guests/{name}" for name in parts.PROGRAMS))
+
+
 def of(status, name):
     return next(vm for vm in status["vms"] if vm["name"] == name)
 
@@ -312,15 +321,3 @@ def wait_for(condition, seconds, complaint):
         if time.monotonic() > end:
             raise RuntimeError(complaint)
         time.sleep(0.1)
-
-
-def run_main(name, main):
-    """What a benchmark's last line does: VMs go whatever ends it."""
-    for kind in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(kind, lambda *_: sys.exit(f"{name}: ended by a signal"))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        sys.exit(f"{name}: {error}")

@@ -52,12 +52,8 @@ class Works:
     def cache(self, name, memory, data=60, **more):
         """Redis with so many MiB of data, and its client."""
         disk = self.disk("redis", lambda: image.make(self.folder, "redis", redis.PACKAGES))
-        keys = (data << 20) // redis.KEY_BYTES
-        return self.vm(name, memory, image.enter(
-            "chroot /mnt /usr/bin/redis-server --unixsocket /tmp/redis --port 0 --save ''"
-            " --appendonly no --daemonize yes --logfile /tmp/log"
-            f" && redis-load /mnt/tmp/redis {keys} 1 {CACHE_SECONDS} 100000"
-            " | while read -r _ what counts; do"
+        return self.vm(name, memory, redis.commands(
+            data, f"1 {CACHE_SECONDS} 100000 | while read -r _ what counts; do"
             " [ $what = used ] || echo demo: round $what $counts; done"), disk=disk, **more)
 
     def build(self, name, memory, **more):

@@ -1,7 +1,5 @@
-"""Tests of what bench/ksm/run reads of guests' memory, and of what it makes of counters."""
+"""Tests of what bench/ksm/run makes of counters."""
 
-import ctypes
-import mmap
 import os
 import sys
 import unittest
@@ -9,54 +7,7 @@ import unittest
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
 
-import contents  # noqa: E402
 import verdict  # noqa: E402
-
-PAGE = contents.PAGE
-
-
-def page_of(byte):
-    return bytes([byte]) * PAGE
-
-
-class Contents(unittest.TestCase):
-    def test_pages_are_told_by_what_is_in_them(self):
-        tally = contents.Tally()
-        for page, frame in ((page_of(1), 10), (page_of(2), 11), (page_of(1), 10), (page_of(0), 12)):
-            tally.add(page, frame)
-        self.assertEqual((tally.pages, tally.distinct, tally.zero), (3, 2, 1))
-        self.assertEqual((tally.frames, tally.zero_frames), ({10, 11}, {12}))
-
-    def test_holes_of_a_file_are_not_counted(self):
-        number = os.memfd_create("aerostat-test")
-        try:
-            os.ftruncate(number, 1000 * PAGE)
-            for index, byte in ((3, 1), (4, 1), (900, 2), (999, 0)):
-                os.pwrite(number, page_of(byte), index * PAGE)
-            paths = contents.memfds(os.getpid(), "aerostat-test")
-            self.assertEqual(len(paths), 1)
-            tally = contents.Tally()
-            contents.add_memfd(tally, paths[0])
-            self.assertEqual((tally.pages, tally.distinct, tally.zero), (3, 2, 1))
-        finally:
-            os.close(number)
-
-    def test_a_process_is_read_as_far_as_it_has_touched_its_memory(self):
-        size = 1237 * PAGE  # of no other mapping
-        # Apart from its neighbours, or the kernel makes one mapping of two.
-        with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-            base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-            try:
-                found = contents.mapping_of(os.getpid(), size)
-            except RuntimeError:
-                self.skipTest("the kernel has put it beside another mapping")
-            self.assertEqual(found, base)
-            memory[7 * PAGE:9 * PAGE] = page_of(5) + page_of(6)
-            memory[1000 * PAGE:1001 * PAGE] = page_of(5)
-            tally = contents.Tally()
-            contents.add_anonymous(tally, os.getpid(), size)
-            self.assertEqual((tally.pages, tally.distinct), (3, 2))
-
 
 def figures(**changed):
     return {"minutes": 1, "pages": 5120, "distinct": 2560, "saved": 2560, "scanned": 1000,

@@ -1,4 +1,4 @@
-"""Tests of what bench/mmu makes of texts and figures: the VMM's help, a guest's lines, counters."""
+"""Tests of what bench/mmu makes of texts and figures: a guest's lines, counters."""
 
 import importlib.machinery
 import importlib.util
@@ -10,7 +10,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "paging"), os.path.dirname(HERE),
                 os.path.join(os.path.dirname(os.path.dirname(HERE)), "tests", "integration")]
 
-import choices  # noqa: E402
 import harness  # noqa: E402
 import kernels  # noqa: E402
 import works  # noqa: E402
@@ -18,39 +17,6 @@ import works  # noqa: E402
 loader = importlib.machinery.SourceFileLoader("run", os.path.join(HERE, "run"))
 run = importlib.util.module_from_spec(importlib.util.spec_from_loader("run", loader))
 loader.exec_module(run)
-
-HELP = """usage: aerostat run
-  --engine ENGINE    translate (default); shadow of itself
-  --mmu MMU          nested (default): page walks
-                     or shadow: through tables
-  --large-pages on|off
-                     for measuring (default: on)
-  --walk-caches on|off
-                     for measuring
-  --help             this text
-
-Notes on auto.
-"""
-
-
-class Choices(unittest.TestCase):
-    def test_only_what_the_option_itself_names(self):
-        self.assertEqual(choices.mmus_of(HELP), ["shadow", "nested"])
-
-    def test_the_last_option_ends_with_the_list(self):
-        text = "  --mmu MMU   nested or auto\n\nNot an option: shadow\n"
-        self.assertEqual(choices.mmus_of(text), ["nested", "auto"])
-
-    def test_a_build_without_choice(self):
-        text = "  --engine ENGINE  translate\n"
-        self.assertEqual(choices.mmus_of(text), [])
-        self.assertIsNone(choices.host_large_of(text))
-        self.assertFalse(choices.has_walk_caches(text))
-
-    def test_pages_and_caches(self):
-        self.assertEqual(choices.host_large_of(HELP)[1], ["--large-pages", "off"])
-        self.assertTrue(choices.has_walk_caches(HELP))
-
 
 class Lines(unittest.TestCase):
     def test_a_rate(self):

@@ -27,10 +27,16 @@ COLUMNS = (
     ("data_mib", "data, MiB", "{:.0f}"),
 )
 
-COMMANDS = image.enter(
-    "chroot /mnt /usr/bin/redis-server --unixsocket /tmp/redis --port 0 --save '' --appendonly no"
-    " --daemonize yes --logfile /tmp/log"
-    f" && redis-load /mnt/tmp/redis {(DATA << 20) // KEY_BYTES} {WARM_SECONDS} {SECONDS}")
+def commands(data, load):
+    """The server, and in the end its client, for so many MiB of data and those seconds (see its own
+    description), which can be followed by more of the shell's."""
+    return image.enter(
+        "chroot /mnt /usr/bin/redis-server --unixsocket /tmp/redis --port 0 --save '' --appendonly no"
+        " --daemonize yes --logfile /tmp/log"
+        f" && redis-load /mnt/tmp/redis {(data << 20) // KEY_BYTES} {load}")
+
+
+COMMANDS = commands(DATA, f"{WARM_SECONDS} {SECONDS}")
 
 
 def prepare(folder):

@@ -1,9 +1,14 @@
 """What the manager's status says of sharing, summed over all VMs, and when it has settled."""
 
 import statistics
+import time
 from dataclasses import dataclass
 
+import contents
+
 PAGE = 4096
+READ_SECONDS = 5
+OVERHEAD_MIB = 64  # more than a VM's process takes beside the guest's memory
 SETTLED_SECONDS = 8  # over which nothing much has changed
 SETTLED_PART = 0.01  # and how much that is, of what is shared
 FREE = 0.2  # of host memory, while scanning: more than in any state of shortage
@@ -73,3 +78,50 @@ def follow(host, status):
     memory = status["host"]
     if abs(memory["free"] / memory["memory"] - FREE) > 0.02:
         host.set_memory(memory["used"] / (1 - FREE))
+
+
+def ample_memory(sizes):
+    """MiB of host memory, of which FREE are free whatever VMs of those sizes do."""
+    return round(sum(size + OVERHEAD_MIB for size in sizes) / (1 - FREE))
+
+
+@dataclass
+class Reading:
+    """What was read once sharing had settled, or did not."""
+    settled: bool
+    seconds: float  # that it took
+    statuses: list
+    samples: list
+
+    def figures(self):
+        return {**parts(self.samples), "settled": self.settled,
+                "states": sorted({status["host"]["state"] for status in self.statuses})}
+
+
+def settle_and_read(host, seconds):
+    """Waits until what a fleet's VMs share has settled, for so long at most; then reads it."""
+    began, history = time.monotonic(), []
+
+    def look(status):
+        follow(host, status)
+        history.append((time.monotonic() - began, sample_of(status)))
+
+    host.watch(seconds, until=lambda _: is_settled(history), each=look)
+    settled, took = is_settled(history), time.monotonic() - began
+    statuses = host.watch(READ_SECONDS, each=lambda status: follow(host, status))
+    return Reading(settled, took, statuses, [sample_of(status) for status in statuses])
+
+
+def bound_of(host):
+    """Stops a fleet's VMs, and compares what is shared with what could be: the least memory that
+    their pages could be kept in is that of their different contents."""
+    for name in host.vms:
+        host.aerostat("pause", name)
+    status = host.status()
+    found = contents.of_memfds([vm["pid"] for vm in status["vms"]], "aerostat-ram", "aerostat-pool")
+    # What is in frames is there once, and in the VMs more often.
+    in_use = found.pages - status["host"]["frames"] + sample_of(status).shared // PAGE
+    return {"pages": in_use, "distinct": found.distinct,
+            "kept": found.pages, "frames": status["host"]["frames"],
+            "reclaimed_possible": 100 * (1 - found.distinct / max(in_use, 1)),
+            "reclaimed_then": 100 * (1 - found.pages / max(in_use, 1))}

@@ -1,8 +1,9 @@
 """What is in guests' memory at a moment, read from the host: how many pages, how many different ones.
 
 QEMU's: the mapping that is as large as the guest's memory, by /proc/PID/pagemap and /proc/PID/mem.
-Aerostat's: the memfds of the VMs' memory and of the manager's pool, by /proc/PID/fd. The guests run
-meanwhile, so a page may be counted as it was a moment before or after another.
+Aerostat's: the memfds of the VMs' memory and of the groups' frames, by /proc/PID/fd. That needs the
+same user, or root where the host lets nobody else. While the guests run, a page may be counted as it was
+a moment before or after another.
 """
 
 import contextlib
@@ -68,19 +69,18 @@ def add_anonymous(tally, pid, size):
                     tally.add(data[index * PAGE:(index + 1) * PAGE], entry & FRAME_NUMBER)
 
 
-def memfds(pid, name):
-    """Paths of a process's memfds of that name, each once."""
-    paths, seen, folder = [], set(), f"/proc/{pid}/fd"
-    for number in os.listdir(folder):
-        path = os.path.join(folder, number)
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            if os.readlink(path).split(" ")[0] != f"/memfd:{name}":
-                continue
-            info = os.stat(path)
-            if (info.st_dev, info.st_ino) not in seen:
-                seen.add((info.st_dev, info.st_ino))
-                paths.append(path)
-    return paths
+def memfds(pids, name):
+    """Paths of the memfds of that name that these processes have, each file once."""
+    paths = {}
+    for pid in pids:
+        folder = f"/proc/{pid}/fd"
+        for number in os.listdir(folder):
+            path = os.path.join(folder, number)
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.readlink(path).split(" ")[0] == f"/memfd:{name}":
+                    info = os.stat(path)
+                    paths.setdefault((info.st_dev, info.st_ino), path)
+    return list(paths.values())
 
 
 def add_memfd(tally, path):
@@ -102,3 +102,12 @@ def add_memfd(tally, path):
                 for first in range(0, len(data), PAGE):
                     tally.add(data[first:first + PAGE])
                 at += len(data)
+
+
+def of_memfds(pids, *names):
+    """What is in all memfds of those names that these processes have."""
+    tally = Tally()
+    for name in names:
+        for path in memfds(pids, name):
+            add_memfd(tally, path)
+    return tally

@@ -42,7 +42,7 @@ static struct origin unpack(uint64_t packed)
 
 static uint32_t *head_of(const struct origins *origins, uint64_t packed)
 {
-    return &origins->heads[packed * 0x9e3779b97f4a7c15u >> (64 - origins->head_bits)];
+    return &origins->heads[hash_to_bits(packed, origins->head_bits)];
 }
 
 static uint64_t head_count(const struct origins *origins)

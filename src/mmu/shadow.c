@@ -115,11 +115,6 @@ uint64_t shadow_bytes(const struct shadow *shadow)
 
 /* ------------------------------------------------------------------------- leaves, by page */
 
-static uint32_t hash_of(uint64_t key, unsigned bits)
-{
-    return (uint32_t)(key * 0x9e3779b97f4a7c15u >> (64 - bits));
-}
-
 static bool is_leaf(uint64_t target)
 {
     return target & NESTED_PRESENT;
@@ -149,7 +144,7 @@ static struct node *node_of_slot(struct shadow *shadow, uint32_t slot, unsigned 
 
 static void leaf_link(struct shadow *shadow, struct node *node, unsigned index)
 {
-    uint32_t *head = &shadow->leaf_heads[hash_of(key_of_leaf(node, index), shadow->leaf_bits)];
+    uint32_t *head = &shadow->leaf_heads[hash_to_bits(key_of_leaf(node, index), shadow->leaf_bits)];
     uint32_t slot = slot_of(shadow, node, index);
     unsigned other;
     node->prev[index] = 0;
@@ -168,7 +163,7 @@ static void leaf_unlink(struct shadow *shadow, struct node *node, unsigned index
     if (prev != 0)
         node_of_slot(shadow, prev, &other)->next[other] = next;
     else
-        shadow->leaf_heads[hash_of(key_of_leaf(node, index), shadow->leaf_bits)] = next;
+        shadow->leaf_heads[hash_to_bits(key_of_leaf(node, index), shadow->leaf_bits)] = next;
 }
 
 static void entry_clear(struct shadow *shadow, struct node *node, unsigned index)
@@ -182,7 +177,7 @@ static void entry_clear(struct shadow *shadow, struct node *node, unsigned index
  * lead nowhere. */
 static void leaves_limit(struct shadow *shadow, uint64_t key, uint64_t keep)
 {
-    uint32_t slot = shadow->leaf_heads[hash_of(key, shadow->leaf_bits)];
+    uint32_t slot = shadow->leaf_heads[hash_to_bits(key, shadow->leaf_bits)];
     while (slot != 0) {
         unsigned index;
         struct node *node = node_of_slot(shadow, slot, &index);
@@ -212,7 +207,7 @@ void shadow_protect(struct shadow *shadow, uint64_t ppn)
 
 static uint32_t *head_of(struct shadow *shadow, uint64_t table)
 {
-    return &shadow->table_heads[hash_of(table, shadow->table_bits)];
+    return &shadow->table_heads[hash_to_bits(table, shadow->table_bits)];
 }
 
 /* Heads and same_hash hold the index plus 1. */

@@ -98,7 +98,7 @@ struct tlb_filter {
 
 static inline unsigned tlb_filter_hash(uint64_t linear, unsigned shift)
 {
-    return (unsigned)((linear >> shift) * 0x9e3779b97f4a7c15u >> 52);
+    return hash_to_bits(linear >> shift, 12);
 }
 
 /* All calls for one filter have the same shift: it is a set of pages of that size. */

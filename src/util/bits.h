@@ -65,6 +65,12 @@ static inline uint64_t align_up(uint64_t value, uint64_t alignment)
     return (value + alignment - 1) & ~(alignment - 1);
 }
 
+/* Fibonacci hashing: `bits` bits, 1 to 32, of a number that may be one of a few near each other. */
+static inline uint32_t hash_to_bits(uint64_t key, unsigned bits)
+{
+    return (uint32_t)(key * 0x9e3779b97f4a7c15u >> (64 - bits));
+}
+
 /* True when [base, base + length) neither wraps nor leaves [0, limit). */
 static inline bool range_fits(uint64_t base, uint64_t length, uint64_t limit)
 {

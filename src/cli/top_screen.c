@@ -27,6 +27,7 @@ struct screen {
     int signals;
     int ended_by; /* a signal, or 0 */
     bool has_quit;
+    bool is_to_stop;
 };
 
 static void draw_line(void *context, const struct top_line *line)
@@ -98,16 +99,43 @@ static void take_keys(struct screen *screen)
     }
 }
 
+static void follow_size(void)
+{
+    struct winsize size;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0)
+        resizeterm(size.ws_row, size.ws_col);
+}
+
 static void take_signals(struct screen *screen)
 {
     struct signalfd_siginfo info;
-    struct winsize size;
     while (read(screen->signals, &info, sizeof info) == (ssize_t)sizeof info) {
-        if (info.ssi_signo != SIGWINCH)
+        if (info.ssi_signo == SIGWINCH)
+            follow_size();
+        else if (info.ssi_signo == SIGTSTP)
+            screen->is_to_stop = true;
+        else
             screen->ended_by = (int)info.ssi_signo;
-        else if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0)
-            resizeterm(size.ws_row, size.ws_col);
     }
+}
+
+/* Ctrl-Z. The shell has the terminal until it continues this program, and may give it another size.
+ * Where nobody could continue it, the kernel does not stop it. */
+static void stop(struct screen *screen)
+{
+    struct sigaction own;
+    sigset_t set;
+    screen->is_to_stop = false;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTSTP);
+    endwin();
+    sigaction(SIGTSTP, &(struct sigaction){.sa_handler = SIG_DFL}, &own);
+    raise(SIGTSTP);
+    sigprocmask(SIG_UNBLOCK, &set, NULL); /* here it stops */
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    sigaction(SIGTSTP, &own, NULL);
+    follow_size();
+    keypad(stdscr, TRUE); /* endwin has told the terminal otherwise */
 }
 
 /* Until a key, a signal, or the time. */
@@ -140,7 +168,29 @@ static void run(struct screen *screen, uint64_t interval_ns)
         }
         draw(screen);
         wait_until(screen, next);
+        if (screen->is_to_stop)
+            stop(screen);
     }
+}
+
+static void never_called(int number)
+{
+    (void)number;
+}
+
+/* Blocks what the screen is told by a descriptor. Ctrl-Z is among them: a handler of curses' own
+ * would have it lost while the screen is drawn, and curses leaves it to a program that has one. */
+static void signals_block(sigset_t *set, struct sigaction *stop_before, sigset_t *before)
+{
+    sigaction(SIGTSTP, NULL, stop_before);
+    bool is_ignored = stop_before->sa_handler == SIG_IGN;
+    signals_that_end(set);
+    sigaddset(set, SIGWINCH);
+    if (!is_ignored)
+        sigaddset(set, SIGTSTP);
+    sigprocmask(SIG_BLOCK, set, before);
+    if (!is_ignored)
+        sigaction(SIGTSTP, &(struct sigaction){.sa_handler = never_called}, NULL);
 }
 
 /* newterm would know as well, but forgets memory where it does not. */
@@ -177,15 +227,14 @@ enum status top_screen(struct control_folder *folder, uint64_t interval_ns, stru
     struct screen screen = {.folder = folder, .view.sort = TOP_SORT_NAME};
     SCREEN *terminal;
     sigset_t set, before;
+    struct sigaction stop_before;
     look(&screen); /* a manager that is not there is told without a screen */
     if (screen.err.status != STATUS_OK) {
         *err = screen.err;
         return err->status;
     }
     enum status status = STATUS_OK;
-    signals_that_end(&set);
-    sigaddset(&set, SIGWINCH);
-    sigprocmask(SIG_BLOCK, &set, &before);
+    signals_block(&set, &stop_before, &before);
     screen.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     if (screen.signals < 0)
         status = error_set(err, STATUS_IO, "signalfd: %s", strerror(errno));
@@ -204,6 +253,7 @@ enum status top_screen(struct control_folder *folder, uint64_t interval_ns, stru
         signal(screen.ended_by, SIG_DFL);
         raise(screen.ended_by);
     }
+    sigaction(SIGTSTP, &stop_before, NULL);
     sigprocmask(SIG_SETMASK, &before, NULL);
     return status;
 }

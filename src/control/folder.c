@@ -16,6 +16,7 @@
 #define AUTOMATIC_NAMES 100000u
 
 static const char socket_suffix[] = ".sock", log_suffix[] = ".log";
+static const char unready_name[] = ".unready"; /* with the suffix, as all sockets have */
 
 #define FILE_NAME_SIZE (CONTROL_NAME_MOST + sizeof socket_suffix)
 
@@ -134,13 +135,18 @@ static bool name_is_free(struct control_folder *folder, const char *name)
     return true;
 }
 
+/* With the folder locked. The socket gets its name when it listens: whoever sees it can connect. */
 static enum status listen_as(struct control_folder *folder, const char *name, int *listener,
                              struct error *err)
 {
-    struct sockaddr_un address = address_of(folder, name);
+    struct sockaddr_un address = address_of(folder, unready_name);
+    char unready[FILE_NAME_SIZE], ready[FILE_NAME_SIZE];
+    file_name(unready, unready_name, socket_suffix);
+    file_name(ready, name, socket_suffix);
+    unlinkat(folder->fd, unready, 0); /* of one that was killed here */
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
-        listen(fd, BACKLOG) != 0) {
+        listen(fd, BACKLOG) != 0 || renameat(folder->fd, unready, folder->fd, ready) != 0) {
         error_set(err, STATUS_INVALID, "cannot make the control socket %s/%s%s: %s", folder->path,
                   name, socket_suffix, strerror(errno));
         if (fd >= 0)

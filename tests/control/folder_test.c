@@ -12,6 +12,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -181,6 +182,30 @@ static void test_connecting(void **state)
     assert_true(has_file(world, "web.log"));
 }
 
+/* Whoever sees a socket can connect to it: it is made elsewhere, and named when it listens. */
+static void test_socket_listens_when_it_has_its_name(void **state)
+{
+    struct world *world = *state;
+    char events[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+    close(openat(world->folder.fd, ".unready.sock", O_CREAT | O_WRONLY, 0600)); /* of a dead one */
+    int watch = inotify_init1(IN_NONBLOCK);
+    assert_true(inotify_add_watch(watch, world->folder.path, IN_CREATE | IN_MOVED_TO) >= 0);
+    close(claim(world, "web", "web"));
+    ssize_t size = read(watch, events, sizeof events);
+    unsigned seen = 0;
+    for (ssize_t at = 0; at < size;) {
+        const struct inotify_event *event = (const void *)(events + at);
+        if (strcmp(event->name, "web.sock") == 0) {
+            assert_int_equal(event->mask, IN_MOVED_TO);
+            seen++;
+        }
+        at += (ssize_t)(sizeof *event + event->len);
+    }
+    assert_int_equal(seen, 1);
+    assert_false(has_file(world, ".unready.sock"));
+    close(watch);
+}
+
 static void test_what_else_lies_there(void **state)
 {
     struct world *world = *state;
@@ -249,6 +274,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test_setup_teardown(test_names_are_taken_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_connecting, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_socket_listens_when_it_has_its_name, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_else_lies_there, setup, teardown),
         cmocka_unit_test_setup_teardown(test_folders_that_others_get_into, setup, teardown),
         cmocka_unit_test(test_without_a_runtime_folder),

@@ -6,7 +6,6 @@ socket. Where a file status.json is there too, its `host` and `vms` are what `st
     aerostatd [--memory SIZE] [--swap-size SIZE]
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -52,11 +51,10 @@ def main():
         sys.exit(2)
     os.chdir(folder)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # As src/control/folder.c does: whoever finds a socket at which nobody listens removes it.
-    fcntl.flock(lock := os.open(".", os.O_RDONLY), fcntl.LOCK_EX)
-    listener.bind("manager.sock")
+    # As src/control/folder.c does: a socket has its name when it listens, not before.
+    listener.bind(".manager")
     listener.listen()
-    os.close(lock)
+    os.rename(".manager", "manager.sock")
     while True:
         connection, _ = listener.accept()
         with connection, connection.makefile("rb") as lines:

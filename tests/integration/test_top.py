@@ -21,6 +21,7 @@ from harness import AEROSTAT
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MIB = 1 << 20
+CURSOR_KEYS = 1  # DECCKM
 KEYS = "q quit  h help"
 
 
@@ -199,6 +200,23 @@ class OnATerminal(Case):
             top.type(b"go on\n")
             top.until(lambda screen: "stopped" not in screen.text() and KEYS in screen.lines()[23])
             top.expect("host soft")
+            top.type(b"q")
+            top.expect("ended")
+            self.assertEqual(top.wait(), (0, True))
+
+    def test_stopped_while_it_draws(self):
+        rounds = 20
+        shell = (f"{AEROSTAT} top --interval 0.1; for round in $(seq {rounds});"
+                 f" do echo stopped $round; read line; fg; done; echo ended")
+        with Screen(command=["sh", "-mc", shell]) as top:
+            for number in range(1, rounds + 1):
+                top.until(lambda screen: CURSOR_KEYS in screen.modes)  # what it sends first
+                top.type(b"\x1a")
+                top.expect(f"stopped {number}")
+                self.assertTrue(top.is_restored())
+                top.screen.modes.clear()  # the kernel drops what is on its way at Ctrl-Z
+                top.type(b"go on\n")
+            top.expect("host soft", KEYS)
             top.type(b"q")
             top.expect("ended")
             self.assertEqual(top.wait(), (0, True))

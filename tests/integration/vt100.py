@@ -17,6 +17,7 @@ class Screen:
         self.row = self.column = 0
         self.saved = (0, 0)
         self.rest = ""
+        self.modes = set()  # the private ones that are on
 
     def lines(self):
         return ["".join(cells).rstrip() for cells in self.cells]
@@ -90,7 +91,10 @@ class Screen:
     def control(self, private, numbers, name):
         values = [int(number) if number else 0 for number in numbers.split(";")]
         first = max(values[0], 1)
-        if private or name == "m":  # modes of the keyboard and of the cursor; colours
+        if private:  # modes of the keyboard and of the cursor
+            (self.modes.update if name == "h" else self.modes.difference_update)(values)
+            return
+        if name == "m":  # colours
             return
         if name == "H":
             self.row = min(first, self.rows) - 1

@@ -14,6 +14,7 @@ struct engine_stats {
     uint64_t interpreted;  /* blocks that the interpreter ran */
     uint64_t code_bytes;   /* memory of generated code and its tables that has been used, ... */
     uint64_t code_limit;   /* ... and that has been granted */
+    uint64_t trims;        /* times that it was given back */
 };
 
 struct engine_ops {
@@ -23,6 +24,9 @@ struct engine_ops {
     void (*detach)(struct vcpu *vcpu);
     /* Runs the vCPU, unparked, until there is a reason to leave; returns parked. */
     enum vcpu_exit (*run)(struct vcpu *vcpu);
+    /* Gives memory of caches back to the host, all that it can do without. The vCPU is parked. NULL:
+     * there is none. */
+    void (*trim)(struct vcpu *vcpu);
     /* NULL: nothing to count. Any thread, also while the vCPU runs: numbers that it had. */
     void (*get_stats)(const struct vcpu *vcpu, struct engine_stats *stats);
 };

@@ -42,12 +42,14 @@ bool machine_press_power(struct machine *machine)
 
 void machine_set_balloon(struct machine *machine, uint64_t size)
 {
+    atomic_store(&machine->is_balloon_wanted, size != 0);
     balloon_set_target(virtio_set_balloon(machine->virtio), size >> PAGE_SHIFT);
 }
 
 void machine_set_resident(struct machine *machine, uint64_t size)
 {
     bool is_all = size >= machine->host->options->memory;
+    atomic_store(&machine->is_resident_limited, !is_all);
     paging_set_resident(machine->paging, is_all ? UINT64_MAX : size);
 }
 
@@ -91,6 +93,19 @@ static bool machine_has_ended(struct machine *machine)
     return has_ended;
 }
 
+/* Until something wakes it. An idle vCPU has no use of its translations, most of which are of its
+ * guest's boot; where memory is short, others have. */
+static void sleep_halted(struct machine_cpu *cpu)
+{
+    const struct machine *machine = cpu->machine;
+    uint64_t from = clock_monotonic_ns();
+    if (idle_look(&cpu->idle, from) && machine->engine->trim != NULL &&
+        (machine->is_resident_limited || machine->is_balloon_wanted))
+        machine->engine->trim(cpu->vcpu);
+    vcpu_wait(cpu->vcpu);
+    idle_slept(&cpu->idle, from, clock_monotonic_ns());
+}
+
 static void *cpu_thread(void *context)
 {
     struct machine_cpu *cpu = context;
@@ -108,7 +123,7 @@ static void *cpu_thread(void *context)
         case VCPU_EXIT_REQUESTED:
             break;
         case VCPU_EXIT_HALTED:
-            vcpu_wait(cpu->vcpu);
+            sleep_halted(cpu);
             break;
         case VCPU_EXIT_SHUTDOWN:
             report_shutdown(machine, cpu->vcpu);

@@ -23,6 +23,7 @@
 #include "mem/pmap.h"
 #include "mmu/mmu.h"
 #include "util/io_loop.h"
+#include "vm/idle.h"
 #include "vm/machine.h"
 #include "vm/paging.h"
 #include "vm/virtio_set.h"
@@ -36,6 +37,7 @@ struct machine_cpu {
     struct lapic *lapic;
     struct vcpu *vcpu;
     pthread_t thread;
+    struct idle idle; /* the thread's own */
     bool has_thread, is_attached;
     _Atomic clockid_t clock; /* of the thread's CPU time; 0: it has not begun */
 };
@@ -73,6 +75,9 @@ struct machine {
     char report[MACHINE_REPORT_SIZE];
 
     unsigned cpus_running; /* vCPU threads, but for those that stand still */
+
+    /* What has been asked of the VM: memory is short. */
+    _Atomic bool is_resident_limited, is_balloon_wanted;
 
     /* Written with the lock held. */
     _Atomic bool stopping; /* vCPU threads are to return */

@@ -65,6 +65,7 @@ static void add_engine(json_t *stats, const struct engine_ops *engine, struct vc
         {"blocks_interpreted", offsetof(struct engine_stats, interpreted)},
         {"code_cache", offsetof(struct engine_stats, code_bytes)},
         {"code_cache_max", offsetof(struct engine_stats, code_limit)},
+        {"code_cache_trims", offsetof(struct engine_stats, trims)},
     };
     struct engine_stats each[OPTIONS_MAX_CPUS];
     const void *from[OPTIONS_MAX_CPUS];

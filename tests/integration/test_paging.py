@@ -128,6 +128,27 @@ class Paging(harness.TestCase):
             self.assertEqual((vm.wait(), vm.errors), (harness.STATUS_OK, ""), vm.report())
             self.assertIn("/tmp/x: OK", vm.console)
 
+    def test_translations_of_an_idle_guest(self):
+        """While memory is asked for, they go; and are made again when there is something to do."""
+        self.environment = {**os.environ, "XDG_RUNTIME_DIR": self.folder}
+        with Vm(["--name", "idle", "--resident", "100M", *harness.boot_arguments(
+                "echo made; read line; sha1sum /bin/busybox && gzip -c /bin/busybox > /tmp/x")],
+                stdin=subprocess.PIPE, env=self.environment) as vm:
+            vm.expect("^made$")
+
+            def stats():
+                return json.loads(self.ask("stats", "--json", "idle"))
+
+            before = stats()["code_cache"]
+            deadline = time.monotonic() + harness.EXIT_SECONDS
+            while stats()["code_cache_trims"] == 0:
+                self.assertLess(time.monotonic(), deadline, vm.report())
+                time.sleep(0.2)
+            self.assertLess(stats()["code_cache"], before / 4)
+            vm.send("\n")
+            self.assertEqual((vm.wait(), vm.errors), (harness.STATUS_OK, ""), vm.report())
+            self.assertRegex(vm.console, r"(?m)^[0-9a-f]{40}  /bin/busybox$")
+
     def test_folders_that_do_not_serve(self):
         boot = harness.boot_arguments("true")
         for folder in ("/nonexistent", "/proc", self.make_file("file")):

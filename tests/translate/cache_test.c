@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -183,6 +184,22 @@ static bool has(struct testvm *vm, uint64_t rip)
     return translate_look_up(translate_of(vm->vcpu), rip, rip, vm->vcpu->privilege) != NULL;
 }
 
+/* Pages that are there of code and data. */
+static size_t memory_of(const struct translate *translate)
+{
+    const struct code_piece *piece = &translate->code;
+    unsigned char there[CODE_POOL_DEFAULT / PAGE_SIZE];
+    size_t pages = 0;
+    assert_in_range(piece->code_size, 1, CODE_POOL_DEFAULT);
+    assert_int_equal(piece->code_size, piece->data_size);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(mincore(i == 0 ? piece->write : piece->data, piece->code_size, there), 0);
+        for (size_t n = 0; n < piece->code_size / PAGE_SIZE; n++)
+            pages += there[n] & 1;
+    }
+    return pages;
+}
+
 static void test_oldest_gives_way(void **state)
 {
     struct tiny tiny;
@@ -201,8 +218,10 @@ static void test_oldest_gives_way(void **state)
             assert_int_equal(has(&tiny.vm, CODE + n * 8), n >= BLOCKS - count);
         assert_true(has(&tiny.vm, last));
     }
-    ring_evict_all(translate);
+    size_t before = memory_of(translate);
+    ring_empty(translate);
     assert_int_equal(check_cache(translate), 0);
+    assert_true(memory_of(translate) < before / 4);
     assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
     check_cache(translate);
     tiny_destroy(&tiny);

@@ -397,7 +397,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start, struct
         memset(inputs.stack, 0x11, sizeof(inputs.stack));
 
         if (i % 16 == 15 && pool == NULL)
-            ring_evict_all(translate_of(translated.vcpu));
+            ring_empty(translate_of(translated.vcpu));
         load(&interpreted, &program, &inputs);
         load(&translated, &program, &inputs);
         translate_of(translated.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;

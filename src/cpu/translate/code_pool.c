@@ -96,17 +96,26 @@ bool code_pool_grant(struct code_pool *pool, struct code_piece *piece)
     return granted;
 }
 
-void code_pool_give(struct code_pool *pool, const struct code_piece *piece)
+void code_pool_empty(struct code_pool *pool, struct code_piece *piece, size_t code_from)
 {
-    size_t n = (size_t)(piece->write - pool->code.write) / code_memory_stride(&pool->code);
     /* Punches a hole. Where the host does not: the next user overwrites what it needs of the code,
      * but relies on empty tables. */
-    madvise(piece->write, piece->code_size, MADV_REMOVE);
+    size_t from = align_up(code_from, PAGE_SIZE);
+    madvise(piece->write + from, piece->code_size - from, MADV_REMOVE);
     if (madvise(piece->data, piece->data_size, MADV_REMOVE) != 0)
-        memset(piece->data, 0, piece->data_size);
+        memset(piece->data, 0, piece->granted);
     pthread_mutex_lock(&pool->lock);
-    pool->taken &= ~bit((unsigned)n);
     if (piece->granted > pool->reserve)
         pool->left += piece->granted - pool->reserve;
+    pthread_mutex_unlock(&pool->lock);
+    piece->granted = 0;
+}
+
+void code_pool_give(struct code_pool *pool, struct code_piece *piece)
+{
+    size_t n = (size_t)(piece->write - pool->code.write) / code_memory_stride(&pool->code);
+    code_pool_empty(pool, piece, 0);
+    pthread_mutex_lock(&pool->lock);
+    pool->taken &= ~bit((unsigned)n);
     pthread_mutex_unlock(&pool->lock);
 }

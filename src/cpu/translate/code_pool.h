@@ -48,7 +48,10 @@ void code_pool_destroy(struct code_pool *pool);
 enum status code_pool_take(struct code_pool *pool, struct code_piece *piece, struct error *err);
 /* Grants CODE_STEP bytes more. False: there are none left for this piece. Any thread. */
 bool code_pool_grant(struct code_pool *pool, struct code_piece *piece);
+/* The memory of all data, which is zero then, and of code from that offset on goes back to the
+ * host. Nothing is granted any more. */
+void code_pool_empty(struct code_pool *pool, struct code_piece *piece, size_t code_from);
 /* The piece was taken from this pool. Its memory goes back to the host. */
-void code_pool_give(struct code_pool *pool, const struct code_piece *piece);
+void code_pool_give(struct code_pool *pool, struct code_piece *piece);
 
 #endif

@@ -43,6 +43,10 @@
 #include "cpu/exception.h"
 #include "cpu/translate/crossing.h"
 
+/* Less memory of translations than this is not worth to be given back: what an idle guest executes
+ * now and then takes about as much. */
+#define TRIM_LEAST (3 * MIB)
+
 typedef struct link *enter_fn(const void *code);
 
 /* As the interpreter's block_run. */
@@ -326,6 +330,18 @@ static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
     return status;
 }
 
+/* Unparked, so that no other thread drops translations meanwhile. */
+static void translate_trim(struct vcpu *vcpu)
+{
+    struct translate *translate = translate_of(vcpu);
+    if (translate->code_ring.used + translate->data_ring.used < TRIM_LEAST)
+        return;
+    mmu_unpark(&vcpu->mmu);
+    ring_empty(translate);
+    mmu_park(&vcpu->mmu);
+    translate->stats.trims++;
+}
+
 /* Another thread may ask while the vCPU counts: each number is one that it had (vm/stats.c). */
 __attribute__((no_sanitize("thread"))) static void translate_get_stats(const struct vcpu *vcpu,
                                                                        struct engine_stats *stats)
@@ -339,6 +355,7 @@ __attribute__((no_sanitize("thread"))) static void translate_get_stats(const str
         .interpreted = translate->stats.interpreted,
         .code_bytes = translate->code_ring.used + translate->data_ring.used,
         .code_limit = translate->code.granted,
+        .trims = translate->stats.trims,
     };
 }
 
@@ -347,6 +364,7 @@ const struct engine_ops translate_lockstep_engine = {
     .attach = lockstep_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .trim = translate_trim,
     .get_stats = translate_get_stats,
 };
 
@@ -355,5 +373,6 @@ const struct engine_ops translate_engine = {
     .attach = translate_attach,
     .detach = translate_detach,
     .run = translate_run,
+    .trim = translate_trim,
     .get_stats = translate_get_stats,
 };

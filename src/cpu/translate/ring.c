@@ -14,8 +14,8 @@
  * behind us. Before a block is translated there must be room for the largest one in a piece, so the
  * end of a ring may stay unused.
  *
- * Eviction happens when a block is to be translated, that is in the dispatcher: nothing is running,
- * and no link but `left_by` is remembered anywhere else.
+ * Eviction happens when a block is to be translated, that is in the dispatcher, or when the vCPU is
+ * idle (ring_empty): nothing is running, and no link but `left_by` is remembered anywhere else.
  */
 
 #include "cpu/translate/translate.h"
@@ -124,9 +124,13 @@ void ring_append_code(struct translate *translate, uint32_t code_end)
     translate->code_is_new = true;
 }
 
-void ring_evict_all(struct translate *translate)
+void ring_empty(struct translate *translate)
 {
     translate_bury(translate);
     while (translate->oldest != 0)
         evict_oldest(translate);
+    code_pool_empty(translate->pool, &translate->code, translate->code_ring.start);
+    translate->code_ring.end = translate->data_ring.end = 0;
+    translate->code_is_new = true;
+    ring_init(translate);
 }

@@ -166,6 +166,7 @@ struct translate {
 
     struct {
         uint64_t translations, evictions, dispatches, slow_paths, interpreted, jump_flushes;
+        uint64_t trims;
         uint64_t lockstep_blocks, lockstep_differences;
     } stats;
 };
@@ -208,7 +209,8 @@ void *ring_allocate(struct translate *translate, size_t size);
 void ring_append(struct translate *translate, struct translation *t, uint32_t code_end);
 /* What was made behind the youngest translation ends here. */
 void ring_append_code(struct translate *translate, uint32_t code_end);
-void ring_evict_all(struct translate *translate);
+/* All translations are evicted, and their memory goes back to the host. */
+void ring_empty(struct translate *translate);
 
 static inline void *ref_get(const struct translate *translate, ref at)
 {

@@ -13,8 +13,8 @@
 #define LOOK_NS   (NS_PER_SECOND / 5) /* where memory is short, or nearly so */
 #define RESCAN_NS (10 * NS_PER_SECOND)
 
-/* VMs are looked at closely one at a time, soon after their start and then each so often. */
-#define FIRST_LOOK_NS (3 * NS_PER_SECOND)
+/* VMs are looked at closely when they are first seen, then one at a time where it is wanted: so
+ * often at least, and where what they take has moved. */
 #define LOOK_AGAIN_NS (60 * NS_PER_SECOND)
 
 /* Parts of frames are counted anew for at most this part of the time: 1 in 100. */
@@ -68,20 +68,23 @@ static void vm_measure(struct vm *vm)
     policy->cow_breaks = report->cow_breaks;
 }
 
-static void look_at_one(struct manager *manager, uint64_t now)
+static void look_closer(struct manager *manager, uint64_t now)
 {
     struct vm *vm;
+    bool has_looked = false;
     TAILQ_FOREACH(vm, &manager->vms, entry)
     {
-        if (vm->look_at == 0)
-            vm->look_at = now + FIRST_LOOK_NS;
-        if (now < vm->look_at)
+        bool is_first = vm->look_at == 0;
+        bool is_wanted = now >= vm->look_at || charge_has_moved(&vm->charge);
+        if (!is_first && (has_looked || !is_wanted))
             continue;
         uint64_t shared = shared_bytes(vm);
         charge_look(&vm->charge, vm->pid,
                     shared - (vm->sharer == NULL ? 0 : least(vm->sharer->part, shared)));
+        charge_measure(&vm->charge, shared); /* one that has ended goes at the next step */
+        vm_measure(vm);
         vm->look_at = now + LOOK_AGAIN_NS;
-        break;
+        has_looked |= !is_first;
     }
 }
 
@@ -255,7 +258,7 @@ void balance_step(struct manager *manager)
     if (is_due) {
         forget_reservations(manager, now);
         care_for_links(manager, now);
-        look_at_one(manager, now);
+        look_closer(manager, now);
     }
     if (is_due || state_changes(manager)) {
         manager->is_due = false;

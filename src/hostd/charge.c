@@ -11,6 +11,9 @@
 
 #include "util/bits.h"
 
+/* Half of what has come or gone may be mapped twice: an error that is not worth a look. */
+#define MOVED_BYTES (4 * MIB)
+
 /* Reads from the start of a file of /proc; NUL-terminated. */
 static bool read_text(int fd, char *text, size_t size)
 {
@@ -100,8 +103,8 @@ bool charge_measure(struct charge *charge, uint64_t held)
         return charge->process >= 0;
     /* What is mapped of memfds beyond its RAM and the pool is memory of its own as well, in memfds
      * that nobody has shown us: translated code. */
-    uint64_t known = charge->ram_bytes + held + charge->twice;
-    charge->rest_bytes = anonymous + (of_memfds > known ? of_memfds - known : 0);
+    charge->beyond = of_memfds - least(of_memfds, charge->ram_bytes + held);
+    charge->rest_bytes = anonymous + charge->beyond - least(charge->beyond, charge->twice);
     return true;
 }
 
@@ -116,14 +119,21 @@ static bool read_field(pid_t pid, const char *file, const char *key, uint64_t *b
     return is_read && find_field(text, key, bytes);
 }
 
+bool charge_has_moved(const struct charge *charge)
+{
+    uint64_t a = charge->beyond, b = charge->looked;
+    return (a > b ? a - b : b - a) > MOVED_BYTES;
+}
+
 void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere)
 {
     uint64_t resident, part;
+    charge->looked = charge->beyond;
     /* A page that is mapped n times counts n times in the one and n times 1/n in the other. */
     if (!read_field(pid, "status", "RssShmem:", &resident) ||
         !read_field(pid, "smaps_rollup", "Pss_Shmem:", &part))
         return;
-    charge->twice = resident > part + elsewhere ? resident - part - elsewhere : 0;
+    charge->twice = resident - least(resident, part + elsewhere);
 }
 
 uint64_t charge_own(void)

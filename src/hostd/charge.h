@@ -18,6 +18,8 @@ struct charge {
     uint64_t
         started;    /* when the process began, in clock ticks since the host's boot; 0: not known */
     uint64_t twice; /* bytes that are mapped twice, and would be counted twice: charge_look */
+    uint64_t beyond;     /* measured: what is mapped of memfds beside the RAM and the pool */
+    uint64_t looked;     /* the same when `twice` was found */
     uint64_t ram_bytes;  /* measured: the RAM file's memory */
     uint64_t rest_bytes; /* the process's own memory beside that; all of it where ram is -1 */
 };
@@ -33,8 +35,9 @@ void charge_close(struct charge *charge);
 bool charge_measure(struct charge *charge, uint64_t held);
 
 /* Looks closer, which takes the kernel a walk through all of the process's page tables: now and
- * then. `elsewhere`: bytes of the pool that others have mapped, of those that it may have mapped.
- */
+ * then, and where what has been measured since has moved. `elsewhere`: bytes of the pool that
+ * others have mapped, of those that it may have mapped. To be measured again after that. */
+bool charge_has_moved(const struct charge *charge);
 void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere);
 
 /* When a process began, as above; 0: there is none. */

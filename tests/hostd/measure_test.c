@@ -134,7 +134,9 @@ static void test_a_process(void **state)
         use_memory(MAP_PRIVATE | MAP_ANONYMOUS, -1);
         use_memory(MAP_SHARED, hidden);
         use_memory(MAP_SHARED, hidden);
-        if (write(ready[1], &byte, 1) != 1)
+        if (write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1)
+            _exit(1);
+        if (ftruncate(hidden, 0) != 0 || write(ready[1], &byte, 1) != 1)
             _exit(1);
         for (;;)
             pause();
@@ -151,9 +153,19 @@ static void test_a_process(void **state)
     assert_true(charge_measure(&charge, 0));
     assert_int_equal(charge.ram_bytes, BYTES);
     assert_in_range(charge.rest_bytes - before, 2.95 * BYTES, 3.05 * BYTES);
+    assert_true(charge_has_moved(&charge));
     charge_look(&charge, child, 0);
     assert_true(charge_measure(&charge, 0));
+    assert_false(charge_has_moved(&charge));
     assert_in_range(charge.rest_bytes - before, 1.95 * BYTES, 2.05 * BYTES);
+    /* It gives back what is mapped twice. */
+    assert_int_equal(write(go[1], &byte, 1), 1);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    assert_true(charge_measure(&charge, 0));
+    assert_true(charge_has_moved(&charge));
+    charge_look(&charge, child, 0);
+    assert_true(charge_measure(&charge, 0));
+    assert_in_range(charge.rest_bytes - before, 0.95 * BYTES, 1.05 * BYTES);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
     assert_false(charge_measure(&charge, 0));

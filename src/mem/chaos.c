@@ -92,6 +92,7 @@ static void choose(struct chaos *chaos, struct page_batch *batch)
 static void take(struct chaos *chaos, struct page_batch *batch)
 {
     unsigned flags = random_below(chaos, 2) == 0 ? PAGER_COLD : 0;
+    page_leave_code(chaos->map, batch);
     atomic_fetch_add(&chaos->taken, pager_take(chaos->pager, batch, flags));
     batch->count = 0;
 }
@@ -118,7 +119,8 @@ static void turn_linger(struct chaos *chaos)
     struct page_batch *batch = &chaos->leaving[random_below(chaos, KEPT)];
     if (batch->count == 0) {
         choose(chaos, batch);
-        page_leave_begin(chaos->map, batch, random_below(chaos, 2) ? PAGE_LEAVE_ACTIVE : 0);
+        page_leave_begin(chaos->map, batch,
+                         random_below(chaos, 2) ? PAGE_LEAVE_ACTIVE : PAGE_LEAVE_KEEP_CODE);
     } else if (random_below(chaos, 4) == 0) {
         give_up(chaos, batch);
     } else {

@@ -90,7 +90,7 @@ static void discard_page(struct discard *discard, uint64_t ppn)
     else if (entry_state(value) == PAGE_ZERO && discard->to == PAGE_BALLOONED)
         discard->changed += rename_zero(map, ppn, PAGE_ZERO, PAGE_BALLOONED);
     else
-        page_try_leave(map, ppn, discard->ticket, LEAVE_TAKE_OVER, &discard->leaving);
+        page_try_leave(map, ppn, discard->ticket, true, &discard->leaving);
 }
 
 static void discard_finish(struct discard *discard)
@@ -122,6 +122,7 @@ static uint64_t pages_discard(struct pmap *map, uint64_t first, uint64_t count, 
     discard.changed = 0;
     discard.punching_count = discard.shared_count = 0;
     discard.leaving.count = discard.leaving.code_count = 0;
+    discard.leaving.keeps_code = false;
     unsigned in_batch = 0;
     for (unsigned i = 0; i < map->range_count; i++) {
         uint64_t from, end;

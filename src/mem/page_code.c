@@ -9,7 +9,8 @@
  *
  * A page may be marked while it is away, since who wants to decode from it parks in between; that
  * does no harm: no TLB lets it be written then, and before it is decoded from it is brought back. A
- * page that leaves loses its mark and its code (page_try_leave).
+ * page that leaves loses its mark and its code, at once (page_try_leave) or when it really goes
+ * (page_leave_code).
  */
 
 #include "mem/pmap_private.h"

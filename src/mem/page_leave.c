@@ -38,23 +38,23 @@ uint64_t ticket_take(struct pmap *map)
     return atomic_fetch_add(&map->next_ticket, 1) + 1;
 }
 
-bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, unsigned flags,
+bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool takes_over,
                     struct revoke_list *list)
 {
     page_entry *entry = &map->entries[ppn];
     /* The revocation that follows drops the code decoded from it. */
-    const uint64_t code = flags & LEAVE_KEEP_CODE ? 0 : (uint64_t)(ENTRY_CODE | ENTRY_GUARDED);
+    const uint64_t code = list->keeps_code ? 0 : (uint64_t)(ENTRY_CODE | ENTRY_GUARDED);
     uint64_t value = atomic_load(entry);
     for (;;) {
         if (entry_state(value) != PAGE_PRIVATE || value & ENTRY_SETTLING)
             return false;
         bool is_another = value & ENTRY_LEAVING;
-        if (is_another ? !(flags & LEAVE_TAKE_OVER) : entry_payload(value) != 0)
+        if (is_another ? !takes_over : entry_payload(value) != 0)
             return false;
         uint64_t wanted = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT |
                           (value & (ENTRY_KEPT | ENTRY_CLEAN) & ~code);
         if (entry_change(map, entry, &value, wanted)) {
-            revoke_list_add(list, ppn, value & code);
+            revoke_list_add(list, ppn, value);
             return true;
         }
     }
@@ -73,16 +73,49 @@ void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags
     unsigned count = batch->count < PAGE_BATCH_MAX ? batch->count : PAGE_BATCH_MAX;
     struct revoke_list list;
     list.count = list.code_count = 0;
+    list.keeps_code = flags & PAGE_LEAVE_KEEP_CODE;
     batch->ticket = ticket_take(map);
     batch->count = 0;
     for (unsigned i = 0; i < count; i++) {
         uint64_t ppn = batch->ppn[i];
         if (pmap_entry(map, ppn) == NULL || (!(flags & PAGE_LEAVE_ACTIVE) && pass_over(map, ppn)))
             continue;
-        if (page_try_leave(map, ppn, batch->ticket, 0, &list))
+        if (page_try_leave(map, ppn, batch->ticket, false, &list))
             batch->ppn[batch->count++] = ppn;
     }
     revoke_list_finish(map, &list);
+}
+
+static uint64_t leaving_with(uint64_t ticket)
+{
+    return PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT;
+}
+
+/* What may be set of a page that is leaving. */
+#define LEAVING_MARKS (ENTRY_KEPT | ENTRY_CLEAN)
+
+/*
+ * The mark goes last: as long as it is there, nobody writes the page without dropping its code. Who
+ * has decoded anew meanwhile has looked the page up, and it leaves no more.
+ */
+void page_leave_code(struct pmap *map, const struct page_batch *batch)
+{
+    const uint64_t code = ENTRY_CODE | ENTRY_GUARDED, leaving = leaving_with(batch->ticket);
+    uint64_t ppns[PAGE_BATCH_MAX];
+    unsigned count = 0;
+    for (unsigned i = 0; i < batch->count; i++) {
+        uint64_t value = atomic_load(&map->entries[batch->ppn[i]]);
+        if ((value & ~LEAVING_MARKS) == leaving && value & ENTRY_CODE)
+            ppns[count++] = batch->ppn[i];
+    }
+    pages_revoke(map, &(struct pmap_revocation){.code_ppns = ppns, .code_count = count});
+    for (unsigned i = 0; i < count; i++) {
+        page_entry *entry = &map->entries[ppns[i]];
+        uint64_t value = atomic_load(entry);
+        while ((value & ~LEAVING_MARKS) == leaving &&
+               !atomic_compare_exchange_weak(entry, &value, value & ~code))
+            ;
+    }
 }
 
 bool page_leave_copy(const struct pmap *map, uint64_t ppn, uint8_t *to)
@@ -94,7 +127,7 @@ bool page_try_end(struct pmap *map, uint64_t ppn, uint64_t ticket, enum page_sta
                   uint64_t payload, uint64_t flags)
 {
     page_entry *entry = &map->entries[ppn];
-    const uint64_t leaving = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT;
+    const uint64_t leaving = leaving_with(ticket);
     uint64_t value = atomic_load(entry);
     for (;;) {
         uint64_t clean = value & ENTRY_CLEAN, marks = value & ENTRY_KEPT;
@@ -128,11 +161,10 @@ void page_try_cancel(struct pmap *map, uint64_t ppn, uint64_t ticket)
 {
     /* As page_try_end for a page that was wanted. */
     page_entry *entry = &map->entries[ppn];
-    const uint64_t leaving = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT;
+    const uint64_t leaving = leaving_with(ticket);
     uint64_t value = atomic_load(entry);
-    const uint64_t marks = ENTRY_KEPT | ENTRY_CLEAN;
-    while ((value & ~marks) == leaving &&
-           !entry_change(map, entry, &value, PAGE_PRIVATE | (value & marks)))
+    while ((value & ~LEAVING_MARKS) == leaving &&
+           !entry_change(map, entry, &value, PAGE_PRIVATE | (value & LEAVING_MARKS)))
         ;
 }
 

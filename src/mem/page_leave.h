@@ -3,8 +3,8 @@
 
 /*
  * Taking pages out of layer 0, and learning which are in use: for reclaim, sampling and chaos
- * alone. No function here is for a running vCPU; page_leave_begin and page_sample_begin wait until
- * running vCPUs have passed a safepoint.
+ * alone. No function here is for a running vCPU; page_leave_begin, page_leave_code and
+ * page_sample_begin wait until running vCPUs have passed a safepoint.
  *
  *     struct page_batch batch = {.count = n, .ppn = {...}};
  *     page_leave_begin(map, &batch, 0);               // batch.count is now what may leave
@@ -69,9 +69,12 @@ struct page_batch {
  * wants one again its bytes do not change. From then on page_leave_end fails for it.
  * PAGE_LEAVE_ACTIVE: also those that are marked active. Else they are passed over, and marked no
  * longer: their second chance.
+ * PAGE_LEAVE_KEEP_CODE: what was decoded from them is dropped by page_leave_code, before any of
+ * them is ended, and is still there if they are wanted before that. Else it is dropped at once.
  */
-enum page_leave_flags { PAGE_LEAVE_ACTIVE = 1 };
+enum page_leave_flags { PAGE_LEAVE_ACTIVE = 1, PAGE_LEAVE_KEEP_CODE = 2 };
 void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags);
+void page_leave_code(struct pmap *map, const struct page_batch *batch);
 
 /* Copies the page's PAGE_SIZE bytes from layer 0, by a system call: if somebody has wanted the page
  * meanwhile, and it was released after that, reading it in place would give it memory again. Then

@@ -7,6 +7,7 @@ void page_sample_begin(struct pmap *map, struct page_batch *batch)
     unsigned count = batch->count < PAGE_BATCH_MAX ? batch->count : PAGE_BATCH_MAX;
     struct revoke_list list;
     list.count = list.code_count = 0;
+    list.keeps_code = true;
     batch->count = 0;
     for (unsigned i = 0; i < count; i++) {
         uint64_t ppn = batch->ppn[i];
@@ -14,8 +15,6 @@ void page_sample_begin(struct pmap *map, struct page_batch *batch)
         uint64_t before = entry != NULL ? atomic_fetch_or(entry, ENTRY_SAMPLED) : ENTRY_SAMPLED;
         if (before & ENTRY_SAMPLED)
             continue;
-        /* Its code goes as well, or running it would be no touch. The mark may stay: it only says
-         * that there may be code. */
         revoke_list_add(&list, ppn, before);
         batch->ppn[batch->count++] = ppn;
     }

@@ -92,11 +92,11 @@ void page_share(struct pmap *map, const struct page_ref *refs, unsigned count, b
     unsigned hollow_count = 0;
     struct revoke_list list;
     list.count = list.code_count = 0;
+    list.keeps_code = true;
     for (unsigned i = 0; i < count; i++)
-        shared[i] =
-            i < PAGE_SHARE_MAX && page_is_frame(map, refs[i].frame) &&
-            pmap_entry(map, refs[i].ppn) != NULL &&
-            page_try_leave(map, refs[i].ppn, ticket, LEAVE_TAKE_OVER | LEAVE_KEEP_CODE, &list);
+        shared[i] = i < PAGE_SHARE_MAX && page_is_frame(map, refs[i].frame) &&
+                    pmap_entry(map, refs[i].ppn) != NULL &&
+                    page_try_leave(map, refs[i].ppn, ticket, true, &list);
     revoke_list_finish(map, &list);
     for (unsigned i = 0; i < count; i++) {
         shared[i] = shared[i] && try_share(map, &refs[i], ticket);

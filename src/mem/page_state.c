@@ -34,7 +34,8 @@ void revoke_list_finish(struct pmap *map, const struct revoke_list *list)
     struct pmap_revocation what = {.ppns = list->ppns,
                                    .code_ppns = list->code_ppns,
                                    .count = list->count,
-                                   .code_count = list->code_count};
+                                   .code_count = list->code_count,
+                                   .keeps_code = list->keeps_code};
     pages_revoke(map, &what);
 }
 

@@ -59,11 +59,13 @@ struct ram_range {
 };
 
 /* What is to be forgotten: translations of some pages, what was decoded from some. Either list may
- * be empty, not both; they are in no order, and need not agree. */
+ * be empty, not both; they are in no order, and need not agree. With `keeps_code` what was decoded
+ * from code_ppns, which are among ppns, is kept; but who comes to it has to look the page up. */
 struct pmap_revocation {
     const uint64_t *ppns;
     const uint64_t *code_ppns;
     unsigned count, code_count;
+    bool keeps_code;
 };
 
 typedef void pmap_revoke_fn(void *context, const struct pmap_revocation *what);

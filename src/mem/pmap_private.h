@@ -279,10 +279,12 @@ bool pmap_covers(const struct pmap *map, uint64_t gpa, uint64_t length);
 
 /* Below, PPNs are RAM, and the callers no running vCPUs. */
 
-/* Pages to be revoked together. Those that code was decoded from are noted as they are found. */
+/* Pages to be revoked together. Those that code was decoded from are noted as they are found.
+ * Begins with counts of 0. */
 #define REVOKE_MAX 256u
 struct revoke_list {
     unsigned count, code_count;
+    bool keeps_code;
     uint64_t ppns[REVOKE_MAX], code_ppns[REVOKE_MAX];
 };
 
@@ -349,9 +351,9 @@ bool page_begin_coming(struct pmap *map, uint64_t ppn, uint64_t value, enum stat
 void payload_drop(struct pmap *map, uint64_t value);
 
 /* Sets LEAVING with the ticket, and adds the page to the list. False: not private, pinned,
- * settling, or another's (unless that is taken over). Its code goes as well, unless it is kept. */
-enum page_try_flags { LEAVE_TAKE_OVER = 1, LEAVE_KEEP_CODE = 2 };
-bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, unsigned flags,
+ * settling, or another's (unless that is taken over). Its code goes as well, unless the list keeps
+ * it. */
+bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool takes_over,
                     struct revoke_list *list);
 /* Takes that back, where it holds still. */
 void page_try_cancel(struct pmap *map, uint64_t ppn, uint64_t ticket);

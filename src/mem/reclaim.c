@@ -7,9 +7,9 @@
  *
  * Second chance. A page that is chosen is LEAVING: no TLB maps it, and whoever touches it has it
  * back at the cost of a look-up (page_leave.h). We keep a queue of such pages, a part of the target
- * long, and only the oldest that nobody has touched go. So what goes has not been used while the
- * whole queue went by, which is nearly what LRU would take, and costs an idle page nothing. (VMS's
- * free list was that.)
+ * long, and only the oldest that nobody has touched go. Their code is kept until then. So what goes
+ * has not been used while the whole queue went by, which is nearly what LRU would take, and costs
+ * an idle page nothing. (VMS's free list was that.)
  *
  *      all private pages  --random-->  queue, LEAVING  --not touched-->  pager
  *                         <--touched--
@@ -223,7 +223,7 @@ static bool queue_add(struct reclaim *reclaim)
     struct page_batch *batch =
         &reclaim->queue[(reclaim->queue_first + reclaim->queue_count) % QUEUE_BATCHES];
     choose(reclaim, batch);
-    page_leave_begin(reclaim->map, batch, 0);
+    page_leave_begin(reclaim->map, batch, PAGE_LEAVE_KEEP_CODE);
     atomic_fetch_add(&reclaim->chosen, batch->count);
     for (unsigned i = 0; reclaim->note != NULL && i < batch->count; i++)
         reclaim->note(reclaim->note_context, batch->ppn[i]);
@@ -240,6 +240,7 @@ static unsigned queue_take(struct reclaim *reclaim)
     const struct page_batch *batch = &reclaim->queue[reclaim->queue_first];
     if (reclaim->queue_count == 0)
         return 0;
+    page_leave_code(reclaim->map, batch);
     unsigned taken = pager_take(reclaim->pager, batch, PAGER_QUEUE);
     reclaim->queue_first = (reclaim->queue_first + 1) % QUEUE_BATCHES;
     reclaim->queue_count--;

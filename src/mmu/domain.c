@@ -2,11 +2,11 @@
  * Parking, safepoints and revocation: how one vCPU's TLB is changed because of what others do.
  *
  * A request says "drop your translations of these pages", "drop your permission to write this one"
- * and "drop what you decoded from those". Whoever makes one holds domain->lock from the first post
- * to the last acknowledgement, so that there is one at a time, and it can lie on the requester's
- * stack. For each member it takes mmu->lock and either carries the request out itself (the member
- * is parked) or posts it and raises the attention bit; after it has visited all, it waits until
- * each has served what it posted.
+ * and "drop what you decoded from those" (or "keep it, but look those pages up when you come
+ * there"). Whoever makes one holds domain->lock from the first post to the last acknowledgement, so
+ * that there is one at a time, and it can lie on the requester's stack. For each member it takes
+ * mmu->lock and either carries the request out itself (the member is parked) or posts it and raises
+ * the attention bit; after it has visited all, it waits until each has served what it posted.
  *
  * No deadlock: a requester waits for running vCPUs only. A running vCPU takes mmu->lock, a leaf,
  * and nothing else; it reaches its next safepoint or parks within a bounded time, and both serve
@@ -40,8 +40,9 @@
 
 struct mmu_request {
     struct tlb_pages mappings; /* drop translations of these */
-    const uint64_t *code_ppns; /* drop what was decoded from these */
+    const uint64_t *code_ppns; /* drop what was decoded from these, or have it looked up */
     unsigned code_count;
+    bool keeps_code;
     const uint64_t *guarded_ppn; /* drop permission to write this one, if not NULL */
 };
 
@@ -152,7 +153,9 @@ static void request_apply(struct mmu *mmu, const struct mmu_request *request)
         tlb_drop_writes(mmu, *request->guarded_ppn);
     }
     for (unsigned i = 0; i < request->code_count; i++) {
-        if (mmu->code_drop != NULL)
+        if (request->keeps_code && mmu->code_keep != NULL)
+            mmu->code_keep(mmu->code_context, request->code_ppns[i]);
+        if (!request->keeps_code && mmu->code_drop != NULL)
             mmu->code_drop(mmu->code_context, request->code_ppns[i]);
         if (mmu->shadow != NULL)
             shadow_untrace(mmu->shadow, request->code_ppns[i]);
@@ -195,7 +198,9 @@ static void request_all(struct mmu_domain *domain, const struct mmu_request *req
 
 void mmu_domain_revoke(struct mmu_domain *domain, const struct pmap_revocation *what)
 {
-    struct mmu_request request = {.code_ppns = what->code_ppns, .code_count = what->code_count};
+    struct mmu_request request = {.code_ppns = what->code_ppns,
+                                  .code_count = what->code_count,
+                                  .keeps_code = what->keeps_code};
     tlb_pages_init(&request.mappings, what->ppns, what->count);
     pthread_mutex_lock(&domain->lock);
     request_all(domain, &request);

@@ -122,6 +122,10 @@ struct mmu_request;
 typedef void mmu_code_drop_fn(void *context, uint64_t ppn);
 #define MMU_ALL_PAGES UINT64_MAX
 
+/* Called in the same way: what was decoded from page ppn, whose translations have been dropped, is
+ * kept, but who goes there from another page has to ask for a translation, as for a new page. */
+typedef void mmu_code_keep_fn(void *context, uint64_t ppn);
+
 /* Tells an engine that remembers where linear addresses lead of each flush, as it happens. Called
  * on the vCPU's own thread or while it is parked. `linear` counts for MMU_FLUSH_PAGE. */
 enum mmu_flush_scope {
@@ -158,6 +162,7 @@ struct mmu {
     bool is_choosing;             /* MMU_AUTO */
 
     mmu_code_drop_fn *code_drop;
+    mmu_code_keep_fn *code_keep; /* NULL: an engine that always asks */
     mmu_code_flush_fn *code_flush;
     void *code_context;
 

@@ -247,6 +247,76 @@ static void test_interrupt_meets_lost_page(void **state)
     }
 }
 
+/* In another page, so that the jump cache has it. */
+#define SUBROUTINE (CODE + PAGE_SIZE)
+
+static uint64_t made_of(const struct suite *suite)
+{
+    struct engine_stats stats = {0};
+    if (suite->vm.engine->get_stats != NULL)
+        suite->vm.engine->get_stats(suite->vm.vcpu, &stats);
+    return suite->vm.vcpu->stats.blocks_decoded + stats.translations;
+}
+
+/* Code whose page begins to leave is kept; to run it is to want the page. */
+static void test_code_that_leaves(void **state)
+{
+    for (unsigned e = 0; e < ARRAY_LENGTH(engines); e++) {
+        struct suite suite;
+        make(&suite, engines[e]);
+        struct vcpu *vcpu = suite.vm.vcpu;
+        struct pmap *map = suite.vm.map;
+        uint8_t bytes[1 << PAGE_SHIFT], call[] = {0xe8, 0xfb, 0x0f, 0, 0, 0xf4}; /* call; hlt */
+        testvm_put(&suite.vm, CODE, call, sizeof(call));
+        testvm_put(&suite.vm, SUBROUTINE, "\x48\xff\xc0\xc3", 4); /* inc rax; ret */
+        testvm_put(&suite.vm, STACK - 8, "", 1);
+        uint64_t runs = 0, made = 0;
+        vcpu->gpr[GPR_RAX] = 0;
+        for (unsigned round = 0; round < 6; round++) {
+            struct page_batch batch = {.count = 1, .ppn = {SUBROUTINE >> PAGE_SHIFT}};
+            bool is_left = round > 1, is_run = round % 2 != 0, is_taken = round == 4;
+            if (is_left) {
+                page_leave_begin(map, &batch, PAGE_LEAVE_ACTIVE | PAGE_LEAVE_KEEP_CODE);
+                assert_int_equal(batch.count, 1);
+                assert_true(pmap_has_code(map, batch.ppn[0]));
+            }
+            if (is_run || !is_left) {
+                vcpu->gpr[GPR_RSP] = STACK;
+                assert_int_equal(testvm_run(&suite.vm, CODE), VCPU_EXIT_HALTED);
+                assert_int_equal(vcpu->gpr[GPR_RAX], ++runs);
+            }
+            if (round == 1)
+                made = made_of(&suite);
+            if (!is_left)
+                continue;
+            assert_int_equal(made_of(&suite), made);
+            page_leave_code(map, &batch);
+            assert_int_equal(pmap_has_code(map, batch.ppn[0]), is_run);
+            assert_true(page_leave_copy(map, batch.ppn[0], bytes));
+            uint64_t payload = memory_store_put(suite.store, PAGE_SWAPPED, bytes);
+            if (is_taken) {
+                assert_true(page_leave_end(map, &batch, 0, PAGE_SWAPPED, payload));
+                page_punch(map, batch.ppn, 1);
+            } else {
+                if (is_run)
+                    assert_false(page_leave_end(map, &batch, 0, PAGE_SWAPPED, payload));
+                else
+                    page_leave_cancel(map, &batch, 0);
+                memory_store_drop(suite.store, PAGE_SWAPPED, payload);
+            }
+            if (!is_run) { /* the code has gone */
+                testvm_put(&suite.vm, SUBROUTINE, "\x48\xff\xc0\xc3", 4);
+                vcpu->gpr[GPR_RSP] = STACK;
+                assert_int_equal(testvm_run(&suite.vm, CODE), VCPU_EXIT_HALTED);
+                assert_int_equal(vcpu->gpr[GPR_RAX], ++runs);
+                assert_true(made_of(&suite) > made);
+                made = made_of(&suite);
+            }
+        }
+        unmake(&suite);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +324,7 @@ int main(void)
         cmocka_unit_test(test_movs),
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_interrupt_meets_lost_page),
+        cmocka_unit_test(test_code_that_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -121,6 +121,91 @@ static void while_coming(struct probe *probe)
     assert_false(atomic_load(&probe->has_read));
 }
 
+/* ------------------------------------------------------------------------- code */
+
+struct heard {
+    unsigned calls, count, code_count;
+    bool keeps_code;
+};
+
+static void hear(void *context, const struct pmap_revocation *what)
+{
+    struct heard *heard = context;
+    *heard = (struct heard){heard->calls + 1, what->count, what->code_count, what->keeps_code};
+    for (unsigned i = 0; i < what->code_count; i++)
+        assert_int_equal(what->code_ppns[i], PPN);
+}
+
+static void check_heard(struct heard *heard, unsigned count, unsigned code_count, bool keeps_code)
+{
+    assert_int_equal(heard->calls, 1);
+    assert_int_equal(heard->count, count);
+    assert_int_equal(heard->code_count, code_count);
+    assert_int_equal(heard->keeps_code, keeps_code);
+    heard->calls = 0;
+}
+
+static void test_code_is_kept(void **state)
+{
+    struct probe *probe = *state;
+    struct heard heard = {0};
+    struct page_batch batch = {.count = 1, .ppn = {PPN}};
+    bool writable;
+    pmap_set_revoke_hook(probe->map, hear, &heard);
+    for (unsigned wanted = 0; wanted < 2; wanted++) {
+        pmap_code_mark(probe->map, PPN);
+        pmap_code_guard(probe->map, PPN);
+        batch.count = 1;
+        page_leave_begin(probe->map, &batch, PAGE_LEAVE_ACTIVE | PAGE_LEAVE_KEEP_CODE);
+        check_heard(&heard, 1, 1, true);
+        assert_true(pmap_code_is_guarded(probe->map, PPN));
+        if (wanted) {
+            assert_non_null(pmap_page_read(probe->map, PPN, &writable));
+            assert_false(writable);
+            page_leave_code(probe->map, &batch);
+            assert_int_equal(heard.calls, 0);
+            assert_true(pmap_code_is_guarded(probe->map, PPN));
+            assert_false(page_leave_end(probe->map, &batch, 0, PAGE_SWAPPED, PAYLOAD));
+        } else {
+            page_leave_code(probe->map, &batch);
+            check_heard(&heard, 0, 1, false);
+            assert_false(pmap_has_code(probe->map, PPN));
+            page_leave_code(probe->map, &batch);
+            assert_int_equal(heard.calls, 0);
+            page_leave_cancel(probe->map, &batch, 0);
+        }
+    }
+    batch.count = 1;
+    page_leave_begin(probe->map, &batch, PAGE_LEAVE_ACTIVE);
+    check_heard(&heard, 1, 1, false);
+    assert_false(pmap_has_code(probe->map, PPN));
+    page_leave_cancel(probe->map, &batch, 0);
+    pmap_set_revoke_hook(probe->map, NULL, NULL);
+}
+
+/* Wanted while the others hear that its code goes: it stays, and so does its mark. */
+static void want_it(void *context, const struct pmap_revocation *what)
+{
+    struct probe *probe = context;
+    bool writable;
+    if (what->code_count != 0 && !what->keeps_code)
+        assert_non_null(pmap_page_read(probe->map, PPN, &writable));
+}
+
+static void test_code_is_wanted_at_the_last_moment(void **state)
+{
+    struct probe *probe = *state;
+    struct page_batch batch = {.count = 1, .ppn = {PPN}};
+    pmap_set_revoke_hook(probe->map, want_it, probe);
+    pmap_code_mark(probe->map, PPN);
+    pmap_code_guard(probe->map, PPN);
+    page_leave_begin(probe->map, &batch, PAGE_LEAVE_ACTIVE | PAGE_LEAVE_KEEP_CODE);
+    page_leave_code(probe->map, &batch);
+    assert_true(pmap_code_is_guarded(probe->map, PPN));
+    assert_false(page_leave_end(probe->map, &batch, 0, PAGE_SWAPPED, PAYLOAD));
+    pmap_set_revoke_hook(probe->map, NULL, NULL);
+}
+
 static void test_coming(void **state)
 {
     struct probe *probe = *state;
@@ -248,6 +333,8 @@ static void test_tickets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_code_is_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_code_is_wanted_at_the_last_moment, setup, teardown),
         cmocka_unit_test_setup_teardown(test_coming, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lost, setup, teardown),
         cmocka_unit_test_setup_teardown(test_punching, setup, teardown),

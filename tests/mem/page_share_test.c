@@ -32,7 +32,7 @@ static void on_revoke(void *context, const struct pmap_revocation *what)
 {
     struct probe *probe = context;
     probe->revocations++;
-    probe->code_revocations += what->code_count;
+    probe->code_revocations += what->keeps_code ? 0 : what->code_count;
     void (*in_revoke)(struct probe *) = probe->in_revoke;
     probe->in_revoke = NULL;
     if (in_revoke != NULL)

@@ -140,14 +140,14 @@ bool model_discard(struct model *model, uint64_t ppn, enum page_state to, bool *
 void model_on_revoke(void *context, const struct pmap_revocation *what)
 {
     struct revoked *revoked = context;
-    assert_true(what->count > 0);
+    assert_true(what->count + what->code_count > 0);
     for (unsigned i = 0; i < what->count; i++)
         assert_true(what->ppns[i] < SPAN_PAGES);
     for (unsigned i = 0; i < what->code_count; i++)
         assert_true(what->code_ppns[i] < SPAN_PAGES);
     revoked->calls++;
     revoked->pages += what->count;
-    revoked->code += what->code_count;
+    revoked->code += what->keeps_code ? 0 : what->code_count;
 }
 
 void model_compare(struct model *model)

@@ -64,6 +64,19 @@ static void end_leaving(struct model *model, const struct page_batch *batch, uns
     page->hollow |= may;
 }
 
+static void leave_code(struct model *model, const struct page_batch *batch)
+{
+    unsigned dropped = 0;
+    page_leave_code(model->map, batch);
+    for (unsigned i = 0; i < batch->count; i++) {
+        struct page *page = &model->pages[batch->ppn[i]];
+        dropped += page->leaving && page->code;
+        page->code = page->code && !page->leaving;
+    }
+    model->revoked_code += dropped;
+    model->stats.revocations += dropped != 0;
+}
+
 /* The pages that may leave: those of the model must be those of the map. */
 void step_leave(struct model *model)
 {
@@ -71,6 +84,7 @@ void step_leave(struct model *model)
     random_batch(model, &batch);
     asked = batch;
     unsigned flags = model_choose(model, 2) ? PAGE_LEAVE_ACTIVE : 0, found = 0;
+    flags |= model_choose(model, 2) ? PAGE_LEAVE_KEEP_CODE : 0;
     page_leave_begin(model->map, &batch, flags);
     for (unsigned i = 0; i < asked.count; i++) {
         struct page *page = asked.ppn[i] < SPAN_PAGES ? &model->pages[asked.ppn[i]] : NULL;
@@ -83,8 +97,10 @@ void step_leave(struct model *model)
         if (page->state != PAGE_PRIVATE || page->pins != 0 || page->leaving)
             continue;
         page->leaving = true;
-        model->revoked_code += page->code;
-        page->code = false;
+        if (!(flags & PAGE_LEAVE_KEEP_CODE)) {
+            model->revoked_code += page->code;
+            page->code = false;
+        }
         assert_true(found < batch.count && batch.ppn[found] == asked.ppn[i]);
         found++;
     }
@@ -95,6 +111,8 @@ void step_leave(struct model *model)
         step_page(model, batch.ppn[model_choose(model, found)]);
     if (model_choose(model, 4) == 0)
         step_discard(model);
+    if (flags & PAGE_LEAVE_KEEP_CODE)
+        leave_code(model, &batch);
     for (unsigned i = 0; i < batch.count; i++)
         end_leaving(model, &batch, i);
 
@@ -231,7 +249,6 @@ void step_sample(struct model *model)
         if (page == NULL || !page->ram || page->sampled)
             continue;
         page->sampled = true;
-        model->revoked_code += page->code;
         assert_true(found < batch.count && batch.ppn[found] == asked.ppn[i]);
         found++;
     }

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "fixture.h"
+#include "mem/page_leave.h"
 
 static uint8_t *must_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access)
 {
@@ -391,6 +392,17 @@ static void *code_cpu(void *argument)
     return NULL;
 }
 
+/* The page leaves, in one of two ways, and stays after all. */
+static void take_code(struct stress *stress, uint64_t page, bool keeps_code)
+{
+    struct pmap *map = stress->machine->map;
+    struct page_batch batch = {.count = 1, .ppn = {page}};
+    page_leave_begin(map, &batch, PAGE_LEAVE_ACTIVE | (keeps_code ? PAGE_LEAVE_KEEP_CODE : 0));
+    page_leave_code(map, &batch);
+    for (unsigned i = 0; i < batch.count; i++)
+        page_leave_cancel(map, &batch, i);
+}
+
 static void *code_device(void *argument)
 {
     struct worker *worker = argument;
@@ -401,6 +413,8 @@ static void *code_device(void *argument)
         uint64_t random = test_random(&worker->seed);
         uint64_t page = CODE_PAGES / 2 + random % (CODE_PAGES / 2), gpa = page << PAGE_SHIFT;
         uint64_t value = ++values[page];
+        if (random >> 33 & 1)
+            take_code(stress, random >> 40 & (CODE_PAGES - 1), random >> 34 & 1);
         if (random >> 32 & 1) {
             if (pmap_write(stress->machine->map, gpa, &value, 8) != STATUS_OK)
                 atomic_fetch_add(&stress->failures, 1);

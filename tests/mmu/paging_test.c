@@ -59,7 +59,8 @@ static void unmake(struct paging *paging)
 static void send_away(struct paging *paging, struct page_batch *batch, enum page_state to)
 {
     struct pmap *map = paging->machine->map;
-    page_leave_begin(map, batch, PAGE_LEAVE_ACTIVE);
+    page_leave_begin(map, batch, PAGE_LEAVE_ACTIVE | PAGE_LEAVE_KEEP_CODE);
+    page_leave_code(map, batch);
     for (unsigned i = 0; i < batch->count; i++) {
         uint8_t bytes[1 << PAGE_SHIFT];
         uint64_t payload = UINT64_MAX;

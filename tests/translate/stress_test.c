@@ -57,7 +57,12 @@ static void evict(struct trouble *trouble, struct random *random)
     for (unsigned i = 0; i < batch.count; i++)
         batch.ppn[i] =
             random_below(random, 4) == 0 ? random_below(random, TABLE_PAGES) : random_ppn(random);
-    page_leave_begin(map, &batch, PAGE_LEAVE_ACTIVE);
+    bool keeps_code = random_below(random, 2);
+    page_leave_begin(map, &batch, PAGE_LEAVE_ACTIVE | (keeps_code ? PAGE_LEAVE_KEEP_CODE : 0));
+    for (unsigned i = (unsigned)random_below(random, 2000); keeps_code && i != 0; i--)
+        __builtin_ia32_pause(); /* so that some are wanted */
+    if (keeps_code)
+        page_leave_code(map, &batch);
     for (unsigned i = 0; i < batch.count; i++) {
         uint8_t bytes[1 << PAGE_SHIFT];
         uint64_t payload = UINT64_MAX;

@@ -212,6 +212,18 @@ void translate_drop(void *context, uint64_t ppn)
     translate_unlink_page(translate, ppn);
 }
 
+/* Other pages come here by the jump cache alone; the dispatcher goes by the instruction TLB. */
+void translate_keep(void *context, uint64_t ppn)
+{
+    struct translate *translate = context;
+    crossing_drop(translate, ppn);
+    for (struct translation *t = translate_page_first(translate, ppn); t != NULL;
+         t = ref_get(translate, t->page_next)) {
+        if (t->ppn == ppn)
+            jump_forget(translate, t);
+    }
+}
+
 /* ------------------------------------------------------------------------- links */
 
 static void patch(struct translate *translate, const struct link *link, uint32_t target)

@@ -296,6 +296,7 @@ static void translate_detach(struct vcpu *vcpu)
     if (translate->is_lockstep)
         lockstep_report(translate);
     vcpu->mmu.code_drop = NULL;
+    vcpu->mmu.code_keep = NULL;
     vcpu->mmu.code_flush = NULL;
     vcpu->mmu.code_context = NULL;
     block_cache_destroy(vcpu->interp);
@@ -315,6 +316,7 @@ static enum status translate_attach(struct vcpu *vcpu, struct error *err)
         return status;
     }
     vcpu->mmu.code_drop = translate_drop;
+    vcpu->mmu.code_keep = translate_keep;
     vcpu->mmu.code_flush = jump_flush;
     vcpu->mmu.code_context = translate;
     return STATUS_OK;

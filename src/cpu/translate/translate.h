@@ -181,6 +181,8 @@ enum status translate_create(struct translate **translate, struct vcpu *vcpu, st
 void translate_destroy(struct translate *translate);
 /* mmu_code_drop_fn; the context is the struct translate. */
 void translate_drop(void *context, uint64_t ppn);
+/* mmu_code_keep_fn. */
+void translate_keep(void *context, uint64_t ppn);
 /* Takes it from the tables; it is dead then, and to be buried. */
 void translate_unlink(struct translate *translate, struct translation *t);
 /* The same for all whose first byte is in this page, or anywhere (MMU_ALL_PAGES). */

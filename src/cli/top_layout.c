@@ -10,9 +10,14 @@
 #define NAME_LEAST 8u
 #define HEAD_LINES 5u /* host, VMs, sharing, which part, titles */
 
+/* Columns explained on a page of the help, which has 24 lines with the others: those of memory, and
+ * those of the MMU. */
+#define HELP_COLUMNS 18u
+#define HELP_PAGES   ((TOP_COLUMNS + HELP_COLUMNS - 1) / HELP_COLUMNS)
+
 static const char keys_line[] =
     "q quit  h help  < > or a column's letter: sort  z reverse  arrows: columns, VMs";
-static const char help_keys_line[] = "q quit  any other key: back";
+static const char help_keys_line[] = "q quit  h more  any other key: back";
 
 struct output {
     const struct top_view *view;
@@ -127,6 +132,12 @@ static void cell_format(char text[FORMAT_SIZE], double value, enum top_kind kind
 {
     if (value < 0)
         snprintf(text, FORMAT_SIZE, "-");
+    else if (kind == TOP_MMU)
+        snprintf(text, FORMAT_SIZE, "%s%s", top_mmus[(unsigned)value / 2].cell,
+                 (unsigned)value % 2 != 0 ? "+" : "");
+    else if (kind == TOP_RATIO)
+        snprintf(text, FORMAT_SIZE, value < 99.995 ? "%.2f" : "%.0f",
+                 value < 99999 ? value : 99999);
     else if (kind == TOP_BYTES || kind == TOP_BYTES_RATE)
         format_bytes(text, value < 0x1p63 ? (uint64_t)value : 1ull << 63);
     else if (kind == TOP_TIME_RATE)
@@ -238,7 +249,8 @@ static void put_help(struct output *output)
              "memory: high, soft (balloons), hard (paging), low (VMs stand still).");
     put_text(output, TOP_HEAD, "KEY TITLE MEANING (the key sorts by it)");
     put_text(output, TOP_PLAIN, "s   NAME");
-    for (unsigned i = 0; i < TOP_COLUMNS; i++)
+    unsigned first = (output->view->help - 1) * HELP_COLUMNS;
+    for (unsigned i = first; i < first + HELP_COLUMNS && i < TOP_COLUMNS; i++)
         put_text(output, TOP_PLAIN, "%c   %-5s %s", top_columns[i].key, top_columns[i].title,
                  top_columns[i].meaning);
 }
@@ -258,7 +270,7 @@ static void put_foot(struct output *output)
     if (view->note != NULL)
         put_text(output, TOP_ALARM, "%s", view->note);
     else
-        put_text(output, TOP_FOOT, "%s", view->is_help ? help_keys_line : keys_line);
+        put_text(output, TOP_FOOT, "%s", view->help != 0 ? help_keys_line : keys_line);
 }
 
 void top_layout(struct top_view *view, const struct top_sample *now,
@@ -273,7 +285,7 @@ void top_layout(struct top_view *view, const struct top_sample *now,
         put_empty_lines(&output);
         return;
     }
-    if (view->is_help) {
+    if (view->help != 0) {
         put_help(&output);
     } else {
         put_host(&output, now);
@@ -309,15 +321,15 @@ bool top_view_key(struct top_view *view, int key)
 {
     size_t page = view->height > HEAD_LINES + 2 ? view->height - HEAD_LINES - 2 : 1;
     unsigned sort = view->sort;
-    if (view->is_help && key != 'h' && key != '?') {
-        view->is_help = false;
+    if (view->help != 0 && key != 'h' && key != '?') {
+        view->help = 0;
         sort_by_key(view, key);
         return true;
     }
     switch (key) {
     case 'h':
     case '?':
-        view->is_help = !view->is_help;
+        view->help = view->help < HELP_PAGES ? view->help + 1 : 0;
         return true;
     case '<':
         sort_by(view, sort == 0 ? TOP_SORT_NAME : sort - 1);

@@ -15,7 +15,7 @@ struct top_view {
     unsigned width, height; /* height 0: as many lines as there are, and no line about keys */
     unsigned sort;          /* by this column */
     bool is_reverse;        /* the least first; or names from the end */
-    bool is_help;
+    unsigned help;          /* page of it, from 1 on; 0: none */
     unsigned first_column;
     size_t first_vm;
     const char *time; /* of the day, to be shown */

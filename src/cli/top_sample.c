@@ -24,7 +24,16 @@ const struct top_column top_columns[TOP_COLUMNS] = {
     {'l', "STL%", "stall_ns", TOP_TIME_RATE, "part of the time waited for pages, all its CPUs"},
     {'n', "SCN/s", "pages_scanned", TOP_COUNT_RATE, "pages looked at to be shared"},
     {'p', "CPU%", "cpu_ns", TOP_TIME_RATE, "its CPUs' use of the host's; 100 is one of these"},
+    {'M', "MIS/s", "tlb_misses", TOP_COUNT_RATE, "addresses that its CPUs' TLBs did not know"},
+    {'R', "REFS", "walk_references", TOP_RATIO, "entries of page tables read for each of these"},
+    {'H', "HID/s", "hidden_faults", TOP_COUNT_RATE, "that shadow page tables did not know either"},
+    {'T', "TRC/s", "traced_writes", TOP_COUNT_RATE, "writes to page tables that are traced"},
+    {'S', "SHD", "shadow_memory", TOP_BYTES, "shadow page tables; part of OVH"},
+    {'U', "MMU", "mmu_mode", TOP_MMU, "nested walks or shadows; + the VM chose so itself"},
 };
+
+const struct top_mmu top_mmus[TOP_MMUS] = {
+    {"nested", "nest"}, {"mixed", "mix"}, {"shadow", "shad"}};
 
 static uint64_t number_of(const json_t *object, const char *member)
 {
@@ -40,6 +49,15 @@ static const char *text_of(const json_t *object, const char *member)
     return text != NULL ? text : "";
 }
 
+static uint64_t mmu_of(const json_t *object, const char *member)
+{
+    for (unsigned i = 0; i < TOP_MMUS; i++) {
+        if (strcmp(text_of(object, member), top_mmus[i].name) == 0)
+            return 2 * i + json_is_true(json_object_get(object, "mmu_is_chosen"));
+    }
+    return TOP_NONE;
+}
+
 static void vm_read(struct top_vm *vm, const json_t *object)
 {
     struct error err;
@@ -51,7 +69,8 @@ static void vm_read(struct top_vm *vm, const json_t *object)
     vm->is_paused = json_is_true(json_object_get(object, "paused"));
     vm->is_stalled = strcmp(text_of(object, "balloon_state"), "stalled") == 0;
     for (unsigned i = 0; i < TOP_COLUMNS; i++)
-        vm->number[i] = number_of(object, top_columns[i].member);
+        vm->number[i] =
+            (top_columns[i].kind == TOP_MMU ? mmu_of : number_of)(object, top_columns[i].member);
 }
 
 static void host_read(struct top_sample *sample, const json_t *host)
@@ -101,24 +120,34 @@ void top_sample_close(struct top_sample *sample)
     *sample = (struct top_sample){0};
 }
 
+/* Below 0: not known. */
+static double growth(const struct top_vm *is, const struct top_vm *was, unsigned column)
+{
+    uint64_t number = is->number[column], before = was->number[column];
+    return number == TOP_NONE || before > number ? -1 : (double)(number - before);
+}
+
 double top_value(const struct top_sample *now, const struct top_sample *before, size_t vm,
                  unsigned column)
 {
     const struct top_vm *is = &now->vms[vm];
-    uint64_t number = is->number[column];
     enum top_kind kind = top_columns[column].kind;
-    if (number == TOP_NONE)
-        return -1;
-    if (kind == TOP_BYTES)
-        return (double)number;
+    if (kind == TOP_BYTES || kind == TOP_MMU)
+        return is->number[column] == TOP_NONE ? -1 : (double)is->number[column];
     if (before == NULL || before->count == 0 || now->when_ns <= before->when_ns)
         return -1;
     const struct top_vm *was =
         bsearch(is, before->vms, before->count, sizeof *before->vms, compare_names);
     /* Another VM of that name counts from the beginning. */
-    if (was == NULL || was->pid != is->pid || was->number[column] > number)
+    if (was == NULL || was->pid != is->pid)
         return -1;
-    double seconds = (double)(now->when_ns - before->when_ns) / 1e9;
-    double rate = (double)(number - was->number[column]) / seconds;
+    double grown = growth(is, was, column);
+    if (grown < 0)
+        return -1;
+    if (kind == TOP_RATIO) {
+        double of = growth(is, was, column - 1);
+        return of > 0 ? grown / of : -1;
+    }
+    double rate = grown / ((double)(now->when_ns - before->when_ns) / 1e9);
     return kind == TOP_TIME_RATE ? rate / 1e7 : rate;
 }

@@ -16,6 +16,8 @@ enum top_kind {
     TOP_BYTES_RATE, /* of a counter of bytes: its growth in a second */
     TOP_COUNT_RATE, /* of a counter of pages or events */
     TOP_TIME_RATE,  /* of a counter of nanoseconds: percent of the time */
+    TOP_RATIO,      /* of a counter: its growth for each of the column before it */
+    TOP_MMU,        /* `mmu_mode`: twice its place in top_mmus, and 1 if the VM chose it */
 };
 
 struct top_column {
@@ -27,8 +29,15 @@ struct top_column {
 };
 
 #define TOP_CELL    5u /* characters of a cell */
-#define TOP_COLUMNS 18u
+#define TOP_COLUMNS 24u
 extern const struct top_column top_columns[TOP_COLUMNS];
+
+/* How the VMs' CPUs may translate addresses: as the status says it, and in a cell. */
+struct top_mmu {
+    const char *name, *cell;
+};
+#define TOP_MMUS 3u
+extern const struct top_mmu top_mmus[TOP_MMUS];
 
 /* A number that the status does not have, or not as it should be. */
 #define TOP_NONE UINT64_MAX

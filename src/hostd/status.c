@@ -60,11 +60,17 @@ static json_t *vm_status(const struct vm *vm)
         {"faults_in", report->faults_in},
         {"stall_ns", report->stall_ns},
         {"cpu_ns", report->cpu_ns},
+        {"tlb_misses", report->tlb_misses},
+        {"walk_references", report->walk_references},
+        {"hidden_faults", report->hidden_faults},
+        {"traced_writes", report->traced_writes},
+        {"shadow_memory", report->shadow_memory},
     };
     json_t *object = json_pack(
-        "{s:s, s:s, s:b, s:s, s:b}", "name", vm->name, "group",
+        "{s:s, s:s, s:b, s:s, s:b, s:s, s:b}", "name", vm->name, "group",
         vm->record == NULL ? "" : vm->record->facts.name, "paused", report->is_paused != 0,
-        "balloon_state", balloon_name(report->balloon_state), "managed", vm->stage == VM_MANAGED);
+        "balloon_state", balloon_name(report->balloon_state), "managed", vm->stage == VM_MANAGED,
+        "mmu_mode", link_mmu_name(report->mmu_mode), "mmu_is_chosen", report->mmu_is_chosen != 0);
     add_numbers(object, members, ARRAY_LENGTH(members));
     return object;
 }

@@ -33,19 +33,31 @@ static void settle(struct auto_choice *choice, enum mmu_mode mode, unsigned inte
     choice->decided = choice->cost[mode];
 }
 
+/* Windows of the usual length, whose cost a trial may take. */
+static unsigned price_of(const struct auto_choice *choice)
+{
+    unsigned price = choice->interval / AUTO_PART;
+    return price < AUTO_PRICE_MOST ? price : AUTO_PRICE_MOST;
+}
+
+/* A window of a trial has ended. */
 static void trial_decide(struct auto_choice *choice, uint64_t cost)
 {
     enum mmu_mode tried = choice->mode, old = other_than(tried);
-    bool is_better = cost < choice->before - choice->before / 16;
-    choice->before = cost;
-    if (choice->windows < 2 || (is_better && choice->windows < AUTO_TRIAL_MOST))
-        return;
+    uint64_t usual = choice->cost[old];
+    unsigned price = price_of(choice) * (AUTO_WINDOW / AUTO_TRIAL_WINDOW);
+    bool was_cheaper = choice->cheaper;
+    choice->cheaper = cost < usual - usual / 16;
+    choice->excess += (int64_t)(cost - usual);
     choice->cost[tried] = cost;
-    if (cost < choice->cost[old] - choice->cost[old] / 16) {
+    if (choice->cheaper && was_cheaper) {
         choice->switches++;
         settle(choice, tried, AUTO_INTERVAL_LEAST);
-    } else {
+    } else if (choice->excess > (int64_t)(price * usual) ||
+               choice->windows >= price * AUTO_TRIAL_MOST) {
         settle(choice, old, choice->interval * 2);
+    } else {
+        return;
     }
     choice->reason = choice->mode == MMU_NESTED && choice->tables ? AUTO_TABLES : AUTO_MISSES;
 }
@@ -61,6 +73,9 @@ static bool watch(struct auto_choice *choice, uint64_t cost)
         choice->cost[mode] < choice->decided - choice->decided / 3) {
         choice->decided = choice->cost[mode];
         choice->interval = AUTO_INTERVAL_LEAST;
+        /* A trial is compared with the new cost, which has to be known by then. */
+        if (choice->windows > AUTO_INTERVAL_LEAST - AUTO_SETTLING)
+            choice->windows = AUTO_INTERVAL_LEAST - AUTO_SETTLING;
     }
     return choice->windows >= choice->interval;
 }
@@ -80,18 +95,23 @@ enum mmu_mode auto_decide(struct auto_choice *choice)
     } else if (watch(choice, cost)) {
         choice->trying = true;
         choice->trials++;
+        choice->cheaper = false;
         choice->windows = 0;
-        choice->before = UINT64_MAX;
+        choice->excess = 0;
         choice->mode = other_than(choice->mode);
     }
     return choice->mode;
 }
 
-void auto_use(struct mmu *mmu, enum mmu_mode mode)
+void auto_use(struct mmu *mmu, enum mmu_mode mode, bool keep)
 {
-    if (mode == MMU_NESTED && mmu->is_shadowed)
+    bool is_shadowed = mode == MMU_SHADOW;
+    /* What page faults took along meanwhile, it has not heard of. */
+    if (is_shadowed && !mmu->is_shadowed)
+        shadow_flush(mmu->shadow);
+    if (!is_shadowed && !keep && shadow_bytes(mmu->shadow) != 0)
         shadow_clear(mmu->shadow);
-    mmu->is_shadowed = mode == MMU_SHADOW;
+    mmu->is_shadowed = is_shadowed;
 }
 
 void auto_end_window(struct mmu *mmu)
@@ -101,7 +121,8 @@ void auto_end_window(struct mmu *mmu)
     uint64_t changes = now->hidden_faults + now->resyncs + now->traced_writes;
     choice->window.changes = changes - choice->started;
     choice->window.traced_writes = now->traced_writes - choice->started_traced;
-    auto_use(mmu, auto_decide(choice));
+    enum mmu_mode mode = auto_decide(choice);
+    auto_use(mmu, mode, choice->trying);
     choice->started = changes;
     choice->started_traced = now->traced_writes;
 }

@@ -9,14 +9,19 @@
  * a miss, of which one in AUTO_SAMPLE is measured, are the whole cost; they are shared out over
  * those misses that there would be in either mode, which is all but the writes to traced tables.
  *
- * Misses are counted off in windows. Now and then the other mode is *tried*: one window to begin
- * with, whose cost does not count, then as many as it takes until it no longer gets better, since a
- * shadow has to be built first. It stays if it was cheaper by more than a sixteenth; else things
- * are as before, and the next trial is after twice as many windows. What changes the cost of a miss
- * by half in the mode that is in use is another load: then a trial is soon.
+ * Misses are counted off in windows. Now and then the other mode is *tried*, in short windows of
+ * which every miss is measured. It stays once it has been cheaper by more than a sixteenth twice in
+ * a row. A trial may be dear, since a shadow has to be built first, and where page tables change
+ * it is never done with. So what a trial may cost more than the misses would otherwise is bounded:
+ * a 32nd of what they have cost since the trial before. When that is spent the trial is over, and
+ * the next is after twice as long, and may cost twice as much: a small shadow is built in the first
+ * one, a large one in a later. Whatever the load, trials take no more than that 32nd. What changes
+ * the cost of a miss by half in the mode that is in use is another load: then it begins anew.
  *
- *      nested n n n n n n | s s s: dearer | n n n n n n n n n n n n | s s s: cheaper | s s s s ...
- *                           trial                                     trial
+ *      nested n n n n n n n n | s: dearer | n n n n n n n n n n n n n n n n | sss: cheaper | s s s
+ *                               trial                                          trial
+ *
+ * While nested walks are tried the shadow is kept. It goes when they take over.
  *
  * A window is of misses, not of time: a vCPU that misses seldom loses nothing by not choosing, and
  * what it did in one window is the same sort of work as in the next.
@@ -31,11 +36,15 @@
 #include "util/bits.h"
 
 #define AUTO_WINDOW         4096u /* misses */
-#define AUTO_SAMPLE         8u    /* one in so many is measured */
+#define AUTO_TRIAL_WINDOW   512u  /* of a trial */
+#define AUTO_SAMPLE         8u    /* one in so many is measured; in a trial all */
 #define AUTO_CYCLES_MOST    65536u
-#define AUTO_INTERVAL_LEAST 16u /* windows between trials */
-#define AUTO_INTERVAL_MOST  1024u
-#define AUTO_TRIAL_MOST     64u /* windows that a trial takes */
+#define AUTO_PART           32u       /* of the cost of misses, that trials may take */
+#define AUTO_INTERVAL_LEAST AUTO_PART /* windows between trials; a trial may take one's cost */
+#define AUTO_INTERVAL_MOST  16384u
+#define AUTO_SETTLING       4u  /* windows until the cost of another load is known */
+#define AUTO_PRICE_MOST     64u /* windows, whose cost a trial may take */
+#define AUTO_TRIAL_MOST     8u  /* times the misses of those: then it is as good as the other */
 
 struct mmu;
 
@@ -66,12 +75,13 @@ struct auto_choice {
     uint64_t cost[2];          /* of a miss, by mode, in 16ths of cycles; 0: not known yet */
 
     bool trying;
+    bool cheaper;      /* the trial's last window was */
     bool tables;       /* the shadow's last window had many changes of tables */
     unsigned windows;  /* of the trial, or since one */
     unsigned interval; /* from trial to trial */
-    uint64_t before;   /* cost in the trial's last window */
-    uint64_t decided;  /* cost of the mode when it was chosen, or became another load's */
-    uint64_t started;  /* value of the counters of changes when the window began: the caller's */
+    int64_t excess;   /* of the trial: cost of a miss less what it is otherwise, summed by window */
+    uint64_t decided; /* cost of the mode when it was chosen, or became another load's */
+    uint64_t started; /* value of the counters of changes when the window began: the caller's */
     uint64_t started_traced;
     struct auto_window window;
 };
@@ -84,7 +94,8 @@ enum mmu_mode auto_decide(struct auto_choice *choice);
 /* Counts a miss in. True: it is to be measured. */
 static inline bool auto_miss(struct auto_choice *choice)
 {
-    return (uint32_t)choice->window.misses++ * 0x9e3779b1u >> 29 == 0;
+    bool is_sample = (uint32_t)choice->window.misses++ * 0x9e3779b1u >> 29 == 0;
+    return is_sample || unlikely(choice->trying);
 }
 
 static inline void auto_measured(struct auto_choice *choice, uint64_t cycles)
@@ -95,12 +106,13 @@ static inline void auto_measured(struct auto_choice *choice, uint64_t cycles)
 
 static inline bool auto_is_full(const struct auto_choice *choice)
 {
-    return unlikely(choice->window.misses >= AUTO_WINDOW);
+    return unlikely(choice->window.misses >= AUTO_TRIAL_WINDOW) &&
+           (choice->trying || choice->window.misses >= AUTO_WINDOW);
 }
 
-/* The MMU takes the mode it is told: a shadow begins empty, and is gone with all its memory when
- * nested walks take over. Running, outside of a walk. */
-void auto_use(struct mmu *mmu, enum mmu_mode mode);
+/* The MMU takes the mode it is told. Nested walks: the shadow is kept, to be used again, or is gone
+ * with all its memory. Running, outside of a walk. */
+void auto_use(struct mmu *mmu, enum mmu_mode mode, bool keep);
 
 /* A window is full: decides, and uses what was decided. */
 void auto_end_window(struct mmu *mmu);

@@ -30,6 +30,7 @@ struct step {
     uint64_t table_ppn;
     unsigned offset; /* of the entry in the table, in bytes */
     uint64_t nested; /* the table's nested entry */
+    uint64_t rights; /* of the entries above */
 };
 
 /* What the modes differ in. Level 0 is the page table, whose entries map 4 KiB. */
@@ -182,6 +183,64 @@ static uint64_t leaf_address(const struct format *format, unsigned level, uint64
     return base | (linear & offset_mask & ~PAGE_MASK);
 }
 
+/* ------------------------------------------------------------------------- remembered tables */
+
+static unsigned remembered_levels(const struct format *format)
+{
+    return format->top < WALK_CACHE_LEVELS ? format->top : WALK_CACHE_LEVELS;
+}
+
+/* The number of linear's region that a table of that level maps. */
+static uint64_t region_of(const struct format *format, uint64_t linear, unsigned level)
+{
+    return linear >> (PAGE_SHIFT + (level + 1) * format->index_bits);
+}
+
+/* Sets level, table and rights to what is remembered nearest to the page; false: nothing is. */
+static inline bool recall_table(struct mmu *mmu, const struct format *format, uint64_t linear,
+                                unsigned *level, uint64_t *table, uint64_t *rights)
+{
+    for (unsigned i = 0; i < remembered_levels(format); i++) {
+        uint64_t region = region_of(format, linear, i);
+        const struct walk_cache_table *known = walk_cache_table(&mmu->walk_cache, i, region);
+        if (!walk_cache_has(&mmu->walk_cache, known, region))
+            continue;
+        *level = i;
+        *table = known->table;
+        *rights = known->rights;
+        return true;
+    }
+    return false;
+}
+
+/* The tables that a walk from level `first` to `last` came through. */
+static inline void remember_tables(struct mmu *mmu, const struct format *format, uint64_t linear,
+                                   const struct step *steps, unsigned first, unsigned last)
+{
+    struct walk_cache *cache = &mmu->walk_cache;
+    for (unsigned i = last; i < first && i < remembered_levels(format); i++) {
+        uint64_t region = region_of(format, linear, i);
+        *walk_cache_table(cache, i, region) = (struct walk_cache_table){
+            .generation = cache->generation,
+            .region = region,
+            .table = steps[first - i].table_ppn << PAGE_SHIFT,
+            .rights = steps[first - i].rights,
+        };
+    }
+}
+
+static void forget_tables(struct mmu *mmu, const struct format *format, uint64_t linear)
+{
+    for (unsigned i = 0; i < remembered_levels(format); i++) {
+        uint64_t region = region_of(format, linear, i);
+        struct walk_cache_table *known = walk_cache_table(&mmu->walk_cache, i, region);
+        if (known->region == region)
+            known->generation = 0;
+    }
+}
+
+/* ------------------------------------------------------------------------- walks */
+
 enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                              enum mmu_privilege privilege, struct walk *walk, struct walk_way *way)
 {
@@ -204,24 +263,18 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         table = pdpte & WALK_ADDRESS_MASK;
     }
 
-    unsigned table_shift = PAGE_SHIFT + format->index_bits; /* of what a page table maps */
-    uint64_t region = linear >> table_shift;
-    struct walk_cache_table *cached = walk_cache_table(&mmu->walk_cache, region);
-    bool is_cached = !mmu->is_shadowed && cached->region == region &&
-                     cached->generation == mmu->walk_cache.generation;
     struct step steps[WALK_LEVELS_MAX];
-    unsigned count = 0, level = format->top;
-    uint64_t rights = UINT64_MAX;
-    uint64_t value;
-    if (is_cached) {
-        level = 0;
-        table = cached->table;
-        rights = cached->rights;
-    }
+    unsigned count = 0, first = format->top;
+    uint64_t above = UINT64_MAX; /* rights of the entries that are not read */
+    uint64_t rights = UINT64_MAX, value;
+    bool is_recalled =
+        !mmu->is_shadowed && recall_table(mmu, format, linear, &first, &table, &above);
+    unsigned level = first;
     for (;; level--) {
         unsigned shift = PAGE_SHIFT + level * format->index_bits;
         unsigned index = (unsigned)(linear >> shift) & ((1u << format->index_bits) - 1);
         struct step *step = &steps[count++];
+        step->rights = above & rights;
         if (unlikely(!step_read(mmu, format, table, index, step))) {
             walk->blocked_ppn = step->table_ppn;
             return WALK_AWAY;
@@ -246,25 +299,22 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
         table = value & WALK_ADDRESS_MASK;
     }
 
-    uint64_t rights_above = rights;
     rights &= walk_entry_rights(value);
-    if (!walk_allows(mmu, rights, access, privilege)) {
-        if (is_cached && walk_allows(mmu, walk_entry_rights(value), access, privilege)) {
+    if (!walk_allows(mmu, rights & above, access, privilege)) {
+        if (is_recalled && walk_allows(mmu, rights, access, privilege)) {
             /* What was remembered of the entries above may be behind. */
-            cached->generation = 0;
+            forget_tables(mmu, format, linear);
             return walk_guest(mmu, linear, access, privilege, walk, way);
         }
         walk->error_code |= ERROR_P;
         goto fault;
     }
+    rights &= above;
     enum walk_outcome outcome = set_flags(mmu, format, steps, count, access == MMU_WRITE, walk);
     if (outcome != WALK_OK)
         return outcome;
-    if (level == 0 && !is_cached && mmu->walk_cache.on)
-        *cached = (struct walk_cache_table){.generation = mmu->walk_cache.generation,
-                                            .region = region,
-                                            .table = table,
-                                            .rights = rights_above};
+    if (mmu->walk_cache.on)
+        remember_tables(mmu, format, linear, steps, first, level);
 
     for (unsigned i = 0; way != NULL && i < count; i++) {
         way->tables[i] = steps[i].table_ppn;
@@ -282,8 +332,7 @@ enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access a
 fault:
     /* What led there is forgotten, so that the access finds the tables as they are when it is made
      * again (SDM vol. 3 4.10.4.1). */
-    if (cached->region == region)
-        cached->generation = 0;
+    forget_tables(mmu, format, linear);
     return WALK_FAULT;
 }
 

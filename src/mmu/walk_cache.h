@@ -3,10 +3,12 @@
 
 /*
  * What a walk need not read again, as CPUs have it (SDM vol. 3 4.10.3, 29.4): where the page tables
- * of linear regions are, with what the entries above them allow; and nested entries. Of one vCPU.
+ * and page directories of linear regions are, with what the entries above them allow; and nested
+ * entries. Of one vCPU. A page of 4 KiB then takes one reference, or two in a region of 2 MiB that
+ * no walk came to yet; one of 2 MiB takes one.
  *
  * A table is remembered once all entries above it are present and accessed. It is forgotten at
- * every flush, also of a single page, as the SDM promises. Where the page's own entry allows an
+ * every flush, also of a single page, as the SDM promises. Where the entries that are read allow an
  * access and what is remembered of those above forbids it, the walk is made again from the root:
  * who allows more need not flush. Nested entries are forgotten when the page map revokes the page.
  */
@@ -15,8 +17,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#define WALK_CACHE_TABLES 256u
-#define WALK_CACHE_PAGES  1024u
+#define WALK_CACHE_LEVELS      2u /* of tables that are remembered, if they are not the root */
+#define WALK_CACHE_TABLES      256u
+#define WALK_CACHE_DIRECTORIES 64u
+#define WALK_CACHE_PAGES       1024u
 
 struct walk_cache {
     bool on;
@@ -26,16 +30,26 @@ struct walk_cache {
         uint64_t region; /* linear address, shifted */
         uint64_t table;  /* guest-physical */
         uint64_t rights; /* of the entries above */
-    } tables[WALK_CACHE_TABLES];
+    } tables[WALK_CACHE_TABLES], directories[WALK_CACHE_DIRECTORIES];
     struct walk_cache_page {
         uint64_t ppn;   /* plus 1 */
         uint64_t entry; /* nested.h */
     } pages[WALK_CACHE_PAGES];
 };
 
-static inline struct walk_cache_table *walk_cache_table(struct walk_cache *cache, uint64_t region)
+/* Where a region's table would be. Level 0: a page table, 1: a page directory. */
+static inline struct walk_cache_table *walk_cache_table(struct walk_cache *cache, unsigned level,
+                                                        uint64_t region)
 {
-    return &cache->tables[(region ^ region >> 9) & (WALK_CACHE_TABLES - 1)];
+    uint64_t hash = region ^ region >> 9;
+    return level == 0 ? &cache->tables[hash & (WALK_CACHE_TABLES - 1)]
+                      : &cache->directories[hash & (WALK_CACHE_DIRECTORIES - 1)];
+}
+
+static inline bool walk_cache_has(const struct walk_cache *cache,
+                                  const struct walk_cache_table *table, uint64_t region)
+{
+    return table->region == region && table->generation == cache->generation;
 }
 
 static inline struct walk_cache_page *walk_cache_page(struct walk_cache *cache, uint64_t ppn)

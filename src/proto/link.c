@@ -30,9 +30,15 @@ static const struct form {
 _Static_assert(sizeof(struct link_hello) == 2 * 4 + 2 * LINK_NAME_SIZE + 2 + 4 + 5 * 8, "packed");
 _Static_assert(sizeof(struct link_welcome) == 4 * 8, "packed");
 _Static_assert(sizeof(struct link_target) == 4 * 8, "packed");
-_Static_assert(sizeof(struct link_report) == 22 * 8, "packed");
+_Static_assert(sizeof(struct link_report) == 28 * 8, "packed");
 _Static_assert(sizeof(struct link_head) + LINK_PAGES * sizeof(struct link_offer) == LINK_MOST,
                "the longest message");
+
+const char *link_mmu_name(uint32_t mode)
+{
+    static const char *const names[] = {"nested", "mixed", "shadow"};
+    return mode < ARRAY_LENGTH(names) ? names[mode] : "unknown";
+}
 
 uint64_t link_size(enum link_type type, uint32_t count)
 {

@@ -97,10 +97,18 @@ struct link_report {
     uint64_t stall_ns;       /* waited for pages */
     uint64_t swap_read, swap_written;
     uint64_t pages_scanned, pages_shared, cow_breaks, scan_cpu_ns;
-    uint64_t cpu_ns;        /* of the vCPUs */
+    uint64_t cpu_ns;                                                    /* of the vCPUs */
+    uint64_t tlb_misses, walk_references, hidden_faults, traced_writes; /* counts */
+    uint64_t shadow_memory;
     uint32_t balloon_state; /* enum balloon_state */
     uint32_t is_paused;
+    uint32_t mmu_mode;      /* enum link_mmu */
+    uint32_t mmu_is_chosen; /* 1: the VM chooses it by itself */
 };
+
+enum link_mmu { LINK_MMU_NESTED, LINK_MMU_MIXED, LINK_MMU_SHADOW };
+/* "nested", ...; "unknown" for what is none. */
+const char *link_mmu_name(uint32_t mode);
 
 /*
  * Checks a message of `length` bytes for form: type, direction, count, exact size, and the number

@@ -18,6 +18,8 @@ static const size_t counters[] = {
     offsetof(struct link_report, swap_read),     offsetof(struct link_report, swap_written),
     offsetof(struct link_report, pages_scanned), offsetof(struct link_report, pages_shared),
     offsetof(struct link_report, cow_breaks),    offsetof(struct link_report, cpu_ns),
+    offsetof(struct link_report, tlb_misses),    offsetof(struct link_report, walk_references),
+    offsetof(struct link_report, hidden_faults), offsetof(struct link_report, traced_writes),
 };
 
 static uint64_t *counter(struct link_report *report, size_t i)
@@ -50,6 +52,8 @@ static struct link_report essence(const struct link_report *report)
 {
     struct link_report rest = *report;
     rest.cpu_ns = rest.pages_scanned = rest.scan_cpu_ns = rest.stall_ns = rest.overhead = 0;
+    rest.tlb_misses = rest.walk_references = rest.hidden_faults = rest.traced_writes = 0;
+    rest.shadow_memory = 0;
     return rest;
 }
 

@@ -214,8 +214,15 @@ bool machine_watch_guest(struct machine *machine, uint64_t wait_ns)
     return balloon_watch(virtio_set_balloon(machine->virtio), wait_ns);
 }
 
+static void get_vcpus(const struct machine *machine, struct vcpu *vcpus[OPTIONS_MAX_CPUS])
+{
+    for (unsigned i = 0; i < machine->cpu_count; i++)
+        vcpus[i] = machine->cpus[i].vcpu;
+}
+
 void machine_report_to(struct machine *machine, struct link_report *report)
 {
+    struct vcpu *vcpus[OPTIONS_MAX_CPUS];
     struct pmap_stats pages;
     struct paging_info paging;
     struct balloon_info balloon;
@@ -246,13 +253,14 @@ void machine_report_to(struct machine *machine, struct link_report *report)
         .balloon_state = balloon.state,
         .is_paused = machine_is_paused(machine),
     };
+    get_vcpus(machine, vcpus);
+    stats_report_mmus(report, vcpus, machine->cpu_count);
 }
 
 json_t *machine_stats(const struct machine *machine)
 {
     struct vcpu *vcpus[OPTIONS_MAX_CPUS];
-    for (unsigned i = 0; i < machine->cpu_count; i++)
-        vcpus[i] = machine->cpus[i].vcpu;
+    get_vcpus(machine, vcpus);
     json_t *stats = stats_of_machine(machine->map, machine->engine, vcpus, machine->cpu_count);
     if (stats == NULL)
         return NULL;

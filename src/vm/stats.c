@@ -78,17 +78,39 @@ static void add_engine(json_t *stats, const struct engine_ops *engine, struct vc
     add_sums(stats, counters, ARRAY_LENGTH(counters), from, count);
 }
 
+static enum link_mmu mmu_mode_of(struct vcpu *const *vcpus, unsigned count)
+{
+    unsigned shadowed = 0;
+    for (unsigned i = 0; i < count; i++)
+        shadowed += vcpus[i]->mmu.is_shadowed;
+    return shadowed == 0 ? LINK_MMU_NESTED : shadowed == count ? LINK_MMU_SHADOW : LINK_MMU_MIXED;
+}
+
+void stats_report_mmus(struct link_report *report, struct vcpu *const *vcpus, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        const struct mmu *mmu = &vcpus[i]->mmu;
+        const struct shadow_stats *shadow = shadow_get_stats(mmu->shadow);
+        report->tlb_misses += count_of(&mmu->stats.tlb_misses);
+        report->walk_references += count_of(&mmu->stats.walk_references);
+        report->hidden_faults += count_of(&shadow->hidden_faults);
+        report->traced_writes += count_of(&shadow->traced_writes);
+        report->shadow_memory += shadow_bytes(mmu->shadow);
+        report->mmu_is_chosen |= mmu->is_choosing;
+    }
+    report->mmu_mode = mmu_mode_of(vcpus, count);
+}
+
 /* Which MMU the vCPUs use, and what those that choose for themselves have seen. */
 static void add_choices(json_t *stats, struct vcpu *const *vcpus, unsigned count)
 {
     static const char *const reasons[] = {
         [AUTO_START] = "start", [AUTO_MISSES] = "misses", [AUTO_TABLES] = "tables"};
-    uint64_t shadowed = 0, trials = 0, switches = 0, cost[2] = {0}, known[2] = {0};
+    uint64_t trials = 0, switches = 0, cost[2] = {0}, known[2] = {0};
     unsigned of_reason[ARRAY_LENGTH(reasons)] = {0}, reason = AUTO_START;
     bool is_choosing = false;
     for (unsigned i = 0; i < count; i++) {
         const struct mmu *mmu = &vcpus[i]->mmu;
-        shadowed += mmu->is_shadowed;
         is_choosing |= mmu->is_choosing;
         trials += count_of(&mmu->choice.trials);
         switches += count_of(&mmu->choice.switches);
@@ -99,10 +121,7 @@ static void add_choices(json_t *stats, struct vcpu *const *vcpus, unsigned count
             known[mode] += of_miss != 0;
         }
     }
-    json_object_set_new(stats, "mmu_mode",
-                        json_string(shadowed == 0       ? "nested"
-                                    : shadowed == count ? "shadow"
-                                                        : "mixed"));
+    json_object_set_new(stats, "mmu_mode", json_string(link_mmu_name(mmu_mode_of(vcpus, count))));
     if (!is_choosing)
         return;
     for (unsigned i = AUTO_MISSES; i < ARRAY_LENGTH(reasons); i++) {

@@ -8,12 +8,16 @@
 #include "cpu/engine.h"
 #include "dev/virtio/balloon.h"
 #include "mem/pmap.h"
+#include "proto/link.h"
 #include "vm/paging.h"
 #include "vm/sharing.h"
 
 /* Sums over the vCPUs, and the page map's own. NULL when out of memory. The caller owns it. */
 json_t *stats_of_machine(const struct pmap *map, const struct engine_ops *engine,
                          struct vcpu *const *vcpus, unsigned count);
+
+/* The same of the MMUs, for the manager. */
+void stats_report_mmus(struct link_report *report, struct vcpu *const *vcpus, unsigned count);
 
 /* Adds the balloon's size, target and state, and what its driver tells of the guest. */
 void stats_add_balloon(json_t *stats, const struct balloon_info *balloon);

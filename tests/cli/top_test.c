@@ -14,7 +14,8 @@
 #include "cli/top_layout.h"
 #include "util/bits.h"
 
-#define LINES_MOST 64u
+#define LINES_MOST   64u
+#define HELP_COLUMNS 18u /* on a screen */
 
 struct page {
     struct top_line lines[LINES_MOST];
@@ -71,17 +72,22 @@ static const char first[] =
     " 'swapped': 0, 'compressed': 1024, 'shared': 31457280, 'shared_saved': 20971520,"
     " 'overhead': 10485760, 'swap_read': 0, 'swap_written': 4096, 'faults_in': 10,"
     " 'stall_ns': 0, 'pages_scanned': 1000, 'cpu_ns': 5000000000, 'paused': false,"
+    " 'tlb_misses': 500, 'walk_references': 700, 'hidden_faults': 3, 'traced_writes': 0,"
+    " 'shadow_memory': 1048576, 'mmu_mode': 'shadow', 'mmu_is_chosen': true,"
     " 'balloon_state': 'steady'},"
     "{'name': 'db', 'pid': 12, 'max': 536870912, 'resident': 268435456, 'balloon': 104857600,"
-    " 'balloon_target': 209715200, 'balloon_state': 'stalled', 'swap_read': 5},"
-    "{'name': 'ci10', 'pid': 13, 'max': 268435456, 'resident': 1, 'paused': true},"
+    " 'balloon_target': 209715200, 'balloon_state': 'stalled', 'swap_read': 5,"
+    " 'mmu_mode': 'nested', 'mmu_is_chosen': false},"
+    "{'name': 'ci10', 'pid': 13, 'max': 268435456, 'resident': 1, 'paused': true,"
+    " 'mmu_mode': 'mixed', 'mmu_is_chosen': true},"
     "{'name': 'ci9', 'pid': 14, 'max': 268435456, 'resident': 2}]}";
 
 static const char second[] =
     "{'host': {'memory': 1073741824, 'free': 75161928, 'state': 'soft'},"
     "'vms': [{'name': 'web', 'pid': 11, 'swap_read': 2097152, 'swap_written': 4096,"
     " 'faults_in': 1034, 'stall_ns': 1000000000, 'pages_scanned': 250001000,"
-    " 'cpu_ns': 9000000000},"
+    " 'cpu_ns': 9000000000, 'tlb_misses': 2500, 'walk_references': 3500,"
+    " 'hidden_faults': 2, 'traced_writes': 100, 'mmu_mode': 'shadow'},"
     "{'name': 'db', 'pid': 99, 'swap_read': 500000}]}"; /* another db */
 
 static void test_plain(void **state)
@@ -93,15 +99,15 @@ static void test_plain(void **state)
         "shared 300M in 45M of frames, saved 20M; compressed 1K, swapped 0",
         "",
         "NAME       MAX   MIN   TGT   RES   ACT   BAL  BTGT   SWP   CMP   SHR   SAV   OVH "
-        "SWI/s SWO/s FLT/s  STL% SCN/s  CPU%",
+        "SWI/s SWO/s FLT/s  STL% SCN/s  CPU% MIS/s  REFS HID/s TRC/s   SHD   MMU",
         "ci9       256M     -     -     2     -     -     -     -     -     -     -     - "
-        "    -     -     -     -     -     -",
+        "    -     -     -     -     -     -     -     -     -     -     -     -",
         "*ci10     256M     -     -     1     -     -     -     -     -     -     -     - "
-        "    -     -     -     -     -     -",
+        "    -     -     -     -     -     -     -     -     -     -     -  mix+",
         "db        512M     -     -  256M     - 100M!  200M     -     -     -     -     - "
-        "    -     -     -     -     -     -",
+        "    -     -     -     -     -     -     -     -     -     -     -  nest",
         "web       512M   64M  384M  350M  300M     0     0     0    1K   30M   20M   10M "
-        "    -     -     -     -     -     -",
+        "    -     -     -     -     -     -     -     -     -     -    1M shad+",
     };
     struct top_sample sample = sample_of(first, 0);
     struct top_view view = {.width = 200, .sort = TOP_SORT_NAME, .time = "12:00:00"};
@@ -132,6 +138,10 @@ static void test_rates(void **state)
     assert_true(top_value(&now, &before, 1, column_of("FLT/s")) == 512);
     assert_true(top_value(&now, &before, 1, column_of("STL%")) == 50);
     assert_true(top_value(&now, &before, 1, column_of("CPU%")) == 200);
+    assert_true(top_value(&now, &before, 1, column_of("MIS/s")) == 1000);
+    assert_true(top_value(&now, &before, 1, column_of("REFS")) == 1.4);
+    assert_true(top_value(&now, &before, 1, column_of("HID/s")) < 0); /* it ran backwards */
+    assert_true(top_value(&now, &before, 0, column_of("REFS")) < 0);
     assert_true(top_value(&now, &before, 1, column_of("RES")) < 0);
     assert_true(top_value(&now, &before, 0, column_of("SWI/s")) < 0); /* another process */
     assert_true(top_value(&before, &now, 3, column_of("SWI/s")) < 0); /* time goes back */
@@ -141,11 +151,11 @@ static void test_rates(void **state)
     assert_string_equal(
         page.lines[5].text,
         "web          -     -     -     -     -     -     -     -     -     -     -  "
-        "   -    1M     0   512  50.0  125M   200");
+        "   -    1M     0   512  50.0  125M   200  1000  1.40     -    50     -  shad");
     assert_string_equal(
         page.lines[6].text,
         "db           -     -     -     -     -     -     -     -     -     -     -  "
-        "   -     -     -     -     -     -     -");
+        "   -     -     -     -     -     -     -     -     -     -     -     -     -");
     top_sample_close(&before);
     top_sample_close(&now);
 }
@@ -176,6 +186,8 @@ static void test_order(void **state)
     assert_string_equal(order(&view, &sample, text), "wd9*");
     assert_true(top_view_key(&view, 'b'));
     assert_string_equal(order(&view, &sample, text), "dw9*"); /* equals by name: ci9, ci10 */
+    assert_true(top_view_key(&view, 'U'));
+    assert_string_equal(order(&view, &sample, text), "w*d9"); /* shadow, mixed, nested, unknown */
     assert_true(top_view_key(&view, 's'));
     assert_int_equal(view.sort, TOP_SORT_NAME);
     assert_true(top_view_key(&view, '>'));
@@ -227,25 +239,25 @@ static void test_sizes(void **state)
                                     .height = height,
                                     .first_vm = width % 50,
                                     .first_column = width % 30};
-            view.is_help = (width + height) % 5 == 0;
-            if (view.is_help || height > 0 || width >= TOP_WIDTH_LEAST)
+            view.help = (width + height) % 5 == 0 ? 1 + width % 2 : 0;
+            if (view.help != 0 || height > 0 || width >= TOP_WIDTH_LEAST)
                 layout(&view, &samples[(width + height) % 3], NULL);
         }
     }
     struct top_view view = {.width = 80, .height = 24};
     struct page page = layout(&view, &samples[2], NULL);
-    assert_string_equal(page.lines[3].text, "VMs 1 to 18 of 40, columns 1 to 10 of 18");
+    assert_string_equal(page.lines[3].text, "VMs 1 to 18 of 40, columns 1 to 10 of 24");
     assert_non_null(strstr(page.lines[23].text, "q quit"));
     for (unsigned i = 0; i < 100; i++) {
         top_view_key(&view, TOP_DOWN);
         top_view_key(&view, TOP_RIGHT);
         page = layout(&view, &samples[2], NULL);
     }
-    assert_string_equal(page.lines[3].text, "VMs 23 to 40 of 40, columns 9 to 18 of 18");
+    assert_string_equal(page.lines[3].text, "VMs 23 to 40 of 40, columns 15 to 24 of 24");
     top_view_key(&view, TOP_PAGE_UP);
     top_view_key(&view, TOP_LEFT);
     page = layout(&view, &samples[2], NULL);
-    assert_string_equal(page.lines[3].text, "VMs 6 to 23 of 40, columns 8 to 17 of 18");
+    assert_string_equal(page.lines[3].text, "VMs 6 to 23 of 40, columns 14 to 23 of 24");
     view.note = "the manager does not answer";
     page = layout(&view, &samples[2], NULL);
     assert_string_equal(page.lines[23].text, view.note);
@@ -253,7 +265,7 @@ static void test_sizes(void **state)
         top_sample_close(&samples[i]);
 }
 
-/* All columns are explained on a screen of 80 by 24, and their keys are all different. */
+/* All columns are explained on two screens of 80 by 24, and their keys are all different. */
 static void test_help(void **state)
 {
     (void)state;
@@ -265,14 +277,21 @@ static void test_help(void **state)
         char line[100];
         snprintf(line, sizeof line, "%c   %-5s %s", top_columns[i].key, top_columns[i].title,
                  top_columns[i].meaning);
-        assert_string_equal(page.lines[4 + i].text, line);
+        if (i == HELP_COLUMNS) {
+            assert_true(top_view_key(&view, 'h'));
+            page = layout(&view, &sample, NULL);
+        }
+        assert_string_equal(page.lines[4 + i % HELP_COLUMNS].text, line);
         assert_null(strchr("qhszQ?<>", top_columns[i].key));
         for (unsigned j = 0; j < i; j++)
             assert_int_not_equal(top_columns[i].key, top_columns[j].key);
     }
     assert_true(top_view_key(&view, 'r')); /* back, and what the key is for */
-    assert_false(view.is_help);
+    assert_int_equal(view.help, 0);
     assert_int_equal(view.sort, column_of("RES"));
+    for (unsigned i = 0; i < 3; i++) /* round, and back to the table */
+        assert_true(top_view_key(&view, 'h'));
+    assert_int_equal(view.help, 0);
     top_sample_close(&sample);
 }
 
@@ -309,7 +328,8 @@ static void test_hostile(void **state)
         "{'host': {'state': '\\u001b[2J', 'memory': -1, 'tax': 1e300, 'free': 'x'},"
         " 'vms': [{'name': '\\u001b]0;x\\u0007', 'max': -5, 'pid': []}, 7, null, 'x', [1],"
         " {'name': '../a'}, {'name': ''}, {'name': 'a', 'max': 1.5, 'balloon_state': 3},"
-        " {'name': 'a'}, {'name': 'a'}]}",
+        " {'name': 'a', 'mmu_mode': '\\u001b[2J', 'mmu_is_chosen': 7}, {'name': 'a'},"
+        " {'name': 'a', 'mmu_mode': ['nested'], 'walk_references': 5, 'tlb_misses': 0}]}",
         "{'host': {'memory': 0, 'free': 9223372036854775807, 'tax': -0.0}, 'vms': ["
         " {'name': 'a', 'max': 9223372036854775807, 'cpu_ns': 9223372036854775807},"
         " {'name': 'b', 'max': 9223372036854775807, 'resident': 9223372036854775807}]}",

@@ -153,7 +153,7 @@ class Sharing(Case):
         self.wait_for(lambda: self.stats("v")["resets"] >= 2 or link.breaches, "resets")
         self.wait_for_storm(link, 200)
         # Counters go on.
-        for counter in ("pages_scanned", "cow_breaks", "cpu_ns"):
+        for counter in ("pages_scanned", "cow_breaks", "cpu_ns", "tlb_misses"):
             values = [report[counter] for report in link.reports]
             self.assertEqual(values, sorted(values), counter)
 
@@ -174,6 +174,17 @@ class Sharing(Case):
         time.sleep(4)
         self.assertLessEqual(len(link.reports), 2)  # it had just printed
         self.check_link(link)
+
+    def test_tells_which_mmu(self):
+        manager = self.manager()
+        for option, mode, is_chosen in (("nested", 0, 0), ("shadow", 2, 0), ("auto", 0, 1)):
+            with self.subTest(mmu=option):
+                self.start(tiny_kernel.serial(b"up") + tiny_kernel.HALT, "--mmu", option,
+                           name=option)
+                link = manager.adopt(option)
+                self.wait_for(lambda: link.reports, "the first report")
+                report = link.reports[0]
+                self.assertEqual((report["mmu_mode"], report["mmu_is_chosen"]), (mode, is_chosen))
 
 
 class Targets(Case):

@@ -21,12 +21,19 @@ class Life(fake_vm.TestCase):
         self.assertEqual(vm.welcomed(), 0)
         self.assertNotEqual(vm.key, 0)
         vm.receive(TARGET)
-        vm.report(resident=123, zero=5, balloon_state=1)
+        vm.report(resident=123, zero=5, balloon_state=1, tlb_misses=9, shadow_memory=7,
+                  walk_references=(1 << 64) - 1, mmu_mode=2, mmu_is_chosen=5)
         self.wait_for(lambda: self.rows_of_manager()["a"]["zero"] == 5, "the report has come")
         row = self.rows_of_manager()["a"]
         self.assertEqual((row["pid"], row["min"], row["max"], row["shares"], row["resident"]),
                          (vm.pid, 16 * PAGE, 64 * PAGE, 7, 123))
         self.assertEqual((row["balloon_state"], row["paused"], row["group"]), ("steady", False, ""))
+        self.assertEqual((row["tlb_misses"], row["shadow_memory"], row["walk_references"]),
+                         (9, 7, (1 << 63) - 1))
+        self.assertEqual((row["mmu_mode"], row["mmu_is_chosen"]), ("shadow", True))
+        vm.report(zero=6, mmu_mode=3)
+        self.wait_for(lambda: self.rows_of_manager()["a"]["zero"] == 6, "the report has come")
+        self.assertEqual(self.rows_of_manager()["a"]["mmu_mode"], "unknown")
         # what is charged is measured
         vm.write(3, 1)
         vm.write(9, 1)

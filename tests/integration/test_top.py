@@ -30,7 +30,8 @@ def vm(name, resident, **others):
             "resident": resident * MIB, "active": 20 * MIB, "balloon": 30 * MIB,
             "balloon_target": 31 * MIB, "swapped": 2 * MIB, "compressed": 3 * MIB,
             "shared": 4 * MIB, "shared_saved": 1 * MIB, "overhead": 5 * MIB, "paused": False,
-            "balloon_state": "steady", **others}
+            "balloon_state": "steady", "shadow_memory": 2 * MIB, "mmu_mode": "nested",
+            "mmu_is_chosen": False, **others}
 
 
 class Screen:
@@ -132,12 +133,13 @@ class Case(control.TestCase):
 class OnATerminal(Case):
     def setUp(self):
         super().setUp()
-        self.start_manager(vm("one", 50), vm("two", 70), vm("three", 60))
+        self.start_manager(vm("one", 50), vm("two", 70),
+                           vm("three", 60, mmu_mode="shadow", mmu_is_chosen=True))
 
     def test_shows_sorts_helps_and_quits(self):
         with Screen() as top:
             top.expect("host soft: memory 1G, free 70M (6.8%), used 954M, pool 4M  tax 75%",
-                       "3 VMs of 768M", "columns 1 to 12 of 18", KEYS)
+                       "3 VMs of 768M", "columns 1 to 12 of 24", KEYS)
             top.expect("two       256M   32M  100M   70M   20M   30M   31M    2M    3M    4M    1M"
                        "    5M")
             top.expect_names("one", "three", "two")
@@ -146,11 +148,16 @@ class OnATerminal(Case):
             top.type(b"z")
             top.expect_names("one", "three", "two")
             top.type(b"\x1bOC\x1bOC")  # the right arrow, twice
-            top.expect("columns 3 to 14 of 18", "SWI/s")
+            top.expect("columns 3 to 14 of 24", "SWI/s")
             top.type(b"h")
             top.expect("KEY TITLE MEANING", "s   NAME", "p   CPU%")
+            top.type(b"h")
+            top.expect("KEY TITLE MEANING", "M   MIS/s", "U   MMU")
             top.type(b"s")
             top.expect(KEYS)
+            top.type(b"\x1bOC" * 12)  # to the right end
+            top.expect("columns 13 to 24 of 24", "MIS/s  REFS HID/s TRC/s   SHD   MMU",
+                       "2M  nest", "shad+")
             top.type(b"q")
             self.assertEqual(top.wait(), (0, True))
 
@@ -163,13 +170,13 @@ class OnATerminal(Case):
 
     def test_follows_the_size(self):
         with Screen() as top:
-            top.expect("columns 1 to 12 of 18")
+            top.expect("columns 1 to 12 of 24")
             top.resize(30, 130)
             top.expect("SCN/s  CPU%", KEYS)
             self.assertIn(KEYS, top.screen.lines()[29])
             top.resize(8, 60)
             top.until(lambda screen: KEYS in screen.lines()[7])
-            top.expect("VMs 1 to 2 of 3, columns 1 to 8 of 18")
+            top.expect("VMs 1 to 2 of 3, columns 1 to 8 of 24")
             top.resize(2, 20)
             top.expect("too small: q quits")
             top.type(b"q")
@@ -249,7 +256,7 @@ class OnATerminal(Case):
 
 class Plain(Case):
     def test_tables(self):
-        self.start_manager(vm("one", 50, swap_read=0), vm("two", 70))
+        self.start_manager(vm("one", 50, swap_read=0, tlb_misses=9), vm("two", 70))
         status, output, errors = self.run_command("top", "--count", "2", "--interval", "0.1")
         self.assertEqual((status, errors), (0, ""))
         tables = output.decode().split("\n\n")
@@ -260,6 +267,7 @@ class Plain(Case):
         self.assertEqual(rows[0][1:13], ["256M", "32M", "100M", "50M", "20M", "30M", "31M", "2M",
                                          "3M", "4M", "1M", "5M"])
         self.assertEqual((rows[0][13], rows[1][13]), ("-", "0"))
+        self.assertEqual(rows[1][19:], ["0", "-", "-", "-", "2M", "nest"])
 
     def test_manager_that_ends(self):
         self.start_manager(vm("one", 50))

@@ -9,52 +9,60 @@
 
 #include <cmocka.h>
 
+#include "mmu/tlb.h"
 #include "tlb_fixture.h"
 
 /* What a miss takes in each mode, in clock cycles. */
 struct load {
     uint64_t cycles[2];
-    unsigned build;         /* windows in which a new shadow is twice as dear, being built */
+    unsigned build;         /* windows in which a new shadow is twice as dear or less */
     uint64_t traced_writes; /* in a window of the shadow */
     uint64_t changes;
 };
 
 struct play {
     struct auto_choice choice;
-    unsigned shadow_windows; /* since it was begun */
-    uint64_t spent, best;    /* cycles */
-    uint64_t seed, noise;    /* percent */
+    uint64_t built;       /* misses since the shadow was begun */
+    uint64_t spent, best; /* cycles */
+    uint64_t misses;
+    uint64_t seed, noise; /* percent */
 };
 
+/* Up to the next decision. */
 static void window(struct play *play, const struct load *load)
 {
     struct auto_choice *choice = &play->choice;
     enum mmu_mode mode = choice->mode;
-    uint64_t cycles = load->cycles[mode], least = load->cycles[0];
-    if (load->cycles[1] < least)
-        least = load->cycles[1];
-    play->shadow_windows = mode == MMU_SHADOW ? play->shadow_windows + 1 : 0;
-    if (mode == MMU_SHADOW && play->shadow_windows < load->build)
-        cycles = cycles * (2 * load->build - play->shadow_windows) / load->build;
+    uint64_t least = load->cycles[0] < load->cycles[1] ? load->cycles[0] : load->cycles[1];
+    uint64_t misses = choice->trying ? AUTO_TRIAL_WINDOW : AUTO_WINDOW;
+    uint64_t build = (uint64_t)load->build * AUTO_WINDOW, cycles = load->cycles[mode];
+    if (mode == MMU_NESTED && !choice->trying)
+        play->built = 0;
+    if (mode == MMU_SHADOW) {
+        if (play->built < build)
+            cycles = cycles * (2 * build - play->built) / build;
+        play->built += misses;
+        choice->window.traced_writes = load->traced_writes * misses / AUTO_WINDOW;
+        choice->window.changes = load->changes * misses / AUTO_WINDOW;
+    }
     if (play->noise != 0)
         cycles = cycles * (100 + test_random(&play->seed) % play->noise) / 100;
     while (!auto_is_full(choice)) {
         if (auto_miss(choice))
             auto_measured(choice, cycles);
     }
-    if (mode == MMU_SHADOW) {
-        choice->window.traced_writes = load->traced_writes;
-        choice->window.changes = load->changes;
-    }
-    play->spent += cycles;
-    play->best += least;
+    assert_int_equal(choice->window.misses, misses);
+    play->misses += misses;
+    play->spent += cycles * misses;
+    play->best += least * misses;
     auto_decide(choice);
 }
 
+/* As many misses as that many windows have. */
 static void windows(struct play *play, const struct load *load, unsigned count)
 {
-    play->spent = play->best = 0;
-    while (count-- > 0)
+    play->spent = play->best = play->misses = 0;
+    while (play->misses < (uint64_t)count * AUTO_WINDOW)
         window(play, load);
 }
 
@@ -94,6 +102,38 @@ static void test_shadow_is_cheaper(void **state)
     windows(&play, &load, 1000);
     assert_true(play.spent < play.best + play.best / 20);
     assert_int_equal(play.choice.switches, 1);
+}
+
+/* A shadow that takes long to be built, and is dear until then, is found in a later trial. */
+static void test_large_shadow(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    const struct load load = {.cycles = {400, 300}, .build = 40};
+    windows(&play, &load, 1000);
+    assert_int_equal(play.choice.mode, MMU_SHADOW);
+    assert_true(play.choice.trials > 2);
+    assert_int_equal(play.choice.switches, 1);
+}
+
+/* Trials are a small part of all, however dear the other mode is, from the beginning on. */
+static void test_trials_are_bounded(void **state)
+{
+    (void)state;
+    static const uint64_t shadow[] = {400, 500, 900, 2000, 5000, 60000};
+    for (unsigned i = 0; i < ARRAY_LENGTH(shadow); i++) {
+        for (unsigned count = 40; count < 3000; count *= 3) {
+            struct play play = begin();
+            const struct load load = {.cycles = {400, shadow[i]}, .changes = AUTO_WINDOW};
+            windows(&play, &load, count);
+            assert_int_equal(play.choice.switches, 0);
+            assert_true(play.choice.trials >= 1);
+            /* What the bound allows, and the last window of each trial. */
+            uint64_t window = shadow[i] * AUTO_TRIAL_WINDOW;
+            assert_true(play.spent <=
+                        play.best + play.best / AUTO_PART + play.choice.trials * window);
+        }
+    }
 }
 
 /* Misses that tracing makes are no work of the guest's: they are the shadow's cost. */
@@ -154,8 +194,8 @@ static void test_interruption(void **state)
     assert_in_range(play.choice.cost[MMU_NESTED], 400 * 16, 500 * 16);
 }
 
-/* The shadow of a vCPU is built when it is used, and is gone afterwards; what an access reaches is
- * the same. */
+/* The shadow of a vCPU is built when it is used, kept while nested walks are tried, and gone when
+ * they have taken over; what an access reaches is the same. */
 static void test_use(void **state)
 {
     (void)state;
@@ -163,21 +203,39 @@ static void test_use(void **state)
         machine_create_with(1, &(struct mmu_config){.mode = MMU_AUTO, .shadow_bytes = 4 * MIB});
     struct mmu *mmu = &machine->cpus[0].mmu;
     machine_at(machine, PAGE_A);
+    machine_at(machine, PAGE_B);
     machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF);
     machine_long_mode(mmu, ROOT);
     for (unsigned turn = 0; turn < 3; turn++) {
         assert_int_equal(reach(mmu, LINEAR, MMU_WRITE, MMU_USER), PAGE_A);
         assert_int_equal(shadow_bytes(mmu->shadow), 0);
-        auto_use(mmu, MMU_SHADOW);
         for (unsigned i = 0; i < 3; i++) {
+            auto_use(mmu, MMU_SHADOW, false);
+            mmu_flush(mmu, false);
+            assert_int_equal(reach(mmu, LINEAR, MMU_WRITE, MMU_USER), PAGE_A);
+            auto_use(mmu, MMU_NESTED, true);
             mmu_flush(mmu, false);
             assert_int_equal(reach(mmu, LINEAR, MMU_WRITE, MMU_USER), PAGE_A);
         }
         assert_int_equal(shadow_get_stats(mmu->shadow)->hidden_faults, turn + 1);
         assert_int_equal(shadow_get_stats(mmu->shadow)->nodes, 4);
-        auto_use(mmu, MMU_NESTED);
+        auto_use(mmu, MMU_NESTED, false);
         mmu_flush(mmu, false);
     }
+    /* A fault that it has not heard of has taken along what the shadow had. */
+    uint64_t leaf = ROOT + 0x3000 + (LINEAR >> 12 & 511) * 8;
+    auto_use(mmu, MMU_SHADOW, false);
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    auto_use(mmu, MMU_NESTED, true);
+    machine_put(machine, leaf, 0);
+    tlb_drop_page(mmu, LINEAR);
+    assert_int_equal(resolve(mmu, LINEAR, MMU_READ, MMU_USER), MMU_FAULT);
+    machine_put(machine, leaf, PAGE_B | LEAF);
+    auto_use(mmu, MMU_SHADOW, false);
+    assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_B);
+    machine_put(machine, leaf, PAGE_A | LEAF);
+    auto_use(mmu, MMU_NESTED, false);
+    mmu_flush(mmu, false);
     /* Windows end by themselves, and a trial comes. */
     for (unsigned i = 0; i < (AUTO_INTERVAL_LEAST + 1) * AUTO_WINDOW; i++) {
         mmu_flush_page(mmu, LINEAR);
@@ -193,6 +251,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nested_is_cheaper),
         cmocka_unit_test(test_shadow_is_cheaper),
+        cmocka_unit_test(test_large_shadow),
+        cmocka_unit_test(test_trials_are_bounded),
         cmocka_unit_test(test_traced_writes),
         cmocka_unit_test(test_hysteresis),
         cmocka_unit_test(test_change_of_load),

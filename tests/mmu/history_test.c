@@ -392,8 +392,15 @@ static void access_once(struct history *history)
 
 /* ------------------------------------------------------------------------- histories */
 
+static void change_mmu(struct history *history)
+{
+    auto_use(mmu_running(history), PERCENT(60) ? MMU_SHADOW : MMU_NESTED, PERCENT(80));
+}
+
 static void step(struct history *history)
 {
+    if (mmu_running(history)->is_choosing && PERCENT(10))
+        change_mmu(history);
     unsigned dice = (unsigned)history_random(history, 100);
     if (dice < 62)
         access_once(history);
@@ -409,8 +416,6 @@ static void step(struct history *history)
         page_map_acts(history);
     else if (dice < 98)
         switch_cpu(history);
-    else if (mmu_running(history)->is_choosing)
-        auto_use(mmu_running(history), PERCENT(80) ? MMU_SHADOW : MMU_NESTED);
 }
 
 static void compare_memory(struct history *history)

@@ -36,10 +36,22 @@ static void warm(struct mmu *mmu)
         assert_true(walk_nested(mmu, ppn, true) & NESTED_WRITE);
 }
 
-static uint64_t references_of(struct mmu *mmu)
+/* Where the entry is that linear uses at a level; 0 is that of its page. */
+static uint64_t entry_at(unsigned level, uint64_t linear)
+{
+    return ROOT + (3 - level) * PAGE_SIZE + (linear >> (12 + 9 * level) & 511) * 8;
+}
+
+/* What it is, above the page's. */
+static uint64_t table_entry(unsigned level)
+{
+    return (ROOT + (4 - level) * PAGE_SIZE) | PTE_P | PTE_W | PTE_U | PTE_A;
+}
+
+static uint64_t references_of(struct mmu *mmu, uint64_t linear)
 {
     uint64_t before = mmu->stats.walk_references;
-    assert_int_equal(resolve(mmu, LINEAR, MMU_READ, MMU_USER), MMU_OK);
+    assert_int_equal(resolve(mmu, linear, MMU_READ, MMU_USER), MMU_OK);
     return mmu->stats.walk_references - before;
 }
 
@@ -53,10 +65,10 @@ static void test_cold_references(void **state)
         struct mmu *mmu = &machine->cpus[0].mmu;
         warm(mmu);
         mmu_flush(mmu, false);
-        assert_int_equal(references_of(mmu), host_large ? 19 : 24);
-        machine_put(machine, ROOT + 0x2000 + (LINEAR >> 21 & 511) * 8, LARGE_LEAF);
+        assert_int_equal(references_of(mmu, LINEAR), host_large ? 19 : 24);
+        machine_put(machine, entry_at(1, LINEAR), LARGE_LEAF);
         mmu_flush(mmu, false);
-        assert_int_equal(references_of(mmu), host_large ? 15 : 19);
+        assert_int_equal(references_of(mmu, LINEAR), host_large ? 15 : 19);
         mmu->cr0 = 0;
         mmu->efer = 0;
         mmu_flush(mmu, false);
@@ -67,62 +79,96 @@ static void test_cold_references(void **state)
     }
 }
 
-/* A walk to the next page reads its entry alone; after a flush, of one page too, all of the tables.
- */
+/* A walk to the next page reads its entry alone, one to the next region of 2 MiB the directory's as
+ * well; after a flush, of one page too, all of the tables. */
 static void test_warm_references(void **state)
 {
     (void)state;
     struct machine *machine = make(&(struct mmu_config){0});
     struct mmu *mmu = &machine->cpus[0].mmu;
     machine_map(machine, ROOT, LINEAR + PAGE_SIZE, SMALL_LEAF + PAGE_SIZE);
+    machine_map(machine, ROOT, LINEAR + REGION, SMALL_LEAF);
     warm(mmu);
     reach(mmu, LINEAR, MMU_READ, MMU_USER);
-    uint64_t before = mmu->stats.walk_references;
-    reach(mmu, LINEAR + PAGE_SIZE, MMU_READ, MMU_USER);
-    assert_int_equal(mmu->stats.walk_references - before, 1);
+    assert_int_equal(references_of(mmu, LINEAR + PAGE_SIZE), 1);
+    assert_int_equal(references_of(mmu, LINEAR + REGION), 2);
+    assert_int_equal(references_of(mmu, LINEAR + REGION + PAGE_SIZE), 1);
     mmu_flush_page(mmu, LINEAR);
-    assert_int_equal(references_of(mmu), 4);
+    assert_int_equal(references_of(mmu, LINEAR), 4);
     mmu_flush(mmu, true);
-    assert_int_equal(references_of(mmu), 4);
+    assert_int_equal(references_of(mmu, LINEAR), 4);
     machine_destroy(machine);
 }
 
-/* The accessed bit of a directory that a guest has cleared is set again once it has flushed. */
+/* A large page next to one that was walked to takes the directory's entry alone. */
+static void test_warm_large_references(void **state)
+{
+    (void)state;
+    struct machine *machine = make(&(struct mmu_config){0});
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    for (unsigned i = 0; i < 3; i++)
+        machine_put(machine, entry_at(1, LINEAR + i * REGION), LARGE_LEAF);
+    warm(mmu);
+    assert_int_equal(references_of(mmu, LINEAR), 3);
+    assert_int_equal(references_of(mmu, LINEAR + REGION), 1);
+    mmu_flush_page(mmu, LINEAR);
+    assert_int_equal(references_of(mmu, LINEAR + 2 * REGION), 3);
+    /* A fault takes along what led there. */
+    machine_put(machine, entry_at(1, LINEAR), LARGE_LEAF & ~PTE_P);
+    assert_int_equal(resolve(mmu, LINEAR, MMU_READ, MMU_USER), MMU_FAULT);
+    machine_put(machine, entry_at(1, LINEAR), LARGE_LEAF);
+    assert_int_equal(references_of(mmu, LINEAR), 3);
+    machine_destroy(machine);
+}
+
+/* The accessed bit of a table's entry that a guest has cleared is set again once it has flushed. */
 static void test_accessed_after_flush(void **state)
 {
     (void)state;
     struct machine *machine = make(&(struct mmu_config){0});
     struct mmu *mmu = &machine->cpus[0].mmu;
-    uint64_t directory = ROOT + 0x2000 + (LINEAR >> 21 & 511) * 8;
-    reach(mmu, LINEAR, MMU_READ, MMU_USER);
-    machine_put(machine, directory, (ROOT + 0x3000) | PTE_P | PTE_W | PTE_U);
-    mmu_flush_page(mmu, LINEAR);
-    reach(mmu, LINEAR, MMU_READ, MMU_USER);
-    assert_true(machine_get(machine, directory) & PTE_A);
+    for (unsigned level = 1; level <= 3; level++) {
+        reach(mmu, LINEAR, MMU_READ, MMU_USER);
+        machine_put(machine, entry_at(level, LINEAR), table_entry(level) & ~PTE_A);
+        mmu_flush_page(mmu, LINEAR);
+        reach(mmu, LINEAR, MMU_READ, MMU_USER);
+        assert_true(machine_get(machine, entry_at(level, LINEAR)) & PTE_A);
+    }
     machine_destroy(machine);
 }
 
-/* More is allowed by a directory: no flush is needed. Less: it counts after one. */
-static void test_directory_changes(void **state)
+/* More is allowed by an entry of a table: no flush is needed. Less: it counts after one. */
+static void check_changes(struct machine *machine, unsigned level)
 {
-    (void)state;
-    struct machine *machine = make(&(struct mmu_config){0});
     struct mmu *mmu = &machine->cpus[0].mmu;
-    uint64_t directory = ROOT + 0x2000 + (LINEAR >> 21 & 511) * 8;
-    uint64_t open = (ROOT + 0x3000) | LEAF;
-    machine_put(machine, directory, open & ~PTE_W);
+    uint64_t entry = entry_at(level, LINEAR), open = table_entry(level);
+    machine_put(machine, entry, open & ~PTE_W);
     mmu_flush(mmu, false);
     reach(mmu, LINEAR, MMU_READ, MMU_USER);
     assert_int_equal(resolve(mmu, LINEAR, MMU_WRITE, MMU_USER), MMU_FAULT);
-    machine_put(machine, directory, open);
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    machine_put(machine, entry, open);
     reach(mmu, LINEAR, MMU_WRITE, MMU_USER);
-    machine_put(machine, directory, open & ~PTE_U);
+    machine_put(machine, entry, open & ~PTE_U);
     mmu_flush_page(mmu, LINEAR);
     assert_int_equal(resolve(mmu, LINEAR, MMU_READ, MMU_USER), MMU_FAULT);
-    machine_put(machine, directory, 0);
+    machine_put(machine, entry, 0);
     mmu_flush(mmu, false);
     assert_int_equal(resolve(mmu, LINEAR, MMU_READ, MMU_SUPERVISOR), MMU_FAULT);
     assert_int_equal(fault.error_code, 0);
+    machine_put(machine, entry, open);
+    reach(mmu, LINEAR, MMU_WRITE, MMU_USER);
+}
+
+static void test_changes_above(void **state)
+{
+    (void)state;
+    struct machine *machine = make(&(struct mmu_config){0});
+    for (unsigned level = 1; level <= 3; level++)
+        check_changes(machine, level);
+    machine_put(machine, entry_at(1, LINEAR), LARGE_LEAF);
+    for (unsigned level = 2; level <= 3; level++)
+        check_changes(machine, level);
     machine_destroy(machine);
 }
 
@@ -203,10 +249,10 @@ static void test_no_ram_and_zero(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cold_references),      cmocka_unit_test(test_warm_references),
-        cmocka_unit_test(test_accessed_after_flush), cmocka_unit_test(test_directory_changes),
-        cmocka_unit_test(test_large_leaf),           cmocka_unit_test(test_code_is_protected),
-        cmocka_unit_test(test_no_ram_and_zero),
+        cmocka_unit_test(test_cold_references),       cmocka_unit_test(test_warm_references),
+        cmocka_unit_test(test_warm_large_references), cmocka_unit_test(test_accessed_after_flush),
+        cmocka_unit_test(test_changes_above),         cmocka_unit_test(test_large_leaf),
+        cmocka_unit_test(test_code_is_protected),     cmocka_unit_test(test_no_ram_and_zero),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,12 +9,15 @@
 
 #include "fixture.h"
 
+/* Pages: such a VM has long looked at what was loaded at its start. */
+#define BOOTED 1000000u
+
 static struct fixture eight_vms(double free_percent)
 {
     struct fixture f;
     fixture_init(&f, 16 * GIB);
     for (unsigned i = 0; i < 8; i++)
-        fixture_add(&f, 0, 4 * GIB);
+        fixture_add(&f, 0, 4 * GIB)->pages_scanned = BOOTED;
     fixture_fill(&f, free_percent);
     return f;
 }
@@ -129,6 +132,34 @@ static void test_little_yield_little_time(void **state)
     assert_true(ppm_of_all(&f) + 8 >= POLICY_SCAN_DEFAULT);
 }
 
+/* What was loaded at a VM's start is looked at at once, whatever memory there is; within the budget
+ * of all. */
+static void test_a_new_vm(void **state)
+{
+    (void)state;
+    struct fixture f = eight_vms(90), full = eight_vms(3);
+    f.vm[3].pages_scanned = f.vm[4].pages_scanned = 0;
+    step(&f);
+    step(&full);
+    for (unsigned i = 0; i < 8; i++) {
+        bool is_new = i == 3 || i == 4;
+        uint64_t pages = f.vm[i].resident / 4096;
+        assert_in_range(f.vm[i].ask.scan_ppm, is_new ? full.vm[i].ask.scan_ppm : 1,
+                        is_new ? full.vm[i].ask.scan_ppm : full.vm[i].ask.scan_ppm / 40);
+        assert_in_range(f.vm[i].ask.scan_pages, is_new ? pages / 10 : 1,
+                        is_new ? pages / 10 + 1 : pages / 400);
+    }
+    while (f.vm[3].pages_scanned < 100000) { /* as it goes on */
+        scan(&f, 3, 100);
+        step(&f);
+    }
+    assert_true(f.vm[3].ask.scan_ppm < full.vm[3].ask.scan_ppm / 20);
+    assert_int_equal(f.vm[4].ask.scan_ppm, full.vm[4].ask.scan_ppm);
+    f.host.scan_ppm = 0;
+    step(&f);
+    assert_int_equal(ppm_of_all(&f), 0);
+}
+
 /* A small VM is not scanned over and over. */
 static void test_one_pass_in_ten_seconds(void **state)
 {
@@ -163,6 +194,7 @@ int main(void)
         cmocka_unit_test(test_time_goes_where_it_yields),
         cmocka_unit_test(test_broken_pages_do_not_count),
         cmocka_unit_test(test_little_yield_little_time),
+        cmocka_unit_test(test_a_new_vm),
         cmocka_unit_test(test_one_pass_in_ten_seconds),
         cmocka_unit_test(test_falling_counters),
     };

@@ -24,7 +24,13 @@ enum boot_mode {
     BOOT_MULTIBOOT1, /* 32-bit protected mode, no paging, flat CS/DS; also a 32-bit Linux kernel */
 };
 
-/* CPU state at the first guest instruction; what is not named is as after reset. */
+/* Where something was loaded; size 0: nothing was. */
+struct boot_range {
+    uint64_t gpa, size;
+};
+
+/* CPU state at the first guest instruction; what is not named is as after reset. And what was
+ * loaded where. */
 struct boot_entry {
     enum boot_mode mode;
     uint64_t rip;
@@ -32,6 +38,8 @@ struct boot_entry {
     uint64_t cr3;      /* BOOT_LINUX64 */
     uint64_t gdt_base; /* in guest memory; selector 0x10 is code, 0x18 is data */
     uint16_t gdt_limit;
+    struct boot_range kernel; /* with what stays zero in it */
+    struct boot_range initrd;
 };
 
 struct boot_config {

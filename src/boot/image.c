@@ -68,6 +68,16 @@ enum status image_add(struct image *image, const struct image_segment *segment, 
     return STATUS_OK;
 }
 
+struct boot_range image_range(const struct image *image)
+{
+    uint64_t start = image->end;
+    for (unsigned i = 0; i < image->count; i++) {
+        if (image->segments[i].gpa < start)
+            start = image->segments[i].gpa;
+    }
+    return (struct boot_range){start, image->end - start};
+}
+
 bool image_contains(const struct image *image, uint64_t gpa)
 {
     for (unsigned i = 0; i < image->count; i++) {

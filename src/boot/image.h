@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "boot/boot.h"
 #include "boot/source.h"
 #include "mem/pmap.h"
 
@@ -37,6 +38,9 @@ void image_init(struct image *image, struct pmap *map, const struct boot_source 
                 uint64_t file_size);
 
 enum status image_add(struct image *image, const struct image_segment *segment, struct error *err);
+
+/* From the lowest segment to the end of the highest. */
+struct boot_range image_range(const struct image *image);
 
 /* True when gpa lies in a segment. */
 bool image_contains(const struct image *image, uint64_t gpa);

@@ -84,6 +84,7 @@ enum status linux_prepare(const struct boot_job *job, const struct image *image,
                           struct boot_entry *entry, struct error *err)
 {
     struct pmap *map = job->map;
+    struct boot_range initrd = {0};
     struct boot_params *params = calloc(1, sizeof(*params));
     if (params == NULL)
         return error_set(err, STATUS_NO_MEMORY, "no memory for boot parameters");
@@ -97,13 +98,12 @@ enum status linux_prepare(const struct boot_job *job, const struct image *image,
     if (status != STATUS_OK)
         goto out;
     if (job->initrd != NULL) {
-        uint64_t base;
         status = memory_load_file(map, job->initrd, image->end,
-                                  (uint64_t)params->hdr.initrd_addr_max + 1, &base, err);
+                                  (uint64_t)params->hdr.initrd_addr_max + 1, &initrd, err);
         if (status != STATUS_OK)
             goto out;
-        params->hdr.ramdisk_image = (uint32_t)base;
-        params->hdr.ramdisk_size = (uint32_t)job->initrd->size;
+        params->hdr.ramdisk_image = (uint32_t)initrd.gpa;
+        params->hdr.ramdisk_size = (uint32_t)initrd.size;
     }
     status = memory_put(map, BOOT_PARAMS, params, sizeof(*params), err);
     if (status != STATUS_OK)
@@ -120,6 +120,8 @@ enum status linux_prepare(const struct boot_job *job, const struct image *image,
         .rsp = BOOT_STACK,
         .gdt_base = BOOT_GDT,
         .gdt_limit = gdt_limit,
+        .kernel = image_range(image),
+        .initrd = initrd,
     };
     if (image->is_64) {
         status = put_page_tables(map, err);

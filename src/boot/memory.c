@@ -130,15 +130,15 @@ static enum status copy_file(struct pmap *map, const struct boot_source *source,
 }
 
 enum status memory_load_file(struct pmap *map, const struct boot_source *source, uint64_t floor,
-                             uint64_t ceiling, uint64_t *base, struct error *err)
+                             uint64_t ceiling, struct boot_range *range, struct error *err)
 {
     uint64_t low_end = memory_low_end(map);
     uint64_t top = align_down(ceiling < low_end ? ceiling : low_end, PAGE_SIZE);
     uint64_t bottom = align_up(floor, PAGE_SIZE);
 
     if (top >= bottom && source->size <= top - bottom) {
-        *base = align_down(top - source->size, PAGE_SIZE);
-        return copy_file(map, source, *base, err);
+        *range = (struct boot_range){align_down(top - source->size, PAGE_SIZE), source->size};
+        return copy_file(map, source, range->gpa, err);
     }
 
     unsigned long long size = align_up(source->size, MIB) / MIB;

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "boot/boot.h"
 #include "boot/source.h"
 #include "mem/pmap.h"
 
@@ -45,7 +46,7 @@ uint64_t memory_low_end(const struct pmap *map);
 /* Reads the whole file to page-aligned guest memory as high as possible in [floor, ceiling) of low
  * RAM, in pieces. Says how much memory it would take where it does not fit. */
 enum status memory_load_file(struct pmap *map, const struct boot_source *source, uint64_t floor,
-                             uint64_t ceiling, uint64_t *base, struct error *err);
+                             uint64_t ceiling, struct boot_range *range, struct error *err);
 
 /* Copies the command line with its NUL to BOOT_CMDLINE. max: the longest the kernel takes. */
 enum status memory_put_cmdline(struct pmap *map, const char *text, uint64_t max, struct error *err);

@@ -169,7 +169,7 @@ static const char *base_name(const char *path)
     return slash != NULL ? slash + 1 : path;
 }
 
-static void fill_block(struct block *block, const struct boot_job *job, uint64_t module_base)
+static void fill_block(struct block *block, const struct boot_job *job, struct boot_range module)
 {
     struct memory_entry entries[MEMORY_ENTRIES_MAX];
     unsigned count = memory_describe(job->map, entries);
@@ -196,8 +196,8 @@ static void fill_block(struct block *block, const struct boot_job *job, uint64_t
         return;
     strncpy(block->module_name, base_name(job->initrd->name), sizeof(block->module_name) - 1);
     block->module = (struct module){
-        .start = (uint32_t)module_base,
-        .end = (uint32_t)(module_base + job->initrd->size),
+        .start = (uint32_t)module.gpa,
+        .end = (uint32_t)(module.gpa + module.size),
         .string = (uint32_t)(BOOT_PARAMS + offsetof(struct block, module_name)),
     };
     block->info.flags |= INFO_MODULES;
@@ -209,7 +209,7 @@ enum status multiboot_load(const struct boot_job *job, struct boot_entry *entry,
 {
     struct image image = {0};
     struct block block;
-    uint64_t module_base = 0;
+    struct boot_range module = {0};
     uint16_t gdt_limit;
 
     enum status status = load_image(job, &image, err);
@@ -217,15 +217,15 @@ enum status multiboot_load(const struct boot_job *job, struct boot_entry *entry,
         return status;
     if (job->initrd != NULL) {
         /* The last page below 4 GiB stays free, so that the module's end has 32 bits. */
-        status = memory_load_file(job->map, job->initrd, image.end, 4 * GIB - PAGE_SIZE,
-                                  &module_base, err);
+        status =
+            memory_load_file(job->map, job->initrd, image.end, 4 * GIB - PAGE_SIZE, &module, err);
         if (status != STATUS_OK)
             return status;
     }
     status = memory_put_cmdline(job->map, job->config->append, BOOT_CMDLINE_SIZE - 1, err);
     if (status != STATUS_OK)
         return status;
-    fill_block(&block, job, module_base);
+    fill_block(&block, job, module);
     status = memory_put(job->map, BOOT_PARAMS, &block, sizeof(block), err);
     if (status == STATUS_OK)
         status = memory_put_gdt(job->map, false, &gdt_limit, err);
@@ -239,6 +239,8 @@ enum status multiboot_load(const struct boot_job *job, struct boot_entry *entry,
         .rsp = BOOT_STACK,
         .gdt_base = BOOT_GDT,
         .gdt_limit = gdt_limit,
+        .kernel = image_range(&image),
+        .initrd = module,
     };
     return STATUS_OK;
 }

@@ -13,8 +13,8 @@
 #define LOOK_NS   (NS_PER_SECOND / 5) /* where memory is short, or nearly so */
 #define RESCAN_NS (10 * NS_PER_SECOND)
 
-/* VMs are looked at closely when they are first seen, then one at a time where it is wanted: so
- * often at least, and where what they take has moved. */
+/* VMs are looked at closely when their link is up, then one at a time where it is wanted: so often
+ * at least, and where what they take has moved. */
 #define LOOK_AGAIN_NS (60 * NS_PER_SECOND)
 
 /* Parts of frames are counted anew for at most this part of the time: 1 in 100. */
@@ -68,24 +68,31 @@ static void vm_measure(struct vm *vm)
     policy->cow_breaks = report->cow_breaks;
 }
 
+static void look_at(struct vm *vm, uint64_t now)
+{
+    uint64_t held = shared_bytes(vm);
+    charge_look(&vm->charge, vm->pid, held, (ino_t)vm->record->facts.inode);
+    charge_measure(&vm->charge, held); /* one that has ended goes at the next step */
+    vm_measure(vm);
+    vm->look_at = now + LOOK_AGAIN_NS;
+}
+
 static void look_closer(struct manager *manager, uint64_t now)
 {
     struct vm *vm;
-    bool has_looked = false;
     TAILQ_FOREACH(vm, &manager->vms, entry)
     {
-        bool is_first = vm->look_at == 0;
-        bool is_wanted = now >= vm->look_at || charge_has_moved(&vm->charge);
-        if (!is_first && (has_looked || !is_wanted))
+        if (vm->look_at == 0 || (now < vm->look_at && !charge_has_moved(&vm->charge)))
             continue;
-        uint64_t shared = shared_bytes(vm);
-        charge_look(&vm->charge, vm->pid,
-                    shared - (vm->sharer == NULL ? 0 : least(vm->sharer->part, shared)));
-        charge_measure(&vm->charge, shared); /* one that has ended goes at the next step */
-        vm_measure(vm);
-        vm->look_at = now + LOOK_AGAIN_NS;
-        has_looked |= !is_first;
+        look_at(vm, now);
+        break;
     }
+}
+
+void balance_meet(struct vm *vm)
+{
+    charge_measure(&vm->charge, shared_bytes(vm));
+    look_at(vm, clock_monotonic_ns());
 }
 
 static void divide_groups(struct manager *manager, uint64_t now)

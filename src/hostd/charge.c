@@ -1,18 +1,23 @@
 #include "hostd/charge.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "util/bits.h"
 
 /* Half of what has come or gone may be mapped twice: an error that is not worth a look. */
 #define MOVED_BYTES (4 * MIB)
+
+/* A VM has some 130 mappings, of 25 lines each. Who has very many is not looked at. */
+#define LINES_MOST 50000u
 
 /* Reads from the start of a file of /proc; NUL-terminated. */
 static bool read_text(int fd, char *text, size_t size)
@@ -102,16 +107,18 @@ bool charge_measure(struct charge *charge, uint64_t held)
     if (charge->status < 0 || !status_read(charge->status, &anonymous, &of_memfds))
         return charge->process >= 0;
     /* What is mapped of memfds beyond its RAM and the pool is memory of its own as well, in memfds
-     * that nobody has shown us: translated code. */
-    charge->beyond = of_memfds - least(of_memfds, charge->ram_bytes + held);
-    charge->rest_bytes = anonymous + charge->beyond - least(charge->beyond, charge->twice);
+     * that nobody has shown us: translated code. Of the frames that it holds it has mapped those
+     * that its guest has read since, and a frame that several of its pages hold once. */
+    charge->beyond = (int64_t)(of_memfds - charge->ram_bytes - held);
+    int64_t own = charge->beyond + (int64_t)(charge->unmapped - charge->twice);
+    charge->rest_bytes = anonymous + (own > 0 ? (uint64_t)own : 0);
     return true;
 }
 
-static bool read_field(pid_t pid, const char *file, const char *key, uint64_t *bytes)
+static bool read_field(pid_t pid, const char *key, uint64_t *bytes)
 {
     char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/%ld/%s", (long)pid, file);
+    snprintf(path, sizeof path, "/proc/%ld/status", (long)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     bool is_read = fd >= 0 && read_text(fd, text, sizeof text);
     if (fd >= 0)
@@ -121,24 +128,57 @@ static bool read_field(pid_t pid, const char *file, const char *key, uint64_t *b
 
 bool charge_has_moved(const struct charge *charge)
 {
-    uint64_t a = charge->beyond, b = charge->looked;
-    return (a > b ? a - b : b - a) > MOVED_BYTES;
+    int64_t moved = charge->beyond - charge->looked;
+    return moved > (int64_t)MOVED_BYTES || moved < -(int64_t)MOVED_BYTES;
 }
 
-void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere)
+/* A mapping in /proc/PID/smaps: "from-to rights offset device inode  name", then its figures. */
+struct mapping {
+    unsigned major, minor;
+    uint64_t inode;
+};
+
+static bool read_mapping(const char *line, struct mapping *mapping)
 {
-    uint64_t resident, part;
+    unsigned long from, to;
+    return sscanf(line, "%lx-%lx %*s %*s %x:%x %" SCNu64, &from, &to, &mapping->major,
+                  &mapping->minor, &mapping->inode) == 5;
+}
+
+void charge_look(struct charge *charge, pid_t pid, uint64_t held, ino_t pool)
+{
+    char path[64], line[512];
+    struct stat ram;
+    struct mapping now = {0};
+    /* A page of a file that is mapped n times counts n times in the one, and once in the other. */
+    uint64_t resident = 0, part = 0, of_pool = 0, bytes;
+    unsigned lines = 0;
     charge->looked = charge->beyond;
-    /* A page that is mapped n times counts n times in the one and n times 1/n in the other. */
-    if (!read_field(pid, "status", "RssShmem:", &resident) ||
-        !read_field(pid, "smaps_rollup", "Pss_Shmem:", &part))
+    snprintf(path, sizeof path, "/proc/%ld/smaps", (long)pid);
+    FILE *file = charge->ram >= 0 && fstat(charge->ram, &ram) == 0 ? fopen(path, "re") : NULL;
+    if (file == NULL)
         return;
-    charge->twice = resident - least(resident, part + elsewhere);
+    for (; lines < LINES_MOST && fgets(line, sizeof line, file) != NULL; lines++) {
+        /* All memfds are on one device. */
+        if (read_mapping(line, &now) || now.inode == 0 || now.inode == ram.st_ino ||
+            makedev(now.major, now.minor) != ram.st_dev)
+            continue;
+        if (strncmp(line, "Rss:", 4) == 0 && find_field(line, "Rss:", &bytes))
+            *(now.inode == pool ? &of_pool : &resident) += bytes;
+        else if (now.inode != pool && strncmp(line, "Pss:", 4) == 0 &&
+                 find_field(line, "Pss:", &bytes))
+            part += bytes;
+    }
+    fclose(file);
+    if (lines == LINES_MOST)
+        return;
+    charge->twice = resident - least(resident, part);
+    charge->unmapped = held - least(held, of_pool);
 }
 
 uint64_t charge_own(void)
 {
     uint64_t anonymous = 0;
-    read_field(getpid(), "status", "RssAnon:", &anonymous);
+    read_field(getpid(), "RssAnon:", &anonymous);
     return anonymous;
 }

@@ -16,10 +16,12 @@ struct charge {
     int status;  /* /proc/PID/status, owned; -1: none */
     int process; /* a pidfd, readable when the process has ended, owned; -1: before Linux 5.3 */
     uint64_t
-        started;    /* when the process began, in clock ticks since the host's boot; 0: not known */
-    uint64_t twice; /* bytes that are mapped twice, and would be counted twice: charge_look */
-    uint64_t beyond;     /* measured: what is mapped of memfds beside the RAM and the pool */
-    uint64_t looked;     /* the same when `twice` was found */
+        started; /* when the process began, in clock ticks since the host's boot; 0: not known */
+    /* Found by charge_look: bytes that are mapped twice, and would be counted twice; and bytes of
+     * the frames that it holds and has not mapped. */
+    uint64_t twice, unmapped;
+    int64_t beyond;      /* measured: what is mapped of memfds beyond the RAM and what it holds */
+    int64_t looked;      /* the same when that was found */
     uint64_t ram_bytes;  /* measured: the RAM file's memory */
     uint64_t rest_bytes; /* the process's own memory beside that; all of it where ram is -1 */
 };
@@ -35,10 +37,10 @@ void charge_close(struct charge *charge);
 bool charge_measure(struct charge *charge, uint64_t held);
 
 /* Looks closer, which takes the kernel a walk through all of the process's page tables: now and
- * then, and where what has been measured since has moved. `elsewhere`: bytes of the pool that
- * others have mapped, of those that it may have mapped. To be measured again after that. */
+ * then, and where what has been measured since has moved. `held` as above, of a pool with this
+ * inode. To be measured again after that. */
 bool charge_has_moved(const struct charge *charge);
-void charge_look(struct charge *charge, pid_t pid, uint64_t elsewhere);
+void charge_look(struct charge *charge, pid_t pid, uint64_t held, ino_t pool);
 
 /* When a process began, as above; 0: there is none. */
 uint64_t charge_process_started(pid_t pid);

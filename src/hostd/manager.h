@@ -192,6 +192,8 @@ void vm_link_refill(struct manager *manager);
 
 /* Now and periodically. */
 void balance_step(struct manager *manager);
+/* A VM whose link is up: what it takes is known from now on. */
+void balance_meet(struct vm *vm);
 /* Something has changed that policy should know at once. */
 void balance_soon(struct manager *manager);
 /* Would a VM with these fit? As policy_admit. */

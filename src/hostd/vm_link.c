@@ -289,6 +289,7 @@ void vm_link_welcome(struct vm *vm)
         clock_monotonic_ns() < vm->record->waited_until)
         return;
     if (welcome(vm, &err) == STATUS_OK) {
+        balance_meet(vm);
         balance_soon(vm->manager);
         return;
     }

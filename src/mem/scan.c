@@ -25,10 +25,21 @@
 #define TRIES          16u /* ticks that a pinned page is waited for */
 #define REFRESH_ROUNDS 16u
 #define STEP_TRIES     1024u /* pages looked for in one step */
+#define IMAGE_RANGES   2u    /* a kernel, an initrd */
+#define IMAGE_ROUNDS   2u
 
 struct note {
     uint32_t ppn, count;
     uint8_t fresh, tries;
+};
+
+/* What was loaded: page `next` of range `range` is the next to be looked at. */
+struct image {
+    struct {
+        uint64_t ppn, count;
+    } ranges[IMAGE_RANGES];
+    unsigned range_count, range, rounds;
+    uint64_t next;
 };
 
 struct scan {
@@ -40,6 +51,7 @@ struct scan {
      * modulo a power of two. */
     uint64_t groups, modulus, factor, step, position, visited, next; /* next: page of the group */
     _Atomic uint64_t rounds;
+    struct image image;
 
     _Atomic bool enabled;
     pthread_mutex_t lock; /* a leaf; guards the ring of notes */
@@ -166,6 +178,56 @@ static void choose_noted(struct scan *scan, struct choice *choice)
 
 /* ------------------------------------------------------------------------- rounds */
 
+/* A page for the choice, if it is private. What is not has nothing that could have been named. */
+static void choose(struct scan *scan, struct choice *choice, uint64_t ppn)
+{
+    if (pmap_state(scan->map, ppn) != PAGE_PRIVATE) {
+        if (scan->seen[ppn] != 0)
+            scan->seen[ppn] = 0;
+        return;
+    }
+    choice->from[choice->count].count = 0;
+    choice->pages[choice->count++].ppn = ppn;
+}
+
+void scan_image(struct scan *scan, uint64_t ppn, uint64_t count)
+{
+    struct image *image = &scan->image;
+    if (image->range_count == IMAGE_RANGES || ppn >= scan->span_pages || count == 0)
+        return;
+    image->ranges[image->range_count].ppn = ppn;
+    image->ranges[image->range_count++].count =
+        count < scan->span_pages - ppn ? count : scan->span_pages - ppn;
+}
+
+/* The next page of what was loaded. False: the round is over, or the last one was. */
+static bool image_next(struct image *image, uint64_t *ppn)
+{
+    if (image->rounds == IMAGE_ROUNDS)
+        return false;
+    if (image->range == image->range_count) {
+        image->range = 0;
+        image->rounds = image->range_count != 0 ? image->rounds + 1 : IMAGE_ROUNDS;
+        return false;
+    }
+    *ppn = image->ranges[image->range].ppn + image->next;
+    if (++image->next == image->ranges[image->range].count) {
+        image->range++;
+        image->next = 0;
+    }
+    return true;
+}
+
+static void choose_image(struct scan *scan, struct choice *choice)
+{
+    uint64_t ppn;
+    for (unsigned i = 0; i < STEP_TRIES && choice->count < SCAN_STEP; i++) {
+        if (!image_next(&scan->image, &ppn))
+            return;
+        choose(scan, choice, ppn);
+    }
+}
+
 /* The next page of the round. False: that was the last one. */
 static bool round_next(struct scan *scan, uint64_t *ppn)
 {
@@ -192,13 +254,7 @@ static void choose_next(struct scan *scan, struct choice *choice)
     for (unsigned i = 0; i < STEP_TRIES && choice->count < SCAN_STEP; i++) {
         if (!round_next(scan, &ppn))
             return; /* no page twice in one step */
-        if (pmap_state(scan->map, ppn) != PAGE_PRIVATE) {
-            if (scan->seen[ppn] != 0)
-                scan->seen[ppn] = 0;
-            continue;
-        }
-        choice->from[choice->count].count = 0;
-        choice->pages[choice->count++].ppn = ppn;
+        choose(scan, choice, ppn);
     }
 }
 
@@ -243,7 +299,9 @@ unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCA
     choice.count = zeros.count = 0;
     choice.round = atomic_load(&scan->rounds);
     *looked = 0;
-    choose_noted(scan, &choice);
+    choose_image(scan, &choice);
+    if (choice.count == 0)
+        choose_noted(scan, &choice);
     if (choice.count == 0)
         choose_next(scan, &choice);
     page_look(scan->map, choice.pages, choice.count, key);

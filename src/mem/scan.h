@@ -5,10 +5,11 @@
  * Chooses pages that might be shared, and hashes them. What becomes of them is decided by who has
  * the table of hashes; pages that are all zero are dropped here.
  *
- * In this order: pages that were noted, because they have just been read from a disk, or are about
- * to be taken away; then all of RAM once as it lies, for what was loaded at boot; then round after
- * round in random order, in groups of neighbours. A page whose hash is what it was is not named
- * again, but for every 16th round, in case it was forgotten.
+ * In this order: what was loaded before the guest began, twice, for much of a kernel changes while
+ * it boots, in each guest alike; pages that were noted, because they have just been read from a
+ * disk, or are about to be taken away; then all of RAM once as it lies; then round after round in
+ * random order, in groups of neighbours. A page whose hash is what it was is not named again, but
+ * for every 16th round, in case it was forgotten.
  *
  * Threads: scan_note from any; everything else from one.
  */
@@ -33,6 +34,10 @@ struct scan_stats {
 /* The map's end of RAM is at most 2^32 pages. */
 enum status scan_create(struct scan **scan, struct pmap *map, uint64_t seed, struct error *err);
 void scan_destroy(struct scan *scan); /* NULL is fine */
+
+/* Pages [ppn, ppn + count) were loaded: a kernel, an initrd; up to two pieces, before the first
+ * step. They are looked at first, however late somebody begins to scan. */
+void scan_image(struct scan *scan, uint64_t ppn, uint64_t count);
 
 /* Whether pages are noted. At first they are not: it is off until somebody scans. */
 void scan_enable(struct scan *scan, bool enable);

@@ -4,7 +4,9 @@
  * that has half of its memory free; and less where scanning yields little: pages shared, less those
  * that were written again soon, of pages looked at. VMs get parts of it by their memory and their
  * yield. A VM that has not been scanned counts as if every page could be shared; one that yields
- * nothing keeps a small part, to notice when that changes.
+ * nothing keeps a small part, to notice when that changes. What a VM looks at first, what was
+ * loaded at its start, it looks at as if memory were short: VMs that boot the same share it from
+ * then on.
  *
  * CPU time is what limits. Pages are limited only so that no VM is scanned over and over: a limit
  * of pages that followed from the CPU time of pages before would make a scanner slow for ever that
@@ -18,6 +20,9 @@
 #define FULL_PERCENT 6.5
 /* Of the budget, on a host without pressure. */
 #define PRESSURE_LEAST 0.02
+/* Pages that a VM looks at before that goes for it: a kernel and an initrd, twice. Where nothing is
+ * found they take some 20 ms of CPU time. */
+#define FIRST_PAGES 32768u
 
 #define YIELD_LEAST 0.02
 /* The mean yield from which on all of the budget is worth it: to share a page costs some 20 us,
@@ -28,8 +33,13 @@
 /* Of a VM's memory: after so much of it the estimate is as good as new. */
 #define YIELD_MEMORY 0.25
 
-/* Scanning all of a VM more often than once in so many seconds finds the same pages again. */
+/* All of a VM's memory is scanned once in so many seconds at most, or it would be the same pages
+ * again; where they are not the same, five times as often: a guest at work makes and forgets pages
+ * that others have within less. From a yield of a tenth on, what is looked at in vain costs less
+ * than the sharing. */
 #define PASS_SECONDS 10.0
+#define PASS_FASTER  5.0
+#define PASS_YIELD   0.1
 
 static double within(double value, double bottom, double top)
 {
@@ -74,6 +84,16 @@ static double pressure_of(const struct policy_host *host)
     return within(pressure, within(host->scan_pressure, PRESSURE_LEAST, 1), 1);
 }
 
+static double pass_seconds(const struct policy_vm *vm)
+{
+    return PASS_SECONDS / (1 + (PASS_FASTER - 1) * within(vm->past.yield / PASS_YIELD, 0, 1));
+}
+
+static double pressure_for(const struct policy_vm *vm, double pressure)
+{
+    return vm->pages_scanned < FIRST_PAGES ? 1 : pressure;
+}
+
 void policy_scan(const struct policy_host *host, struct policy_vm *const *vms, size_t count)
 {
     double weights = 0, pages = 0, pressure = pressure_of(host);
@@ -87,8 +107,9 @@ void policy_scan(const struct policy_host *host, struct policy_vm *const *vms, s
     double worth = within(weights / (pages * YIELD_FULL), WORTH_LEAST, 1);
     for (size_t i = 0; i < count; i++) {
         struct policy_vm *vm = vms[i];
-        double ppm = host->scan_ppm * pressure * worth * vm->past.weight / weights;
+        double wish = pressure_for(vm, pressure);
+        double ppm = host->scan_ppm * wish * worth * vm->past.weight / weights;
         vm->ask.scan_ppm = (uint32_t)(within(ppm, 0, 1e6) + 0.5);
-        vm->ask.scan_pages = (uint64_t)(pages_of(vm) * pressure / PASS_SECONDS + 1);
+        vm->ask.scan_pages = (uint64_t)(pages_of(vm) * wish / pass_seconds(vm) + 1);
     }
 }

@@ -307,6 +307,14 @@ static enum status create_virtio(struct machine *machine, const struct device_ti
     return virtio_set_create(&machine->virtio, &config, err);
 }
 
+/* VMs of a group that boot the same have these pages in common from the start. */
+static void offer_loaded(struct machine *machine, struct boot_range range)
+{
+    uint64_t first = range.gpa >> PAGE_SHIFT;
+    scan_image(paging_scan(machine->paging), first,
+               (align_up(range.gpa + range.size, PAGE_SIZE) >> PAGE_SHIFT) - first);
+}
+
 static enum status load_kernel(struct machine *machine, struct error *err)
 {
     const struct vm_options *options = machine->host->options;
@@ -332,9 +340,12 @@ static enum status load_kernel(struct machine *machine, struct error *err)
     enum status status = acpi_write_tables(machine->map, &acpi, &boot.rsdp, err);
     if (status == STATUS_OK)
         status = boot_load(machine->map, &boot, &entry, err);
-    if (status == STATUS_OK)
-        boot_state_apply(machine->cpus[0].vcpu, &entry);
-    return status;
+    if (status != STATUS_OK)
+        return status;
+    boot_state_apply(machine->cpus[0].vcpu, &entry);
+    offer_loaded(machine, entry.kernel);
+    offer_loaded(machine, entry.initrd);
+    return STATUS_OK;
 }
 
 enum status machine_create(struct machine **out, const struct machine_host *host, struct error *err)

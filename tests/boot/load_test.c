@@ -58,6 +58,7 @@ static const struct test_segment vmlinux[] = {
     {0xffffffff81220000, 0x1220000, 300, 300000, 44},
 };
 #define VMLINUX_ENTRY 0x1000040
+#define VMLINUX_END   0x12693e0 /* with the last segment's bss: 18.4 MiB */
 
 static struct bytes make_vmlinux(void)
 {
@@ -127,6 +128,9 @@ static void test_bzimage(void **state)
         assert_int_equal(pmap_read(map, 0x20000, text, sizeof(text)), STATUS_OK);
         assert_string_equal(text, "console=ttyS0 x=y");
         assert_int_equal(get(map, 0x7000 + 0x218, 8), 0); /* no initrd */
+        assert_int_equal(entry.initrd.size, 0);
+        assert_int_equal(entry.kernel.gpa, vmlinux[0].paddr);
+        assert_int_equal(entry.kernel.gpa + entry.kernel.size, VMLINUX_END);
 
         bytes_free(&image);
         bytes_free(&payload);
@@ -259,6 +263,8 @@ static enum status load_initrd(struct pmap *map, size_t size, uint32_t initrd_ma
                                          &config, &entry, err);
     *base = status == STATUS_OK ? get(map, 0x7000 + 0x218, 4) : 0;
     if (status == STATUS_OK) {
+        assert_int_equal(entry.initrd.gpa, *base);
+        assert_int_equal(entry.initrd.size, size);
         assert_int_equal(get(map, 0x7000 + 0x21c, 4), size);
         assert_pattern(map, *base, 77, size, 0);
         assert_vmlinux(map);
@@ -295,7 +301,7 @@ static void test_initrd_does_not_fit(void **state)
 {
     struct error err = {0};
     uint64_t base;
-    /* The kernel ends at 0x12693e0: 18.4 MiB; 13.58 MiB remain of 32. */
+    /* 13.58 MiB remain of 32 above VMLINUX_END. */
     struct pmap *map = make_map(32 * MIB);
     assert_int_equal(load_initrd(map, 40 * MIB, 0x7fffffff, &base, &err), STATUS_INVALID);
     assert_string_equal(err.text, "initrd 'dir/I' of 40 MiB does not fit in 32 MiB of memory: "
@@ -361,6 +367,9 @@ static void test_multiboot(void **state)
                                          with_module ? module.size : 0, &config, &entry, &err),
                          STATUS_OK);
         assert_int_equal(entry.rip, 0x100010);
+        assert_int_equal(entry.kernel.gpa, 0x100000);
+        assert_int_equal(entry.kernel.size, 0x10000 + 50000);
+        assert_int_equal(entry.initrd.size, with_module ? 5000 : 0);
         check_info(map, &entry, with_module);
         assert_int_equal(get(map, 0x100000, 4), 0x1badb002);
         assert_pattern(map, 0x100000, 3, 10000, 12);

@@ -116,9 +116,13 @@ static void use_memory(int flags, int fd)
 static void test_a_process(void **state)
 {
     struct charge charge;
-    int ready[2], go[2], ram = memfd_create("ram", MFD_CLOEXEC);
+    int ready[2], go[2];
+    int ram = memfd_create("ram", MFD_CLOEXEC), pool = memfd_create("pool", MFD_CLOEXEC);
+    struct stat info;
     char byte = 0;
     assert_int_equal(ftruncate(ram, 4 * BYTES), 0);
+    assert_int_equal(ftruncate(pool, 4 * BYTES), 0);
+    assert_int_equal(fstat(pool, &info), 0);
     assert_int_equal(pipe(ready), 0);
     assert_int_equal(pipe(go), 0);
     pid_t child = fork();
@@ -126,11 +130,13 @@ static void test_a_process(void **state)
         prctl(PR_SET_PDEATHSIG, SIGKILL); /* also where the test fails */
         if (write(ready[1], &byte, 1) != 1 || read(go[0], &byte, 1) != 1)
             _exit(1);
-        /* its RAM, memory of its own, and a memfd that it has told nobody of, mapped twice */
+        /* its RAM, frames, memory of its own, and a memfd that it has told nobody of, mapped twice
+         */
         int hidden = memfd_create("hidden", MFD_CLOEXEC);
         if (ftruncate(hidden, BYTES) != 0)
             _exit(1);
         use_memory(MAP_SHARED, ram);
+        use_memory(MAP_SHARED, pool);
         use_memory(MAP_PRIVATE | MAP_ANONYMOUS, -1);
         use_memory(MAP_SHARED, hidden);
         use_memory(MAP_SHARED, hidden);
@@ -150,21 +156,28 @@ static void test_a_process(void **state)
     const uint64_t before = charge.rest_bytes; /* a sanitizer has much of its own */
     assert_int_equal(write(go[1], &byte, 1), 1);
     assert_int_equal(read(ready[0], &byte, 1), 1);
-    assert_true(charge_measure(&charge, 0));
+    assert_true(charge_measure(&charge, BYTES));
     assert_int_equal(charge.ram_bytes, BYTES);
     assert_in_range(charge.rest_bytes - before, 2.95 * BYTES, 3.05 * BYTES);
     assert_true(charge_has_moved(&charge));
-    charge_look(&charge, child, 0);
-    assert_true(charge_measure(&charge, 0));
+    charge_look(&charge, child, BYTES, info.st_ino);
+    assert_true(charge_measure(&charge, BYTES));
+    assert_false(charge_has_moved(&charge));
+    assert_in_range(charge.rest_bytes - before, 1.95 * BYTES, 2.05 * BYTES);
+    /* It holds more frames, none of which it has mapped. */
+    assert_true(charge_measure(&charge, 3 * BYTES));
+    assert_true(charge_has_moved(&charge));
+    charge_look(&charge, child, 3 * BYTES, info.st_ino);
+    assert_true(charge_measure(&charge, 3 * BYTES));
     assert_false(charge_has_moved(&charge));
     assert_in_range(charge.rest_bytes - before, 1.95 * BYTES, 2.05 * BYTES);
     /* It gives back what is mapped twice. */
     assert_int_equal(write(go[1], &byte, 1), 1);
     assert_int_equal(read(ready[0], &byte, 1), 1);
-    assert_true(charge_measure(&charge, 0));
+    assert_true(charge_measure(&charge, 3 * BYTES));
     assert_true(charge_has_moved(&charge));
-    charge_look(&charge, child, 0);
-    assert_true(charge_measure(&charge, 0));
+    charge_look(&charge, child, 3 * BYTES, info.st_ino);
+    assert_true(charge_measure(&charge, 3 * BYTES));
     assert_in_range(charge.rest_bytes - before, 0.95 * BYTES, 1.05 * BYTES);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
@@ -173,6 +186,7 @@ static void test_a_process(void **state)
     charge_close(&charge);
     assert_false(charge_open(&charge, child));
     assert_int_equal(charge_process_started(child), 0);
+    close(pool);
     for (unsigned i = 0; i < 2; i++) {
         close(ready[i]);
         close(go[i]);

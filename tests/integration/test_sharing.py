@@ -7,6 +7,7 @@ CHECKER_SECONDS=n has the checker run for n seconds of the guests' time, for `ma
 
 import os
 import random
+import re
 import time
 
 import fake_vm
@@ -116,6 +117,61 @@ class Sharing(fake_vm.TestCase):
             vm.process.kill()
             vm.wait()
         self.wait_empty()
+
+
+def own_memory(pid):
+    """What a VM's process has for itself beside RAM and frames, each page once: translated code is
+    mapped twice. Bytes."""
+    total, counts = 0, False
+    with open(f"/proc/{pid}/smaps", encoding="utf-8") as stream:
+        for line in stream:
+            if match := re.match(r"[0-9a-f]+-[0-9a-f]+ .{4} \S+ \S+ (\d+) +(\S*)", line):
+                inode, name = match.groups()
+                counts = inode == "0" or (name.startswith("/memfd:aerostat-") and
+                                          not name.endswith(("-ram", "-pool")))
+            elif counts and line.startswith("Pss:"):
+                total += int(line.split()[1]) << 10
+    return total
+
+
+class FromTheStart(fake_vm.TestCase):
+    arguments = ("--memory", "8G")  # so much that there is hardly a reason to look for equal pages
+
+    def boot(self, name):
+        arguments = harness.boot_arguments("echo ready; sleep 1000", memory=f"{MEMORY}M")
+        vm = Vm([*arguments, "--name", name, "--group", "g", "--code-cache", CODE_CACHE])
+        self.addCleanup(vm.__exit__)
+        vm.expect(r"(?m)^ready$")
+        return vm
+
+    def test_kernel(self):
+        """The second guest that boots the same kernel shares it before all of its memory has been
+        looked at. What is not changed by a boot are some 17 MiB of it."""
+        self.boot("first")
+        self.wait_for(lambda: self.host()["hints"] * fake_vm.PAGE > 20 * MIB,
+                      "the first guest's kernel is known")
+        self.boot("second")
+
+        def shared():
+            row = self.rows_of_manager()["second"]
+            return row if row["shared"] > 12 * MIB else None
+        row = self.wait_for(shared, "the second guest shares it")
+        self.assertLess(row["pages_scanned"], (row["resident"] + row["shared"]) // fake_vm.PAGE)
+
+    def test_next_manager(self):
+        """It charges a VM from the first moment on for what its process has."""
+        self.boot("vm")
+        pid = self.rows_of_manager()["vm"]["pid"]
+        self.kill_manager()
+        self.start_manager()
+
+        def managed():
+            row = self.rows_of_manager()["vm"]
+            return row if row["managed"] else None
+        row = self.wait_for(managed, "the VM is adopted")
+        own = own_memory(pid)
+        self.assertGreater(own, 8 * MIB)
+        self.assertLess(abs(row["overhead"] - own), 2 * MIB, (row, own))
 
 
 if __name__ == "__main__":

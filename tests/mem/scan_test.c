@@ -191,6 +191,43 @@ static void test_notes(void **state)
         assert_true(step(scene) <= SCAN_STEP);
 }
 
+/* What was loaded is named first, then what of it has changed, and only then anything else. */
+static void test_image(void **state)
+{
+    struct scene *scene = *state;
+    scan_image(scene->scan, ppn_of(80), 50); /* to PPN 129, over the hole */
+    scan_image(scene->scan, ppn_of(10), 6);
+    scan_image(scene->scan, ppn_of(2), 1); /* there is no third piece */
+    scan_enable(scene->scan, true);
+    scan_note(scene->scan, ppn_of(40), 1, true);
+    scan_tick(scene->scan);
+
+    assert_int_equal(step(scene), 10 + 1 + 3);
+    for (unsigned n = 80; n <= 100; n += 2)
+        assert_int_equal(scene->named[ppn_of(n)], 1);
+    for (unsigned n = 10; n < 16; n += 2)
+        assert_int_equal(scene->named[ppn_of(n)], 1);
+    assert_int_equal(scene->fresh, 14);
+
+    put(scene, 84, 999);
+    assert_int_equal(step(scene), 1);
+    assert_int_equal(scene->named[ppn_of(84)], 2);
+    assert_int_equal(step(scene), 1);
+    assert_int_equal(scene->named[ppn_of(40)], 1);
+    assert_int_equal(a_round(scene), PAGES / 2 - 14 - 1);
+    assert_int_equal(a_round(scene), 0);
+}
+
+/* A piece beyond the end, and one without a page in it, take no time and end. */
+static void test_image_of_nothing(void **state)
+{
+    struct scene *scene = *state;
+    scan_image(scene->scan, 1u << 20, 5);
+    scan_image(scene->scan, ppn_of(1), 0);
+    scan_image(scene->scan, 227, UINT64_MAX); /* the last, which is zero */
+    assert_int_equal(a_round(scene), PAGES / 2);
+}
+
 /* None is left out, and none comes twice, whatever the size. */
 static void test_sizes(void **state)
 {
@@ -220,6 +257,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_changes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_zeros, setup, teardown),
         cmocka_unit_test_setup_teardown(test_notes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_image, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_image_of_nothing, setup, teardown),
         cmocka_unit_test(test_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

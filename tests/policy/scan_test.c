@@ -9,12 +9,15 @@
 
 #include "fixture.h"
 
+/* Pages: such a VM has long looked at what was loaded at its start. */
+#define BOOTED 1000000u
+
 static struct fixture eight_vms(double free_percent)
 {
     struct fixture f;
     fixture_init(&f, 16 * GIB);
     for (unsigned i = 0; i < 8; i++)
-        fixture_add(&f, 0, 4 * GIB);
+        fixture_add(&f, 0, 4 * GIB)->pages_scanned = BOOTED;
     fixture_fill(&f, free_percent);
     return f;
 }
@@ -129,16 +132,76 @@ static void test_little_yield_little_time(void **state)
     assert_true(ppm_of_all(&f) + 8 >= POLICY_SCAN_DEFAULT);
 }
 
-/* A small VM is not scanned over and over. */
-static void test_one_pass_in_ten_seconds(void **state)
+/* What was loaded at a VM's start is looked at at once, whatever memory there is; within the budget
+ * of all. */
+static void test_a_new_vm(void **state)
+{
+    (void)state;
+    struct fixture f = eight_vms(90), full = eight_vms(3);
+    f.vm[3].pages_scanned = f.vm[4].pages_scanned = 0;
+    step(&f);
+    step(&full);
+    for (unsigned i = 0; i < 8; i++) {
+        bool is_new = i == 3 || i == 4;
+        uint64_t pages = f.vm[i].resident / 4096;
+        assert_in_range(f.vm[i].ask.scan_ppm, is_new ? full.vm[i].ask.scan_ppm : 1,
+                        is_new ? full.vm[i].ask.scan_ppm : full.vm[i].ask.scan_ppm / 40);
+        assert_in_range(f.vm[i].ask.scan_pages, is_new ? pages / 2 : 1,
+                        is_new ? pages / 2 + 1 : pages / 80);
+    }
+    while (f.vm[3].pages_scanned < 100000) { /* as it goes on */
+        scan(&f, 3, 100);
+        step(&f);
+    }
+    assert_true(f.vm[3].ask.scan_ppm < full.vm[3].ask.scan_ppm / 20);
+    assert_int_equal(f.vm[4].ask.scan_ppm, full.vm[4].ask.scan_ppm);
+    f.host.scan_ppm = 0;
+    step(&f);
+    assert_int_equal(ppm_of_all(&f), 0);
+}
+
+/* A small VM is not scanned over and over: ten seconds for all of it where nothing is found, two
+ * where much is. */
+static void test_passes(void **state)
 {
     (void)state;
     struct fixture f;
     fixture_init(&f, 64 * MIB);
     fixture_add(&f, 0, 64 * MIB);
     fixture_fill(&f, 3);
-    fixture_step(&f, 1);
-    assert_in_range(f.vm[0].ask.scan_pages, 1, f.vm[0].resident / 4096 / 10 + 1);
+    for (unsigned percent = 0; percent <= 60; percent += 20) {
+        for (unsigned second = 0; second < 100; second++) {
+            fixture_step(&f, 1);
+            scan(&f, 0, percent);
+        }
+        uint64_t pages = f.vm[0].resident / 4096, part = percent == 0 ? 10 : 2;
+        assert_in_range(f.vm[0].ask.scan_pages, pages / part, pages / part + 1);
+    }
+}
+
+/* A guest at work: of its 24,000 pages that are not shared, 300 a second become such as another VM
+ * has, and would be written after a while. They are found before long. */
+static void test_a_guest_at_work(void **state)
+{
+    (void)state;
+    const double all = 24000, made = 300;
+    double like_others = 0, shared = 0;
+    struct fixture f;
+    fixture_init(&f, 100 * MIB);
+    fixture_add(&f, 0, 128 * MIB)->pages_scanned = BOOTED;
+    f.vm[0].resident = (uint64_t)all * 4096;
+    for (unsigned second = 0; second < 200; second++) {
+        fixture_step(&f, 1);
+        double pages = (double)f.vm[0].ask.scan_ppm / 3; /* at 3 us each */
+        if (pages > (double)f.vm[0].ask.scan_pages)
+            pages = (double)f.vm[0].ask.scan_pages;
+        double found = pages < all ? like_others * pages / all : like_others;
+        like_others += made - found;
+        shared += found;
+        f.vm[0].pages_scanned += (uint64_t)pages;
+        f.vm[0].pages_shared = (uint64_t)shared;
+    }
+    assert_true(like_others < made * 5);
 }
 
 /* Counters that fall are a new VM process or a lie. */
@@ -163,7 +226,9 @@ int main(void)
         cmocka_unit_test(test_time_goes_where_it_yields),
         cmocka_unit_test(test_broken_pages_do_not_count),
         cmocka_unit_test(test_little_yield_little_time),
-        cmocka_unit_test(test_one_pass_in_ten_seconds),
+        cmocka_unit_test(test_a_new_vm),
+        cmocka_unit_test(test_passes),
+        cmocka_unit_test(test_a_guest_at_work),
         cmocka_unit_test(test_falling_counters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

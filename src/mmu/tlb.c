@@ -273,12 +273,19 @@ static inline bool piece_of_same_page(uint64_t tag, uint64_t info, const void *a
 void tlb_drop_page(struct mmu *mmu, uint64_t linear)
 {
     uint64_t tag = linear & ~PAGE_MASK;
-    unsigned slot;
-    for (unsigned number = 0; number < DATA_TABLES; number++) {
-        struct data_table table = data_table(mmu, number);
-        slot = number % 2 == 0 ? main_slot(linear) : tlb_spare_slot(linear);
-        if (entry_at(&table, slot)->tag == tag)
-            data_drop(&table, slot);
+    unsigned slot = main_slot(linear), spare_slot = tlb_spare_slot(linear);
+    /* Most entries are of other pages: it is done at every page fault and INVLPG. */
+    for (enum mmu_privilege privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
+        for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
+            if (unlikely(mmu->tlb[privilege][slot].of[access].tag == tag)) {
+                struct data_table table = main_table(mmu, privilege, access);
+                data_drop(&table, slot);
+            }
+            if (unlikely(mmu->tlb_spare[privilege][spare_slot].of[access].tag == tag)) {
+                struct data_table table = spare_table(mmu, privilege, access);
+                data_drop(&table, spare_slot);
+            }
+        }
     }
     slot = code_slot(linear);
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {

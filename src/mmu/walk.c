@@ -74,10 +74,9 @@ static const struct format format_pse = {
 
 static const struct format format_32 = {.top = 1, .index_bits = 10};
 
+/* Outside of long mode. */
 static const struct format *format_of(const struct mmu *mmu)
 {
-    if (mmu->efer & PAGING_EFER_LMA)
-        return &format_long;
     if (mmu->cr4 & PAGING_CR4_PAE)
         return &format_pae;
     return mmu->cr4 & PAGING_CR4_PSE ? &format_pse : &format_32;
@@ -135,8 +134,9 @@ static inline bool step_swap(const struct format *format, const struct step *ste
 }
 
 /* Sets A in every step and, for a write, D in the last. */
-static enum walk_outcome set_flags(struct mmu *mmu, const struct format *format, struct step *steps,
-                                   unsigned count, bool write, struct walk *walk)
+static inline enum walk_outcome set_flags(struct mmu *mmu, const struct format *format,
+                                          struct step *steps, unsigned count, bool write,
+                                          struct walk *walk)
 {
     for (unsigned i = 0; i < count; i++) {
         struct step *step = &steps[i];
@@ -173,8 +173,8 @@ static uint32_t access_error(const struct mmu *mmu, enum mmu_access access,
 }
 
 /* Physical address of the 4 KiB page of linear, in the page that a leaf entry at `level` maps. */
-static uint64_t leaf_address(const struct format *format, unsigned level, uint64_t value,
-                             uint64_t linear)
+static inline uint64_t leaf_address(const struct format *format, unsigned level, uint64_t value,
+                                    uint64_t linear)
 {
     uint64_t offset_mask = bit(PAGE_SHIFT + level * format->index_bits) - 1;
     uint64_t base = value & WALK_ADDRESS_MASK & ~offset_mask;
@@ -185,13 +185,13 @@ static uint64_t leaf_address(const struct format *format, unsigned level, uint64
 
 /* ------------------------------------------------------------------------- remembered tables */
 
-static unsigned remembered_levels(const struct format *format)
+static inline unsigned remembered_levels(const struct format *format)
 {
     return format->top < WALK_CACHE_LEVELS ? format->top : WALK_CACHE_LEVELS;
 }
 
 /* The number of linear's region that a table of that level maps. */
-static uint64_t region_of(const struct format *format, uint64_t linear, unsigned level)
+static inline uint64_t region_of(const struct format *format, uint64_t linear, unsigned level)
 {
     return linear >> (PAGE_SHIFT + (level + 1) * format->index_bits);
 }
@@ -229,7 +229,7 @@ static inline void remember_tables(struct mmu *mmu, const struct format *format,
     }
 }
 
-static void forget_tables(struct mmu *mmu, const struct format *format, uint64_t linear)
+static inline void forget_tables(struct mmu *mmu, const struct format *format, uint64_t linear)
 {
     for (unsigned i = 0; i < remembered_levels(format); i++) {
         uint64_t region = region_of(format, linear, i);
@@ -241,17 +241,13 @@ static void forget_tables(struct mmu *mmu, const struct format *format, uint64_t
 
 /* ------------------------------------------------------------------------- walks */
 
-enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                             enum mmu_privilege privilege, struct walk *walk, struct walk_way *way)
+static inline __attribute__((always_inline)) enum walk_outcome
+walk_by(struct mmu *mmu, const struct format *format, uint64_t linear, enum mmu_access access,
+        enum mmu_privilege privilege, struct walk *walk, struct walk_way *way)
 {
-    if (!(mmu->cr0 & PAGING_CR0_PG)) {
-        *walk = (struct walk){.gpa = linear & ~PAGE_MASK, .may_write = true, .dirty = true};
-        return WALK_OK;
-    }
     mmu->stats.walks++;
     *walk = (struct walk){.error_code = access_error(mmu, access, privilege)};
 
-    const struct format *format = format_of(mmu);
     uint64_t reserved_always = format->reserved;
     if (format->wide && !(mmu->efer & PAGING_EFER_NXE))
         reserved_always |= ENTRY_NX;
@@ -334,6 +330,20 @@ fault:
      * again (SDM vol. 3 4.10.4.1). */
     forget_tables(mmu, format, linear);
     return WALK_FAULT;
+}
+
+enum walk_outcome walk_guest(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                             enum mmu_privilege privilege, struct walk *walk, struct walk_way *way)
+{
+    if (!(mmu->cr0 & PAGING_CR0_PG)) {
+        *walk = (struct walk){.gpa = linear & ~PAGE_MASK, .may_write = true, .dirty = true};
+        return WALK_OK;
+    }
+    /* One copy of the code with the shifts and masks of the mode that guests are in all the time,
+     * and one for the others. */
+    if (likely(mmu->efer & PAGING_EFER_LMA))
+        return walk_by(mmu, &format_long, linear, access, privilege, walk, way);
+    return walk_by(mmu, format_of(mmu), linear, access, privilege, walk, way);
 }
 
 enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3)

@@ -113,6 +113,18 @@ static int try_connect(const struct control_folder *folder, const char *name, un
     return -1;
 }
 
+/* With the folder locked: what there is of that name. A log that says nothing goes as well. */
+static void remove_files(struct control_folder *folder, const char *name)
+{
+    char text[FILE_NAME_SIZE];
+    struct stat info;
+    file_name(text, name, socket_suffix);
+    unlinkat(folder->fd, text, 0);
+    file_name(text, name, log_suffix);
+    if (fstatat(folder->fd, text, &info, AT_SYMLINK_NOFOLLOW) == 0 && info.st_size == 0)
+        unlinkat(folder->fd, text, 0);
+}
+
 /* With the folder locked: removes what a dead VM has left. True: nobody has the name. A VM that is
  * too busy to answer is alive. */
 static bool name_is_free(struct control_folder *folder, const char *name)
@@ -123,15 +135,8 @@ static bool name_is_free(struct control_folder *folder, const char *name)
         close(fd);
     if (fd >= 0 || (failure != ECONNREFUSED && failure != ENOENT))
         return false;
-    if (failure == ECONNREFUSED) {
-        char text[FILE_NAME_SIZE];
-        struct stat info;
-        file_name(text, name, socket_suffix);
-        unlinkat(folder->fd, text, 0);
-        file_name(text, name, log_suffix);
-        if (fstatat(folder->fd, text, &info, AT_SYMLINK_NOFOLLOW) == 0 && info.st_size == 0)
-            unlinkat(folder->fd, text, 0);
-    }
+    if (failure == ECONNREFUSED)
+        remove_files(folder, name);
     return true;
 }
 
@@ -185,6 +190,13 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
         status = error_set(err, STATUS_BUSY, "no name is free; give --name");
     folder_unlock(folder);
     return status;
+}
+
+void control_folder_leave(struct control_folder *folder, const char *name)
+{
+    folder_lock(folder);
+    remove_files(folder, name);
+    folder_unlock(folder);
 }
 
 void control_folder_tidy(struct control_folder *folder, const char *name)

@@ -34,6 +34,10 @@ enum status control_folder_claim(struct control_folder *folder, const char *name
                                  char taken[CONTROL_NAME_MOST + 1], int *listener,
                                  struct error *err);
 
+/* Gives up a name that was claimed: whoever looks for it from then on finds nobody, though the
+ * listener may be open still. */
+void control_folder_leave(struct control_folder *folder, const char *name);
+
 /* Connects to a VM, waiting at most `seconds` for one that is busy. STATUS_NOT_FOUND: there is
  * none, and what a dead one left has been removed. */
 enum status control_folder_connect(struct control_folder *folder, const char *name,

@@ -164,18 +164,20 @@ static void program_close(struct program *program)
 {
     if (program->loop != NULL)
         io_loop_stop(program->loop);
+    manager_destroy(program->manager);
+    /* Before anybody is hung up on: who has asked for the end takes that for it, and must not find
+     * this manager again. */
+    if (program->listener >= 0)
+        control_folder_leave(&program->folder, CONTROL_MANAGER);
+    if (program->second_listener >= 0)
+        unlinkat(AT_FDCWD, program->options.socket, 0); /* which the sandbox lets it */
     control_server_destroy(program->server);
     control_server_destroy(program->second_server);
-    manager_destroy(program->manager);
     io_loop_destroy(program->loop);
-    if (program->second_listener >= 0) {
+    if (program->second_listener >= 0)
         close(program->second_listener);
-        unlinkat(AT_FDCWD, program->options.socket, 0); /* which the sandbox lets it */
-    }
-    if (program->listener >= 0) {
+    if (program->listener >= 0)
         close(program->listener);
-        control_folder_tidy(&program->folder, CONTROL_MANAGER);
-    }
     control_folder_close(&program->folder);
     if (program->signal_fd >= 0)
         close(program->signal_fd);

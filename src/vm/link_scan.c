@@ -68,8 +68,10 @@ void link_scan_begin(struct link_scan *scan, uint64_t now_ns)
 
 bool link_scan_run(struct link_scan *scan, struct scan *pages, uint64_t key)
 {
-    if (scan->is_new_tick)
+    if (scan->is_new_tick) {
+        scan_enable(pages, true); /* it may be a machine that is new since the target came */
         scan_tick(pages);
+    }
     scan->is_new_tick = false;
     while (scan->offer_count + SCAN_STEP <= LINK_PAGES) {
         struct scan_offer found[SCAN_STEP];

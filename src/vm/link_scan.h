@@ -28,8 +28,9 @@ struct link_scan {
 void link_scan_set(struct link_scan *scan, uint64_t pages_a_second, uint32_t ppm);
 void link_scan_stop(struct link_scan *scan);
 
-/* A tick begins; the next one is at next_ns. Then run until it says false: the tick is over. In
- * between the offers are to be sent: it goes on only with room for more. */
+/* A tick begins, from which on pages are noted; the next one is at next_ns. Then run until it says
+ * false: the tick is over. In between the offers are to be sent: it goes on only with room for
+ * more. */
 void link_scan_begin(struct link_scan *scan, uint64_t now_ns);
 bool link_scan_run(struct link_scan *scan, struct scan *pages, uint64_t key);
 /* Offers that are worth a message now. */

@@ -182,6 +182,23 @@ static void test_connecting(void **state)
     assert_true(has_file(world, "web.log"));
 }
 
+/* One that is about to end is found by nobody, and another may have its name. */
+static void test_leaving(void **state)
+{
+    struct world *world = *state;
+    struct error err;
+    int fd, leaving = claim(world, "web", "web");
+    control_folder_leave(&world->folder, "web");
+    assert_int_equal(control_folder_connect(&world->folder, "web", 1, &fd, &err), STATUS_NOT_FOUND);
+    int next = claim(world, "web", "web");
+    assert_int_equal(control_folder_connect(&world->folder, "web", 1, &fd, &err), STATUS_OK);
+    close(fd);
+    close(leaving);
+    assert_int_equal(control_folder_connect(&world->folder, "web", 1, &fd, &err), STATUS_OK);
+    close(fd);
+    close(next);
+}
+
 /* Whoever sees a socket can connect to it: it is made elsewhere, and named when it listens. */
 static void test_socket_listens_when_it_has_its_name(void **state)
 {
@@ -274,6 +291,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test_setup_teardown(test_names_are_taken_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_connecting, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_leaving, setup, teardown),
         cmocka_unit_test_setup_teardown(test_socket_listens_when_it_has_its_name, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_else_lies_there, setup, teardown),
         cmocka_unit_test_setup_teardown(test_folders_that_others_get_into, setup, teardown),

@@ -90,7 +90,7 @@ static void check_link(const struct translate *translate, const struct translati
     assert_ptr_equal(link_from(translate, link), t);
     uint32_t target = where_jump_leads(translate, link);
     if (link->to == 0) {
-        assert_int_equal(target, t->code + link->unlinked);
+        assert_int_equal(target, t->aside + link->unlinked);
         return;
     }
     const struct translation *to = ref_get(translate, link->to);
@@ -135,12 +135,14 @@ static void check_kind(const struct translate *translate, const struct translati
 /* Returns how many there are. */
 static unsigned check_cache(struct translate *translate)
 {
-    uint32_t last_code = 0, last_data = 0;
-    unsigned code_laps = 0, data_laps = 0, count = 0;
+    uint32_t last_code = 0, last_aside = 0, last_data = 0;
+    unsigned code_laps = 0, aside_laps = 0, data_laps = 0, count = 0;
     translate_bury(translate);
     for (struct translation *t = ref_get(translate, translate->oldest); t != NULL;
          t = ref_get(translate, t->younger)) {
         check_place(&translate->code_ring, t->code, &last_code, &code_laps);
+        if (t->aside != translate->aside_ring.at) /* the youngest may have nothing there */
+            check_place(&translate->aside_ring, t->aside, &last_aside, &aside_laps);
         check_place(&translate->data_ring, ref_of(translate, t) * REF_UNIT, &last_data, &data_laps);
         count++;
         if (t->ways != 0) {
@@ -157,8 +159,12 @@ static unsigned check_cache(struct translate *translate)
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
         check_jump_cache(translate, p);
     assert_true(translate->code_ring.used <= translate->code_ring.end);
+    assert_true(translate->aside_ring.used <= translate->aside_ring.end);
     assert_true(translate->data_ring.used <= translate->data_ring.end);
-    assert_int_equal(translate->code_ring.end + translate->data_ring.end, translate->code.granted);
+    assert_true(translate->code_ring.end <= translate->aside_ring.start);
+    assert_int_equal(translate->code_ring.end + translate->aside_ring.end -
+                         translate->aside_ring.start + translate->data_ring.end,
+                     translate->code.granted);
     assert_true(translate->code.granted <= CODE_PIECE_LEAST);
     assert_int_equal(translate->stats.translations - translate->stats.evictions, count);
     return count;
@@ -224,6 +230,41 @@ static void test_oldest_gives_way(void **state)
     assert_true(memory_of(translate) < before / 4);
     assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
     check_cache(translate);
+    tiny_destroy(&tiny);
+}
+
+/* Blocks that end by a jump to another page have nothing that is seldom run. */
+static void test_nothing_aside(void **state)
+{
+    enum { PAGES = 256 };
+    struct tiny tiny;
+    tiny_create(&tiny);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    struct translate *translate = translate_of(vcpu);
+    uint64_t at[BLOCKS + 1];
+    for (unsigned n = 0; n <= BLOCKS; n++)
+        at[n] = CODE + n % PAGES * PAGE_SIZE + n / PAGES * 8;
+    for (unsigned n = 0; n < BLOCKS; n++) {
+        uint8_t code[8] = {0x48, 0xff, 0xc0, 0xe9}; /* inc rax; jmp */
+        uint32_t distance = (uint32_t)(at[n + 1] - (at[n] + sizeof(code)));
+        memcpy(code + 4, &distance, sizeof(distance));
+        testvm_put(&tiny.vm, at[n], code, sizeof(code));
+    }
+    testvm_put(&tiny.vm, at[BLOCKS], (const uint8_t[]){0xf4}, 1);
+    for (unsigned round = 1; round <= 3; round++) {
+        vcpu->gpr[GPR_RAX] = 0;
+        assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RAX], BLOCKS);
+        assert_in_range(check_cache(translate), 100, BLOCKS - 1);
+        assert_int_equal(translate->aside_ring.at, translate->aside_ring.start);
+    }
+    /* Others that have something stand among them. */
+    put_blocks(&tiny.vm);
+    vcpu->gpr[GPR_RAX] = 0;
+    assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
+    assert_int_equal(vcpu->gpr[GPR_RAX], BLOCKS);
+    assert_in_range(check_cache(translate), 100, BLOCKS - 1);
+    assert_true(translate->aside_ring.at > translate->aside_ring.start);
     tiny_destroy(&tiny);
 }
 
@@ -452,6 +493,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_oldest_gives_way),
+        cmocka_unit_test(test_nothing_aside),
         cmocka_unit_test(test_links_to_evicted),
         cmocka_unit_test(test_dropped_among_others),
         cmocka_unit_test(test_evicted_at_other_addresses),

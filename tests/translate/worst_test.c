@@ -42,14 +42,18 @@ static void try_insn(struct worst *w, const uint8_t *bytes, size_t length)
         testvm_set_mode(&w->vm, MODE_LONG, 8);
         translate_drop(translate, MMU_ALL_PAGES);
         testvm_put(&w->vm, CODE, code, BLOCK_MAX_INSNS * length + 1);
-        uint32_t code_at = translate->code_ring.at, data_at = translate->data_ring.at;
+        uint32_t code_at = translate->code_ring.at, aside_at = translate->aside_ring.at;
+        uint32_t data_at = translate->data_ring.at;
         uint64_t made = translate->stats.translations;
         testvm_run(&w->vm, CODE);
         made = translate->stats.translations - made;
         uint32_t took_code = translate->code_ring.at - code_at;
+        uint32_t took_aside = translate->aside_ring.at - aside_at;
         uint32_t took_data = translate->data_ring.at - data_at;
-        if (made != 1 || translate->code_ring.at < code_at || translate->data_ring.at < data_at)
+        if (made != 1 || translate->code_ring.at < code_at || translate->aside_ring.at < aside_at ||
+            translate->data_ring.at < data_at)
             continue;
+        took_code = took_aside > took_code ? took_aside : took_code;
         if (took_code > w->code) {
             w->code = took_code;
             memcpy(w->code_bytes, bytes, length);

@@ -150,7 +150,8 @@ struct translation *translate_block(struct translate *translate, const struct bl
                               .is_relative = is_relative,
                               .is_hot = is_hot,
                               .vectors = translate_block_vectors(block) & 3,
-                              .code = translate->code_ring.at};
+                              .code = translate->code_ring.at,
+                              .aside = translate->aside_ring.at};
     if (is_crossing)
         ((struct crossing *)t)->insn = block->insns[0];
     enum flags_need need = block_need(block);
@@ -174,13 +175,18 @@ struct translation *translate_block(struct translate *translate, const struct bl
     uint32_t body = emit_offset(&c.e);
     while (block != NULL)
         block = emit_block(&c, block);
+    flow_emit_loops(&c);
+    uint32_t code_end = emit_offset(&c.e);
+    c.e.at = c.e.base + t->aside;
     flow_emit_rest(&c);
     emit_slow_paths(&c);
     for (unsigned i = 0; i < c.load_count; i++)
         vectors_load_emit(&c, &c.loads[i]);
+    uint32_t aside_end = emit_offset(&c.e);
+    c.e.at = c.e.base + code_end;
     entry_emit(&c, need, body);
     translate->code_is_new = true;
-    ring_append(translate, t, emit_offset(&c.e));
+    ring_append(translate, t, emit_offset(&c.e), aside_end);
     translate_insert(translate, t);
     return t;
 }

@@ -277,7 +277,7 @@ static void unlink_jumps(struct translate *translate, struct translation *t)
     }
     while (t->incoming != 0) {
         struct link *link = ref_get(translate, t->incoming);
-        patch(translate, link, link_from(translate, link)->code + link->unlinked);
+        patch(translate, link, link_from(translate, link)->aside + link->unlinked);
         unchain(translate, link);
     }
 }

@@ -291,7 +291,8 @@ void entry_emit(struct context *c, enum flags_need need, uint32_t body);
 bool flow_emit(struct context *c, const struct block **next);
 bool flow_is_inline(const struct insn *insn);
 bool flow_is_jcc(const struct insn *insn);
-void flow_emit_rest(struct context *c); /* out of line, before the slow paths */
+void flow_emit_loops(struct context *c); /* second copies of loops (loop.c) */
+void flow_emit_rest(struct context *c);  /* aside, before the slow paths */
 /* Where nothing else ends the block. */
 void flow_edge(struct context *c, uint64_t target);
 /* T0 = RIP, flags in the slot, everything done: goes there, at c->privilege. */

@@ -336,7 +336,7 @@ static enum status lockstep_attach(struct vcpu *vcpu, struct error *err)
 static void translate_trim(struct vcpu *vcpu)
 {
     struct translate *translate = translate_of(vcpu);
-    if (translate->code_ring.used + translate->data_ring.used < TRIM_LEAST)
+    if (ring_bytes(translate) < TRIM_LEAST)
         return;
     mmu_unpark(&vcpu->mmu);
     ring_empty(translate);
@@ -355,7 +355,7 @@ __attribute__((no_sanitize("thread"))) static void translate_get_stats(const str
         .dispatches = translate->stats.dispatches,
         .slow_paths = translate->stats.slow_paths,
         .interpreted = translate->stats.interpreted,
-        .code_bytes = translate->code_ring.used + translate->data_ring.used,
+        .code_bytes = ring_bytes(translate),
         .code_limit = translate->code.granted,
         .trims = translate->stats.trims,
     };

@@ -41,7 +41,7 @@ static void edge_linked(struct context *c, const struct edge *edge)
     ref back = ref_of(c->translate, link) - ref_of(c->translate, t);
     *link = (struct link){
         .at = (uint16_t)(edge->at - t->code),
-        .unlinked = (uint16_t)(emit_offset(e) - t->code),
+        .unlinked = (uint16_t)(emit_offset(e) - t->aside),
         .back = back & 0xfff,
         .target = edge->target & PAGE_MASK,
         .privilege = edge->privilege & 3u,
@@ -104,13 +104,24 @@ void flow_edge(struct context *c, uint64_t target)
         edge_far(c, target);
 }
 
+void flow_emit_loops(struct context *c)
+{
+    for (unsigned i = 0; i < c->edge_count; i++) {
+        struct edge *edge = &c->edges[i];
+        uint32_t at = edge->at, copy = emit_offset(&c->e);
+        c->privilege = edge->privilege; /* blocks in line may have ended at another one */
+        loop_emit(c, edge);
+        if (edge->at != at)
+            emit_link(&c->e, at, copy);
+    }
+}
+
 static void emit_edges(struct context *c)
 {
     for (unsigned i = 0; i < c->edge_count; i++) {
         struct edge *edge = &c->edges[i];
         emit_link(&c->e, edge->at, emit_offset(&c->e));
-        c->privilege = edge->privilege; /* blocks in line may have ended at another one */
-        loop_emit(c, edge);
+        c->privilege = edge->privilege;
         c->in_host = edge->in_host;
         c->in_slot = edge->in_slot;
         c->recipe.kind = RECIPE_NONE;

@@ -30,16 +30,16 @@ typedef uint32_t ref;
 enum vectors_level { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX, VECTORS_LEVELS };
 
 /* A direct jump to a translation in the same page: patched when its target is known. While it is
- * not, the jump leads to the exit right behind it. Those of a translation are an array. */
+ * not, the jump leads to an exit, which is aside. Those of a translation are an array. */
 struct link {
-    ref to;                 /* translation; 0: not patched */
-    ref next;               /* among those that lead to `to` */
-    uint16_t at;            /* its displacement, from the start of the code */
-    uint16_t unlinked;      /* where it goes otherwise: the exit to the dispatcher; the same */
-    uint32_t back : 12;     /* so far behind the translation that it is part of */
-    uint32_t target : 12;   /* RIP's offset in the page */
-    uint32_t privilege : 2; /* there */
-    uint32_t vectors : 2;   /* enum vectors_level: what is in the CPU */
+    ref to;             /* translation; 0: not patched */
+    ref next;           /* among those that lead to `to` */
+    uint16_t at;        /* its displacement, from the start of the code */
+    uint16_t unlinked;  /* where it goes otherwise: the exit to the dispatcher, in what is aside */
+    uint32_t back : 12; /* so far behind the translation that it is part of */
+    uint32_t target : 12;              /* RIP's offset in the page */
+    uint32_t privilege : 2;            /* there */
+    uint32_t vectors : 2;              /* enum vectors_level: what is in the CPU */
     uint32_t in_host : 1, in_slot : 1; /* where the flags are */
     uint32_t is_backward : 1;          /* attention is to be looked at on the way */
     uint32_t may_follow : 1; /* its target would have followed in line, had it been run before */
@@ -86,13 +86,14 @@ struct translation {
     ref page_next, page_previous;
     ref incoming;                     /* links that lead to it */
     ref ways;                         /* struct ways; 0: none is made */
-    uint32_t code;                    /* offset of its first byte of code; from there: */
+    uint32_t aside;                   /* offset of its code that is seldom run (ring.c), */
+    uint32_t code;                    /* and of its first byte of code; from there: */
     uint16_t entry_host, entry_saved; /* flags in the CPU, or in their slot */
     uint16_t unloaded;                /* flags in their slot, vector registers anywhere */
     uint16_t links, slow; /* struct link, struct slow_entry: so many units behind this */
 };
 
-_Static_assert(sizeof(struct translation) == 56, "there are a hundred thousand of these");
+_Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand of these");
 
 /* Everything leads to this entry but links, which know more. T0 is RIP. */
 #define TRANSLATION_ENTRY(translate, t)                                                            \
@@ -115,7 +116,8 @@ struct jump_cache {
 struct ring {
     uint32_t at, limit;
     uint32_t start, end;
-    uint32_t used; /* the most that `at` has been */
+    uint32_t used;        /* the most that `at` has been */
+    uint32_t first, last; /* the end is between these; what it is beyond the first is granted */
 };
 
 #define BAD_RUNS     4096u
@@ -131,7 +133,7 @@ struct translate {
     struct vcpu *vcpu;
     struct code_pool *pool, *own_pool; /* where `code` is from; NULL or the same */
     struct code_piece code;
-    struct ring code_ring, data_ring;
+    struct ring code_ring, aside_ring, data_ring;
     ref oldest, youngest;
     bool code_is_new; /* written since the last serializing instruction */
 
@@ -207,10 +209,13 @@ void ring_init(struct translate *translate);
 void ring_reserve(struct translate *translate);
 /* Data, 8-byte aligned, within what was reserved. */
 void *ring_allocate(struct translate *translate, size_t size);
-/* t has been written, with code up to code_end. */
-void ring_append(struct translate *translate, struct translation *t, uint32_t code_end);
+/* t has been written, with code up to code_end, and aside up to aside_end. */
+void ring_append(struct translate *translate, struct translation *t, uint32_t code_end,
+                 uint32_t aside_end);
 /* What was made behind the youngest translation ends here. */
 void ring_append_code(struct translate *translate, uint32_t code_end);
+/* The most that has been in use. */
+size_t ring_bytes(const struct translate *translate);
 /* All translations are evicted, and their memory goes back to the host. */
 void ring_empty(struct translate *translate);
 

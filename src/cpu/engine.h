@@ -24,8 +24,8 @@ struct engine_ops {
     void (*detach)(struct vcpu *vcpu);
     /* Runs the vCPU, unparked, until there is a reason to leave; returns parked. */
     enum vcpu_exit (*run)(struct vcpu *vcpu);
-    /* Gives memory of caches back to the host, all that it can do without. The vCPU is parked. NULL:
-     * there is none. */
+    /* Gives memory of caches back to the host, all that it can do without. The vCPU is parked.
+     * NULL: there is none. */
     void (*trim)(struct vcpu *vcpu);
     /* NULL: nothing to count. Any thread, also while the vCPU runs: numbers that it had. */
     void (*get_stats)(const struct vcpu *vcpu, struct engine_stats *stats);

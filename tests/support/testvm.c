@@ -79,7 +79,8 @@ void testvm_create(struct testvm *vm, uint64_t ram_size)
     assert_int_equal(pmap_create(&vm->map, &ram, 1, &err), STATUS_OK);
     assert_int_equal(bus_create(&vm->mmio, NULL, &err), STATUS_OK);
     assert_int_equal(bus_create(&vm->ports, NULL, &err), STATUS_OK);
-    assert_int_equal(mmu_domain_create(&vm->domain, vm->map, &(struct mmu_config){0}, &err), STATUS_OK);
+    assert_int_equal(mmu_domain_create(&vm->domain, vm->map, &(struct mmu_config){0}, &err),
+                     STATUS_OK);
     assert_int_equal(thunk_set_create(&vm->thunks, &err), STATUS_OK);
 
     struct vcpu_config config = {

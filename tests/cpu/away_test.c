@@ -317,6 +317,52 @@ static void test_code_that_leaves(void **state)
     }
 }
 
+static void evict_code(void *context)
+{
+    struct suite *suite = context;
+    assert_true(suite->vm.vcpu->mmu.parked); /* a running vCPU waits for nothing */
+    if (pmap_state(suite->vm.map, CODE >> PAGE_SHIFT) == PAGE_PRIVATE)
+        evict(suite, CODE);
+}
+
+static void never_over(void *context)
+{
+    (void)context;
+}
+
+static bool never_refused(void *context)
+{
+    (void)context;
+    return false;
+}
+
+/* The page of two pushes leaves while the vCPU waits for the first one's stack. */
+static void test_code_leaves_in_a_run(void **state)
+{
+    static const struct page_pressure_ops ops = {
+        .over = never_over, .wait = evict_code, .refused = never_refused};
+    for (unsigned e = 0; e < ARRAY_LENGTH(engines); e++) {
+        struct suite suite;
+        make(&suite, engines[e]);
+        struct vcpu *vcpu = suite.vm.vcpu;
+        testvm_put(&suite.vm, CODE, "\x57\x50\x5b\x59\xf4", 5); /* push rdi, rax; pop rbx, rcx */
+        testvm_put(&suite.vm, STACK - 8, "", 1);
+        evict(&suite, STACK - PAGE_SIZE);
+        pmap_set_pressure(suite.vm.map, &ops, &suite);
+        pmap_set_limits(suite.vm.map, UINT64_MAX, 0);
+        vcpu->gpr[GPR_RSP] = STACK;
+        vcpu->gpr[GPR_RDI] = 1;
+        vcpu->gpr[GPR_RAX] = 2;
+        assert_int_equal(testvm_run(&suite.vm, CODE), VCPU_EXIT_HALTED);
+        assert_int_equal(vcpu->gpr[GPR_RBX], 2);
+        assert_int_equal(vcpu->gpr[GPR_RCX], 1);
+        assert_int_equal(vcpu->gpr[GPR_RSP], STACK);
+        assert_int_equal(stats_of(&suite).faults_swap_in, 2);
+        pmap_set_limits(suite.vm.map, UINT64_MAX, UINT64_MAX);
+        unmake(&suite);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -325,6 +371,7 @@ int main(void)
         cmocka_unit_test(test_lost),
         cmocka_unit_test(test_interrupt_meets_lost_page),
         cmocka_unit_test(test_code_that_leaves),
+        cmocka_unit_test(test_code_leaves_in_a_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

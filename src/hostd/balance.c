@@ -46,14 +46,19 @@ static void vm_measure(struct vm *vm)
     const struct charge *charge = &vm->charge;
     const struct link_report *report = &vm->report;
     struct policy_vm *policy = &vm->policy;
+    uint64_t ram = charge->ram_bytes, rest = charge->rest_bytes;
+    if (charge->ram < 0) { /* not shown yet: what is more than it said beside it */
+        ram = rest - least(rest, vm->overhead);
+        rest -= ram;
+    }
     /* Its compressed pages are in memory of the process, and can be taken as private pages can. */
-    uint64_t compressed = least(report->compressed_size, charge->rest_bytes);
+    uint64_t compressed = least(report->compressed_size, rest);
     policy->min = vm->min;
     policy->max = vm->max;
     policy->shares = vm->shares != 0 ? vm->shares : policy_default_shares(vm->max);
     policy->swap = vm->swap;
-    policy->resident = charge->ram_bytes + compressed;
-    policy->overhead = charge->rest_bytes - compressed + metadata_bytes(vm);
+    policy->resident = ram + compressed;
+    policy->overhead = rest - compressed + metadata_bytes(vm);
     policy->frames = vm->sharer == NULL ? 0 : least(vm->sharer->part, shared_bytes(vm));
     policy->active =
         vm->has_reported && report->sample_periods != 0 ? least(report->active, vm->max) : vm->max;

@@ -99,6 +99,7 @@ static void discard_finish(struct discard *discard)
     pages_punch(map, discard->punching, discard->punching_count);
     discard->punching_count = 0;
     revoke_list_finish(map, &discard->leaving);
+    page_try_unmark(map, discard->leaving.code_ppns, discard->leaving.code_count, discard->ticket);
     for (unsigned i = 0; i < discard->shared_count; i++)
         frame_drop(map, discard->shared[i], discard->shared_as[i]);
     for (unsigned i = 0; i < discard->leaving.count; i++) {

@@ -4,8 +4,11 @@
  * here goes for such a table, too.
  *
  * The mark comes in two steps: CODE makes every *new* look-up say "not writable"; then the caller
- * sweeps the TLBs; then GUARDED says that this is done, and code may be decoded. Whoever clears the
- * mark afterwards makes everybody drop the code decoded from it.
+ * sweeps the TLBs; then GUARDED says that this is done, and code may be decoded.
+ *
+ * It goes in three: without GUARDED nobody decodes anew; then everybody drops what was decoded;
+ * then CODE goes, and the page may be written, unless somebody has it guarded anew. If CODE went
+ * first, a vCPU that has not heard of it yet could write the page, and execute what it was before.
  *
  * A page may be marked while it is away, since who wants to decode from it parks in between; that
  * does no harm: no TLB lets it be written then, and before it is decoded from it is brought back. A
@@ -46,11 +49,20 @@ bool pmap_has_code(const struct pmap *map, uint64_t ppn)
     return entry != NULL && atomic_load(entry) & ENTRY_CODE;
 }
 
-void pmap_code_clear(struct pmap *map, uint64_t ppn)
+void pmap_code_unguard(struct pmap *map, uint64_t ppn)
 {
     page_entry *entry = pmap_entry(map, ppn);
     if (entry != NULL)
-        atomic_fetch_and(entry, ~(uint64_t)(ENTRY_CODE | ENTRY_GUARDED));
+        atomic_fetch_and(entry, ~(uint64_t)ENTRY_GUARDED);
+}
+
+void pmap_code_clear(struct pmap *map, uint64_t ppn)
+{
+    page_entry *entry = pmap_entry(map, ppn);
+    uint64_t value = entry != NULL ? atomic_load(entry) : 0;
+    while ((value & (ENTRY_CODE | ENTRY_GUARDED)) == ENTRY_CODE &&
+           !atomic_compare_exchange_weak(entry, &value, value & ~(uint64_t)ENTRY_CODE))
+        ;
 }
 
 void page_drop_code(struct pmap *map, uint64_t ppn)
@@ -61,7 +73,8 @@ void page_drop_code(struct pmap *map, uint64_t ppn)
     atomic_thread_fence(memory_order_seq_cst);
     if (likely(!(atomic_load(entry) & ENTRY_CODE)))
         return;
-    if (atomic_fetch_and(entry, ~(uint64_t)(ENTRY_CODE | ENTRY_GUARDED)) & ENTRY_CODE)
-        pages_revoke(map, &(struct pmap_revocation){
-                              .ppns = &ppn, .count = 1, .code_ppns = &ppn, .code_count = 1});
+    pmap_code_unguard(map, ppn);
+    pages_revoke(map, &(struct pmap_revocation){
+                          .ppns = &ppn, .count = 1, .code_ppns = &ppn, .code_count = 1});
+    pmap_code_clear(map, ppn);
 }

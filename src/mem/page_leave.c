@@ -38,12 +38,18 @@ uint64_t ticket_take(struct pmap *map)
     return atomic_fetch_add(&map->next_ticket, 1) + 1;
 }
 
+/* What may be set of a page that is leaving. */
+#define LEAVING_MARKS (ENTRY_KEPT | ENTRY_CLEAN)
+
+static uint64_t leaving_with(uint64_t ticket)
+{
+    return PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT;
+}
+
 bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool takes_over,
                     struct revoke_list *list)
 {
     page_entry *entry = &map->entries[ppn];
-    /* The revocation that follows drops the code decoded from it. */
-    const uint64_t code = list->keeps_code ? 0 : (uint64_t)(ENTRY_CODE | ENTRY_GUARDED);
     uint64_t value = atomic_load(entry);
     for (;;) {
         if (entry_state(value) != PAGE_PRIVATE || value & ENTRY_SETTLING)
@@ -51,12 +57,24 @@ bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool takes_
         bool is_another = value & ENTRY_LEAVING;
         if (is_another ? !takes_over : entry_payload(value) != 0)
             return false;
-        uint64_t wanted = PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT |
-                          (value & (ENTRY_KEPT | ENTRY_CLEAN) & ~code);
+        uint64_t wanted =
+            PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT | (value & LEAVING_MARKS);
         if (entry_change(map, entry, &value, wanted)) {
             revoke_list_add(list, ppn, value);
             return true;
         }
+    }
+}
+
+void page_try_unmark(struct pmap *map, const uint64_t *ppns, unsigned count, uint64_t ticket)
+{
+    for (unsigned i = 0; i < count; i++) {
+        page_entry *entry = &map->entries[ppns[i]];
+        uint64_t value = atomic_load(entry);
+        while ((value & ~LEAVING_MARKS) == leaving_with(ticket) &&
+               !atomic_compare_exchange_weak(entry, &value,
+                                             value & ~(uint64_t)(ENTRY_CODE | ENTRY_GUARDED)))
+            ;
     }
 }
 
@@ -84,38 +102,21 @@ void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags
             batch->ppn[batch->count++] = ppn;
     }
     revoke_list_finish(map, &list);
+    if (!list.keeps_code)
+        page_try_unmark(map, list.code_ppns, list.code_count, batch->ticket);
 }
 
-static uint64_t leaving_with(uint64_t ticket)
-{
-    return PAGE_PRIVATE | ENTRY_LEAVING | ticket << ENTRY_PAYLOAD_SHIFT;
-}
-
-/* What may be set of a page that is leaving. */
-#define LEAVING_MARKS (ENTRY_KEPT | ENTRY_CLEAN)
-
-/*
- * The mark goes last: as long as it is there, nobody writes the page without dropping its code. Who
- * has decoded anew meanwhile has looked the page up, and it leaves no more.
- */
 void page_leave_code(struct pmap *map, const struct page_batch *batch)
 {
-    const uint64_t code = ENTRY_CODE | ENTRY_GUARDED, leaving = leaving_with(batch->ticket);
     uint64_t ppns[PAGE_BATCH_MAX];
     unsigned count = 0;
     for (unsigned i = 0; i < batch->count; i++) {
         uint64_t value = atomic_load(&map->entries[batch->ppn[i]]);
-        if ((value & ~LEAVING_MARKS) == leaving && value & ENTRY_CODE)
+        if ((value & ~LEAVING_MARKS) == leaving_with(batch->ticket) && value & ENTRY_CODE)
             ppns[count++] = batch->ppn[i];
     }
     pages_revoke(map, &(struct pmap_revocation){.code_ppns = ppns, .code_count = count});
-    for (unsigned i = 0; i < count; i++) {
-        page_entry *entry = &map->entries[ppns[i]];
-        uint64_t value = atomic_load(entry);
-        while ((value & ~LEAVING_MARKS) == leaving &&
-               !atomic_compare_exchange_weak(entry, &value, value & ~code))
-            ;
-    }
+    page_try_unmark(map, ppns, count, batch->ticket);
 }
 
 bool page_leave_copy(const struct pmap *map, uint64_t ppn, uint8_t *to)

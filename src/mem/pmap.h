@@ -167,13 +167,15 @@ uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
  * one. From the mark on, no look-up calls the page writable. pmap_code_mark: true when the page is
  * not guarded yet: then the caller takes write permission for it from every TLB and calls
  * pmap_code_guard, which does nothing where somebody has cleared the mark meanwhile. Only from a
- * guarded page may code be decoded. pmap_code_clear: forgets the mark; the caller makes every vCPU
- * drop the code decoded from the page afterwards. pmap_has_code: marked, guarded or not. All are
- * false for a PPN that is not RAM. None blocks.
+ * guarded page may code be decoded. To let it be written: pmap_code_unguard, after which nobody
+ * decodes from it; then the caller makes every vCPU drop the code decoded from it; then
+ * pmap_code_clear takes the mark off, unless the page has been guarded again. pmap_has_code:
+ * marked, guarded or not. All are false for a PPN that is not RAM. None blocks.
  */
 bool pmap_code_mark(struct pmap *map, uint64_t ppn);
 void pmap_code_guard(struct pmap *map, uint64_t ppn);
 bool pmap_code_is_guarded(const struct pmap *map, uint64_t ppn);
+void pmap_code_unguard(struct pmap *map, uint64_t ppn);
 void pmap_code_clear(struct pmap *map, uint64_t ppn);
 bool pmap_has_code(const struct pmap *map, uint64_t ppn);
 

@@ -221,8 +221,9 @@ void domain_mark_code(struct mmu_domain *domain, uint64_t ppn)
 void domain_drop_code(struct mmu_domain *domain, uint64_t ppn)
 {
     pthread_mutex_lock(&domain->lock);
-    pmap_code_clear(domain->map, ppn);
+    pmap_code_unguard(domain->map, ppn);
     request_all(domain, &(struct mmu_request){.code_ppns = &ppn, .code_count = 1});
+    pmap_code_clear(domain->map, ppn);
     pthread_mutex_unlock(&domain->lock);
 }
 

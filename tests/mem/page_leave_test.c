@@ -124,6 +124,7 @@ static void while_coming(struct probe *probe)
 /* ------------------------------------------------------------------------- code */
 
 struct heard {
+    struct pmap *map;
     unsigned calls, count, code_count;
     bool keeps_code;
 };
@@ -131,9 +132,13 @@ struct heard {
 static void hear(void *context, const struct pmap_revocation *what)
 {
     struct heard *heard = context;
-    *heard = (struct heard){heard->calls + 1, what->count, what->code_count, what->keeps_code};
-    for (unsigned i = 0; i < what->code_count; i++)
+    *heard = (struct heard){heard->map, heard->calls + 1, what->count, what->code_count,
+                            what->keeps_code};
+    for (unsigned i = 0; i < what->code_count; i++) {
         assert_int_equal(what->code_ppns[i], PPN);
+        /* Who has not heard of it yet cannot write the page without dropping its code. */
+        assert_true(pmap_has_code(heard->map, PPN));
+    }
 }
 
 static void check_heard(struct heard *heard, unsigned count, unsigned code_count, bool keeps_code)
@@ -148,7 +153,7 @@ static void check_heard(struct heard *heard, unsigned count, unsigned code_count
 static void test_code_is_kept(void **state)
 {
     struct probe *probe = *state;
-    struct heard heard = {0};
+    struct heard heard = {.map = probe->map};
     struct page_batch batch = {.count = 1, .ppn = {PPN}};
     bool writable;
     pmap_set_revoke_hook(probe->map, hear, &heard);
@@ -180,6 +185,18 @@ static void test_code_is_kept(void **state)
     check_heard(&heard, 1, 1, false);
     assert_false(pmap_has_code(probe->map, PPN));
     page_leave_cancel(probe->map, &batch, 0);
+
+    uint8_t byte = 1; /* a device writes it */
+    pmap_code_mark(probe->map, PPN);
+    pmap_code_guard(probe->map, PPN);
+    assert_int_equal(pmap_write(probe->map, PPN * PAGE_SIZE, &byte, 1), STATUS_OK);
+    check_heard(&heard, 1, 1, false);
+    assert_false(pmap_has_code(probe->map, PPN));
+    pmap_code_mark(probe->map, PPN);
+    pmap_code_guard(probe->map, PPN);
+    assert_int_equal(pmap_balloon_take(probe->map, PPN, 1), 1);
+    check_heard(&heard, 1, 1, false);
+    assert_false(pmap_has_code(probe->map, PPN));
     pmap_set_revoke_hook(probe->map, NULL, NULL);
 }
 

@@ -170,6 +170,7 @@ void step_page(struct model *model, uint64_t ppn)
             page->code = true;
         break;
     case 4:
+        pmap_code_unguard(model->map, ppn);
         pmap_code_clear(model->map, ppn);
         if (page != NULL)
             page->code = false;

@@ -364,6 +364,10 @@ static void test_code_marks(void **state)
     pmap_page_write(map, 2);
     assert_true(pmap_has_code(map, 2));
 
+    pmap_code_clear(map, 2); /* guarded: nothing happens */
+    assert_true(pmap_has_code(map, 2));
+    pmap_code_unguard(map, 2);
+    assert_true(pmap_has_code(map, 2));
     pmap_code_clear(map, 2);
     assert_false(pmap_has_code(map, 2));
     assert_false(pmap_code_is_guarded(map, 2));
@@ -393,7 +397,8 @@ static void test_code_revocations(void **state)
     assert_int_equal(seen.ppn, 2);
     assert_true(seen.code);
     assert_memory_equal(seen.bytes, "abc", 3);
-    assert_true(seen.writable); /* the mark was gone before */
+    assert_false(seen.writable); /* the mark is there until all have heard of it, */
+    assert_false(pmap_has_code(map, 2)); /* and no longer */
     assert_int_equal(pmap_write(map, 2 * PAGE_SIZE, "abc", 3), STATUS_OK);
     assert_int_equal(seen.count, 1);
 

@@ -19,7 +19,7 @@
 
 struct node {
     uint64_t table; /* PPN of the guest's table; direct: of the first page that it maps */
-    uint64_t epoch; /* of the shadow: fresh while that is the same */
+    uint64_t compared; /* when it last was, by the shadow's clock; 0: has to be */
     uint32_t generation;
     uint32_t same_hash; /* next node of the hash */
     uint16_t quiet, patience;
@@ -38,7 +38,7 @@ struct shadow {
     uint32_t *table_heads;           /* of nodes, by table */
     uint32_t *leaf_heads;            /* of leaves, by page */
     unsigned table_bits, leaf_bits;
-    uint64_t epoch, build;
+    uint64_t clock, flushed, build; /* `flushed`: when */
     uint64_t cr3;        /* that `root` is of */
     uint64_t root;       /* as an entry leads there */
     uint64_t no_execute; /* EFER.NXE that entries were checked with */
@@ -75,7 +75,6 @@ enum status shadow_create(struct shadow **out, uint64_t bytes, struct error *err
     shadow->nodes = sparse_map(count * sizeof *shadow->nodes);
     shadow->table_heads = sparse_map(bit(shadow->table_bits) * sizeof *shadow->table_heads);
     shadow->leaf_heads = sparse_map(bit(shadow->leaf_bits) * sizeof *shadow->leaf_heads);
-    shadow->epoch = 1;
     if (shadow->nodes == NULL || shadow->table_heads == NULL || shadow->leaf_heads == NULL) {
         shadow_destroy(shadow);
         return error_set(err, STATUS_NO_MEMORY, "no memory for shadow page tables");
@@ -228,7 +227,6 @@ void shadow_untrace(struct shadow *shadow, uint64_t ppn)
         if (node->table != ppn || !node->traced)
             continue;
         node->traced = false;
-        node->epoch = shadow->epoch;
         node->quiet = 0;
         if (node->patience < PATIENCE_MOST)
             node->patience *= 2;
@@ -278,7 +276,7 @@ static struct node *node_get(struct shadow *shadow, uint64_t table, unsigned lev
         node->level = (uint8_t)level;
         node->direct = direct;
         node->traced = false;
-        node->epoch = shadow->epoch;
+        node->compared = ++shadow->clock;
         node->quiet = 0;
         node->patience = PATIENCE_LEAST;
         node->in_use = true;
@@ -309,7 +307,7 @@ static struct node *child_of(struct shadow *shadow, uint64_t target)
 
 void shadow_flush(struct shadow *shadow)
 {
-    shadow->epoch++;
+    shadow->flushed = ++shadow->clock;
 }
 
 /* The guest's entry is `now`. True: it had been used, and is another than before. */
@@ -352,7 +350,7 @@ static bool node_compare(struct mmu *mmu, struct node *node)
     shadow->stats.resyncs++;
     for (unsigned i = 0; i < FANOUT; i++)
         changed |= entry_compare(shadow, node, i, table);
-    node->epoch = shadow->epoch;
+    node->compared = ++shadow->clock;
     return !changed;
 }
 
@@ -366,9 +364,10 @@ static void node_trace(struct mmu *mmu, struct node *node)
     mmu->shadow->stats.traces += node->traced;
 }
 
-static inline void node_freshen(struct mmu *mmu, struct node *node)
+/* Has the node be as the table was at that time, or later. */
+static inline void node_freshen(struct mmu *mmu, struct node *node, uint64_t time)
 {
-    if (likely(node->traced || node->direct || node->epoch == mmu->shadow->epoch))
+    if (likely(node->traced || node->direct || node->compared >= time))
         return;
     if (!node_compare(mmu, node))
         node->quiet = 0;
@@ -418,13 +417,14 @@ bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned 
                     struct walk *walk, uint64_t *nested)
 {
     struct shadow *shadow = mmu->shadow;
-    uint64_t rights = UINT64_MAX, leaf = 0, target;
+    uint64_t rights = UINT64_MAX, leaf = 0, target, time = shadow->flushed;
     unsigned leaf_level = 0, level = ROOT_LEVEL;
     struct node *node = root_of(mmu);
     for (;; level--) {
         if (node == NULL)
             return false;
-        node_freshen(mmu, node);
+        node_freshen(mmu, node, time);
+        time = node->compared > time ? node->compared : time;
         node->seen = true;
         unsigned index = index_of(linear, level);
         target = node->target[index];
@@ -523,6 +523,7 @@ void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk_way *way, 
     if (!is_served(mmu))
         return;
     shadow->build++;
+    const uint64_t begin = ++shadow->clock;
     shadow->stats.hidden_faults++;
     struct node *node = node_get(shadow, way->tables[0], ROOT_LEVEL, false);
     for (unsigned i = 0;; i++) {
@@ -533,8 +534,11 @@ void shadow_build(struct mmu *mmu, uint64_t linear, const struct walk_way *way, 
             return;
         }
         struct node *child = node_get(shadow, way->tables[i + 1], node->level - 1u, false);
-        if (node->guest[index] != value || node->target[index] != child_target(shadow, child))
+        if (node->guest[index] != value || node->target[index] != child_target(shadow, child)) {
             lead_to(shadow, node, index, value, child_target(shadow, child));
+            if (child->compared < begin)
+                child->compared = 0;
+        }
         node = child;
     }
 }

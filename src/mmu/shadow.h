@@ -22,13 +22,15 @@
  * A large guest page leads to one large leaf where the nested table has one for it, else to a
  * *direct* node, which mirrors no table: its entries are the page's pieces.
  *
- * Coherency. A CPU may go on with what it has cached of a table until it flushes. So a node is
- * *fresh* up to the next flush, of whatever kind; then, when a walk comes through it, it is
- * compared with the guest's table, and entries that lead elsewhere now lead nowhere. A table that
+ * Coherency. A CPU may go on with what it has cached of a table until it flushes; but what it has
+ * not read yet it reads when it comes there, from the root to the page. So a node is *fresh* if it
+ * was compared with the guest's table since the last flush, of whatever kind, and after the nodes
+ * that lead to it; one that an entry has only just begun to lead to is not. Where it is not, a walk
+ * that comes through it compares it, and entries that lead elsewhere now lead nowhere. A table that
  * has been the same for some flushes is *traced*: its page is guarded as pages with decoded code
  * are (pmap.h), so that nobody writes it unnoticed, and its node needs no looks any more. A write
- * to it ends that; the node is fresh until the next flush, and is traced again after more quiet
- * flushes than before: a table that is written in bursts is left alone.
+ * to it ends that, and it is traced again after more quiet flushes than before: a table that is
+ * written in bursts is left alone.
  *
  * A page that is revoked is found by a reverse map, from PPN to the leaves that lead to it.
  *

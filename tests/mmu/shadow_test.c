@@ -122,6 +122,33 @@ static void test_other_writes(void **state)
     machine_destroy(machine);
 }
 
+/*
+ * A table that is put where none was is read from then on, without a flush: also one that the
+ * shadow knows from another place, whether it was traced there or has been compared.
+ */
+static void test_linked_anew(void **state)
+{
+    (void)state;
+    const uint64_t elsewhere = LINEAR + 8 * REGION, next = LINEAR + PAGE_SIZE;
+    for (unsigned quiet = 0; quiet <= 10; quiet += 10) {
+        struct machine *machine = make(1);
+        struct mmu *mmu = &machine->cpus[0].mmu;
+        machine_put(machine, ENTRY + 8, PAGE_A | LEAF);
+        reach(mmu, next, MMU_READ, MMU_USER);
+        for (unsigned i = 0; i < quiet; i++) {
+            reach(mmu, LINEAR, MMU_READ, MMU_USER);
+            mmu_flush(mmu, false);
+        }
+        reach(mmu, LINEAR, MMU_READ, MMU_USER);
+        assert_int_equal(stats_of(mmu)->traces, quiet == 0 ? 0 : 4);
+        write_entry(machine, mmu, ENTRY + 8, PAGE_B | LEAF);
+        write_entry(machine, mmu, DIRECTORY + 8 * 8, TABLE | PTE_P | PTE_W | PTE_U);
+        reach(mmu, elsewhere, MMU_READ, MMU_USER);
+        assert_int_equal(reach(mmu, elsewhere + PAGE_SIZE, MMU_READ, MMU_USER), PAGE_B);
+        machine_destroy(machine);
+    }
+}
+
 /* A large leaf is of pages that are all there now: one page of it has been revoked since the walk
  * cache was told of its neighbour that it is part of a large leaf. */
 static void test_large_after_revocation(void **state)
@@ -174,6 +201,7 @@ int main(void)
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_tracing),
         cmocka_unit_test(test_other_writes),
+        cmocka_unit_test(test_linked_anew),
         cmocka_unit_test(test_large_after_revocation),
         cmocka_unit_test(test_fault_refreshes),
     };

@@ -19,6 +19,11 @@ struct stale_value {
     uint64_t end;         /* ... up to then */
 };
 
+/* When a word had a value: from the begin on, and before the end. */
+struct span {
+    uint64_t begin, end;
+};
+
 /* ------------------------------------------------------------------------- addresses */
 
 unsigned stale_linears(enum oracle_mode mode)
@@ -141,8 +146,7 @@ struct search {
     const struct stale_cpu *cpu;
     struct oracle_case walk;
     uint64_t gpa[LEVELS_MOST]; /* of the entries */
-    bool current[LEVELS_MOST];
-    uint64_t end; /* when the first of the values in use was overwritten */
+    struct span root, spans[LEVELS_MOST]; /* of the root register and the entries */
     struct stale_result *results;
     unsigned count;
 };
@@ -178,6 +182,26 @@ static void add_flags(const struct search *search, struct stale_result *result, 
     result->after[i] |= flags << 8 * (search->gpa[level] & 7);
 }
 
+static bool is_current(const struct search *search, unsigned level)
+{
+    return search->spans[level].end == FOREVER;
+}
+
+/* Whether a CPU that has flushed at `time` may have read this since: one after the other, from the
+ * root to the last. */
+static bool may_be_read(const struct search *search, unsigned last, uint64_t time)
+{
+    time = later(time, search->root.begin);
+    if (time >= search->root.end)
+        return false;
+    for (unsigned i = 0; i <= last; i++) {
+        time = later(time, search->spans[i].begin);
+        if (time >= search->spans[i].end)
+            return false;
+    }
+    return true;
+}
+
 /* The walk in search->walk ends here; it is a result, if it is legal. */
 static void judge(struct search *search, unsigned last)
 {
@@ -185,14 +209,15 @@ static void judge(struct search *search, unsigned last)
     struct oracle_result walk = oracle_walk(c);
     uint64_t leaf = c->entries[last];
     if (walk.fault) {
-        if (!search->current[last] || search->end <= flushed(search, PAGE_SIZE, false))
+        if (!is_current(search, last) ||
+            !may_be_read(search, last, flushed(search, PAGE_SIZE, false)))
             return;
     } else {
         unsigned above = (c->mode == ORACLE_LONG ? 3 : 1) - last;
         uint64_t size = (uint64_t)PAGE_SIZE << above * (c->mode == ORACLE_32 ? 10 : 9);
-        if (search->end <= flushed(search, size, leaf & PTE_G && search->cpu->pge))
+        if (!may_be_read(search, last, flushed(search, size, leaf & PTE_G && search->cpu->pge)))
             return;
-        if (!search->current[last] && c->access == ORACLE_WRITE && !(leaf & FLAG_D))
+        if (!is_current(search, last) && c->access == ORACLE_WRITE && !(leaf & FLAG_D))
             return;
     }
     assert_true(search->count < STALE_RESULTS_MAX);
@@ -200,7 +225,7 @@ static void judge(struct search *search, unsigned last)
     *result = (struct stale_result){
         .fault = walk.fault, .error_code = walk.error_code, .address = walk.address};
     for (unsigned i = 0; i <= last && !walk.fault; i++) {
-        if (search->current[i])
+        if (is_current(search, i))
             add_flags(search, result, i,
                       FLAG_A | (i == last && c->access == ORACLE_WRITE ? FLAG_D : 0));
     }
@@ -208,10 +233,10 @@ static void judge(struct search *search, unsigned last)
 
 static void descend(struct search *search, unsigned depth, uint64_t table);
 
-static void try_value(struct search *search, unsigned depth, uint64_t word_value, uint64_t end)
+static void try_value(struct search *search, unsigned depth, uint64_t word_value, struct span span)
 {
-    bool current = end == FOREVER;
-    uint64_t value = word_value, old_end = search->end;
+    bool current = span.end == FOREVER;
+    uint64_t value = word_value;
     if (search->walk.mode == ORACLE_32)
         value = (uint32_t)(word_value >> 8 * (search->gpa[depth] & 7));
     if (!current && (value & (PTE_P | FLAG_A)) != (PTE_P | FLAG_A))
@@ -219,8 +244,7 @@ static void try_value(struct search *search, unsigned depth, uint64_t word_value
     for (unsigned i = depth; i < LEVELS_MOST; i++)
         search->walk.entries[i] = 0;
     search->walk.entries[depth] = value;
-    search->current[depth] = current;
-    search->end = end < old_end ? end : old_end;
+    search->spans[depth] = span;
     struct oracle_result walk = oracle_walk(&search->walk);
     unsigned last = (search->walk.mode == ORACLE_LONG ? LEVELS_MOST : 2) - 1;
     bool reserved = walk.fault && walk.error_code & 8;
@@ -228,30 +252,22 @@ static void try_value(struct search *search, unsigned depth, uint64_t word_value
         descend(search, depth + 1, value & FRAME);
     else if (current || !reserved)
         judge(search, depth);
-    search->end = old_end;
 }
 
 /* Tries all values that the word has had since anything of it was flushed, newest first. */
 static void try_values(struct search *search, unsigned depth, uint64_t word, uint64_t current,
-                       void (*each)(struct search *, unsigned, uint64_t, uint64_t))
+                       void (*each)(struct search *, unsigned, uint64_t, struct span))
 {
     const struct staleness *stale = search->stale;
-    uint64_t tried[256];
-    unsigned count = 0;
-    each(search, depth, current, FOREVER);
-    tried[count++] = current;
+    uint64_t value = current, end = FOREVER;
     for (unsigned i = stale->count; i-- > 0 && stale->values[i].end > search->cpu->flushed_all;) {
         if (stale->values[i].word != word)
             continue;
-        unsigned known = 0;
-        while (known < count && tried[known] != stale->values[i].value)
-            known++;
-        if (known < count)
-            continue;
-        assert_true(count < ARRAY_LENGTH(tried));
-        tried[count++] = stale->values[i].value;
-        each(search, depth, stale->values[i].value, stale->values[i].end);
+        each(search, depth, value, (struct span){stale->values[i].end, end});
+        value = stale->values[i].value;
+        end = stale->values[i].end;
     }
+    each(search, depth, value, (struct span){0, end});
 }
 
 static void descend(struct search *search, unsigned depth, uint64_t table)
@@ -263,13 +279,13 @@ static void descend(struct search *search, unsigned depth, uint64_t table)
     try_values(search, depth, word, stale_read(search->stale, word), try_value);
 }
 
-static void try_root(struct search *search, unsigned depth, uint64_t root, uint64_t end)
+static void try_root(struct search *search, unsigned depth, uint64_t root, struct span span)
 {
-    search->end = end;
+    search->root = span;
     if (root & PTE_P) {
         descend(search, depth, root & FRAME);
-    } else if (end == FOREVER) { /* PAE's page-directory pointer */
-        search->current[0] = true;
+    } else if (span.end == FOREVER) { /* PAE's page-directory pointer */
+        search->spans[0] = span;
         search->walk.entries[0] = 0;
         judge(search, 0);
     }

@@ -34,6 +34,7 @@
 
 #include <stdlib.h>
 
+#include "mmu/space.h"
 #include "mmu/tlb.h"
 
 #define MEMBERS_MAX 64u
@@ -146,6 +147,8 @@ static void request_apply(struct mmu *mmu, const struct mmu_request *request)
     }
     if (request->mappings.count != 0)
         tlb_drop_mappings(mmu, &request->mappings);
+    if (request->mappings.count != 0 || request->guarded_ppn != NULL)
+        space_forget_all(mmu);
     if (request->guarded_ppn != NULL) {
         walk_cache_drop_page(&mmu->walk_cache, *request->guarded_ppn);
         if (mmu->shadow != NULL)

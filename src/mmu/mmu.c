@@ -3,7 +3,9 @@
 #include "mmu/mmu.h"
 
 #include "mmu/domain.h"
+#include "mmu/space.h"
 #include "mmu/tlb.h"
+#include "mmu/walk.h"
 
 enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmio,
                      _Atomic uint32_t *attention, uint32_t attention_bit,
@@ -75,13 +77,42 @@ static void forget_tables(struct mmu *mmu)
         shadow_flush(mmu->shadow);
 }
 
+/* All but the TLB. */
+static void forget_space(struct mmu *mmu, enum mmu_flush_scope scope)
+{
+    forget_tables(mmu);
+    if (mmu->code_flush != NULL)
+        mmu->code_flush(mmu->code_context, scope, 0);
+}
+
 void mmu_flush(struct mmu *mmu, bool keep_global)
 {
     mmu->stats.flushes++;
+    space_forget_all(mmu);
     tlb_flush(mmu, keep_global);
-    forget_tables(mmu);
-    if (mmu->code_flush != NULL)
-        mmu->code_flush(mmu->code_context, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL, 0);
+    forget_space(mmu, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL);
+}
+
+void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
+{
+    unsigned from = mmu->cr3 & PAGING_CR3_PCID, to = cr3 & PAGING_CR3_PCID;
+    mmu->cr3 = cr3;
+    if (!(mmu->cr4 & PAGING_CR4_PCIDE)) {
+        mmu_flush(mmu, true);
+        return;
+    }
+    space_leave(mmu, from);
+    if (keep && from != to && space_enter(mmu, to))
+        mmu->stats.space_returns++;
+    else
+        mmu->stats.flushes++;
+    space_forget(mmu, to);
+    forget_space(mmu, MMU_FLUSH_LOCAL);
+}
+
+void mmu_flush_space(struct mmu *mmu, unsigned pcid)
+{
+    space_forget(mmu, pcid);
 }
 
 void mmu_flush_page(struct mmu *mmu, uint64_t linear)
@@ -97,6 +128,7 @@ void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count)
 {
     if (count > ARRAY_LENGTH(mmu->watched))
         count = ARRAY_LENGTH(mmu->watched);
+    space_forget_all(mmu);
     for (unsigned i = 0; i < count; i++) {
         mmu->watched[i] = pages[i] & ~PAGE_MASK;
         tlb_flush_page(mmu, pages[i]);

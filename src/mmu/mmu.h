@@ -48,6 +48,8 @@
 #define TLB_ENTRIES       4096u  /* per privilege */
 #define TLB_SPARE_ENTRIES 65536u /* per privilege */
 #define ITLB_ENTRIES      1024u  /* per privilege */
+#define MMU_SPACES        8u   /* address spaces that are kept while another one is current, ... */
+#define MMU_SPACE_ENTRIES 512u /* ... and so much of each */
 #define TLB_NO_TAG        ((uint64_t)1)
 
 /* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
@@ -104,6 +106,7 @@ struct mmu_stats {
     uint64_t nested_violations; /* times that a nested entry was missing, or forbade a write */
     uint64_t page_faults;       /* walks that ended in a guest page fault */
     uint64_t flushes;           /* whole-TLB flushes, with or without global pages */
+    uint64_t space_returns;     /* address spaces entered whose translations were kept (space.h) */
     uint64_t page_flushes;      /* single-page flushes */
     uint64_t code_writes;       /* writes that dropped decoded code */
     uint64_t away;              /* times it parked for a page that was away */
@@ -184,6 +187,18 @@ struct mmu {
     } tlb_use[MMU_PRIVILEGES][2], tlb_spare_use[MMU_PRIVILEGES][2], itlb_use[2];
     /* Where pieces of large pages may be, so that flushing a small page seldom looks for them. */
     struct tlb_filter large_regions, huge_regions; /* of 4 MiB and 1 GiB */
+
+    /* Entries of address spaces that are not current (space.h). */
+    struct mmu_space {
+        unsigned count, pcid; /* count 0: of none */
+        uint64_t left;        /* when, by space_clock */
+        struct mmu_space_entry {
+            uint64_t tag, info;
+            uintptr_t value;
+            uint32_t table, slot;
+        } entries[MMU_SPACE_ENTRIES];
+    } spaces[MMU_SPACES];
+    uint64_t space_clock;
 };
 
 /* What an address resolved to. */
@@ -275,8 +290,16 @@ void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t val
  */
 void mmu_mark_code(struct mmu *mmu, uint64_t ppn);
 
-/* Flushes. keep_global: entries of pages with the G bit (with CR4.PGE) stay, as for a CR3 load. */
+/*
+ * Loads CR3 in any mode, and flushes all but global pages. With PCIDs (CR4.PCIDE) that goes for the
+ * new one alone, and not even for it where `keep` is set: bit 63 of what MOV to CR3 was given (SDM
+ * vol. 3 4.10.4.1).
+ */
+void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep);
+
+/* Flushes, of all PCIDs. keep_global: entries of pages with the G bit (with CR4.PGE) stay. */
 void mmu_flush(struct mmu *mmu, bool keep_global);
+void mmu_flush_space(struct mmu *mmu, unsigned pcid);  /* one that is not current */
 void mmu_flush_page(struct mmu *mmu, uint64_t linear); /* in all privileges; global ones too */
 
 /* Loads pdpte[] from cr3, for PAE paging outside long mode. MMU_FAULT where a reserved bit is set

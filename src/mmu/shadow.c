@@ -18,7 +18,7 @@
 #define CHILD_GEN_SHIFT   32
 
 struct node {
-    uint64_t table; /* PPN of the guest's table; direct: of the first page that it maps */
+    uint64_t table;    /* PPN of the guest's table; direct: of the first page that it maps */
     uint64_t compared; /* when it last was, by the shadow's clock; 0: has to be */
     uint32_t generation;
     uint32_t same_hash; /* next node of the hash */
@@ -39,9 +39,9 @@ struct shadow {
     uint32_t *leaf_heads;            /* of leaves, by page */
     unsigned table_bits, leaf_bits;
     uint64_t clock, flushed, build; /* `flushed`: when */
-    uint64_t cr3;        /* that `root` is of */
-    uint64_t root;       /* as an entry leads there */
-    uint64_t no_execute; /* EFER.NXE that entries were checked with */
+    uint64_t cr3;                   /* that `root` is of */
+    uint64_t root;                  /* as an entry leads there */
+    uint64_t no_execute;            /* EFER.NXE that entries were checked with */
     struct shadow_stats stats;
 };
 
@@ -315,9 +315,11 @@ static bool entry_update(struct shadow *shadow, struct node *node, unsigned inde
 {
     const uint64_t leads = WALK_ADDRESS_MASK | WALK_RESERVED | ENTRY_P | ENTRY_PS |
                            (shadow->no_execute ? 0 : ENTRY_NX);
-    uint64_t change = node->guest[index] ^ now;
-    bool matters = node->target[index] != 0 && change & ~(uint64_t)(ENTRY_A | ENTRY_D);
-    if (change & leads || !(now & ENTRY_A))
+    uint64_t change = (node->guest[index] ^ now) & ~(uint64_t)(ENTRY_A | ENTRY_D);
+    uint64_t target = node->target[index];
+    bool matters = target != 0 && change != 0;
+    /* New rights are not to be had with what was known of the tables below before. */
+    if (change & leads || !(now & ENTRY_A) || (matters && !is_leaf(target)))
         entry_clear(shadow, node, index);
     node->guest[index] = now;
     return matters;

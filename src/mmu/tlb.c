@@ -14,57 +14,10 @@
 
 #include <stdlib.h>
 
-#define INFO_PPN_SHIFT 12
+#include "mmu/tlb_tables.h"
 
 #define LARGE_REGION_SHIFT 22 /* 2 MiB pages are taken for 4 MiB ones */
 #define HUGE_REGION_SHIFT  30
-
-/* The entries of one kind of access in one table, with what is beside them. */
-struct data_table {
-    struct tlb_slot *slots;
-    struct tlb_info *info;
-    struct tlb_use *use;
-    enum mmu_access access;
-};
-#define DATA_TABLES (4 * MMU_PRIVILEGES)
-
-static inline struct data_table main_table(struct mmu *mmu, enum mmu_privilege privilege,
-                                           enum mmu_access access)
-{
-    return (struct data_table){mmu->tlb[privilege], mmu->tlb_info[privilege],
-                               &mmu->tlb_use[privilege][access], access};
-}
-
-static inline struct data_table spare_table(struct mmu *mmu, enum mmu_privilege privilege,
-                                            enum mmu_access access)
-{
-    return (struct data_table){mmu->tlb_spare[privilege], mmu->tlb_spare_info[privilege],
-                               &mmu->tlb_spare_use[privilege][access], access};
-}
-
-/* Main tables have even numbers. */
-static inline struct data_table data_table(struct mmu *mmu, unsigned number)
-{
-    enum mmu_privilege privilege = number / 4;
-    enum mmu_access access = number / 2 % 2;
-    return number % 2 == 0 ? main_table(mmu, privilege, access)
-                           : spare_table(mmu, privilege, access);
-}
-
-static inline struct tlb_entry *entry_at(const struct data_table *table, unsigned slot)
-{
-    return &table->slots[slot].of[table->access];
-}
-
-static inline uint64_t *info_at(const struct data_table *table, unsigned slot)
-{
-    return &table->info[slot].of[table->access];
-}
-
-static inline unsigned main_slot(uint64_t linear)
-{
-    return (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
-}
 
 void tlb_init(struct mmu *mmu)
 {
@@ -93,39 +46,12 @@ static inline unsigned code_slot(uint64_t linear)
 
 /* ------------------------------------------------------------------------- fills */
 
-static inline void use_set(struct tlb_use *use, unsigned slot, unsigned info)
-{
-    bool global = info & TLB_GLOBAL;
-    if (unlikely(tlb_set_has(&use->of[!global], slot)))
-        tlb_set_remove(&use->of[!global], slot);
-    tlb_set_add(&use->of[global], slot);
-}
-
-static inline bool is_filled(const struct tlb_use *use, unsigned slot)
-{
-    return tlb_set_has(&use->of[false], slot) || tlb_set_has(&use->of[true], slot);
-}
-
 static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
 {
     if (info & TLB_LARGE)
         tlb_filter_add(&mmu->large_regions, linear, LARGE_REGION_SHIFT);
     if (info & TLB_HUGE)
         tlb_filter_add(&mmu->huge_regions, linear, HUGE_REGION_SHIFT);
-}
-
-static inline void use_clear(struct tlb_use *use, unsigned slot)
-{
-    tlb_set_remove(&use->of[false], slot);
-    tlb_set_remove(&use->of[true], slot);
-}
-
-static inline void data_set(const struct data_table *table, unsigned slot, struct tlb_entry entry,
-                            uint64_t info)
-{
-    *entry_at(table, slot) = entry;
-    *info_at(table, slot) = info;
-    use_set(table->use, slot, (unsigned)info);
 }
 
 static inline void data_drop(const struct data_table *table, unsigned slot)

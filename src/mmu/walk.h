@@ -6,15 +6,17 @@
 #include "mmu/mmu.h"
 
 /* Bits of CR0, CR4 and EFER that paging looks at. */
-#define PAGING_CR0_WP   ((uint64_t)1 << 16)
-#define PAGING_CR0_PG   ((uint64_t)1 << 31)
-#define PAGING_CR4_PSE  ((uint64_t)1 << 4)
-#define PAGING_CR4_PAE  ((uint64_t)1 << 5)
-#define PAGING_CR4_PGE  ((uint64_t)1 << 7)
-#define PAGING_CR4_SMEP ((uint64_t)1 << 20)
-#define PAGING_CR4_SMAP ((uint64_t)1 << 21)
-#define PAGING_EFER_LMA ((uint64_t)1 << 10)
-#define PAGING_EFER_NXE ((uint64_t)1 << 11)
+#define PAGING_CR0_WP    ((uint64_t)1 << 16)
+#define PAGING_CR0_PG    ((uint64_t)1 << 31)
+#define PAGING_CR3_PCID  ((uint64_t)0xfff)
+#define PAGING_CR4_PSE   ((uint64_t)1 << 4)
+#define PAGING_CR4_PAE   ((uint64_t)1 << 5)
+#define PAGING_CR4_PGE   ((uint64_t)1 << 7)
+#define PAGING_CR4_PCIDE ((uint64_t)1 << 17)
+#define PAGING_CR4_SMEP  ((uint64_t)1 << 20)
+#define PAGING_CR4_SMAP  ((uint64_t)1 << 21)
+#define PAGING_EFER_LMA  ((uint64_t)1 << 10)
+#define PAGING_EFER_NXE  ((uint64_t)1 << 11)
 
 /* Bits of a paging-structure entry. */
 #define ENTRY_P  ((uint64_t)1 << 0)

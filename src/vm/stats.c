@@ -146,6 +146,7 @@ static void add_mmus(json_t *stats, struct vcpu *const *vcpus, unsigned count)
         {"nested_violations", offsetof(struct mmu_stats, nested_violations)},
         {"true_faults", offsetof(struct mmu_stats, page_faults)},
         {"tlb_flushes", offsetof(struct mmu_stats, flushes)},
+        {"tlb_space_returns", offsetof(struct mmu_stats, space_returns)},
         {"tlb_page_flushes", offsetof(struct mmu_stats, page_flushes)},
         {"code_writes", offsetof(struct mmu_stats, code_writes)},
     };

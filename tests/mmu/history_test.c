@@ -44,6 +44,7 @@ struct history {
     uint64_t exact, behind; /* accesses with one legal result, and with more */
     uint64_t faults, devices;
     uint64_t traced_writes, evictions; /* of the shadows */
+    uint64_t returns;                  /* to address spaces that were kept */
 };
 
 static uint64_t history_random(struct history *history, uint64_t limit)
@@ -185,6 +186,18 @@ static void switch_cpu(struct history *history)
 /* ------------------------------------------------------------------------- registers and flushes
  */
 
+static uint64_t cr3_of(const struct stale_cpu *cpu)
+{
+    uint64_t address = cpu->root[0] & (((uint64_t)1 << STALE_PCID_SHIFT) - 1) & ~PAGE_MASK;
+    return cpu->mode == ORACLE_PAE ? 0 : address | cpu->pcid;
+}
+
+static void load_pdptes(struct history *history)
+{
+    const struct stale_cpu *cpu = cpu_running(history);
+    memcpy(mmu_running(history)->pdpte, cpu->root, sizeof(cpu->root));
+}
+
 static void load_registers(struct history *history)
 {
     const struct stale_cpu *cpu = cpu_running(history);
@@ -193,10 +206,16 @@ static void load_registers(struct history *history)
     mmu->cr0 = 1 | CR0_PG_BIT | (cpu->wp ? CR0_WP_BIT : 0);
     mmu->cr4 = (cpu->mode != ORACLE_32 ? CR4_PAE_BIT : 0) | (cpu->pse ? CR4_PSE_BIT : 0) |
                (cpu->pge ? CR4_PGE_BIT : 0) | (cpu->smep ? CR4_SMEP_BIT : 0) |
-               (cpu->smap ? CR4_SMAP_BIT : 0);
+               (cpu->smap ? CR4_SMAP_BIT : 0) | (cpu->has_pcids ? CR4_PCIDE_BIT : 0);
     mmu->efer = (is_long ? EFER_LMA_BIT : 0) | (cpu->nxe ? EFER_NXE_BIT : 0);
-    mmu->cr3 = cpu->mode == ORACLE_PAE ? 0 : cpu->root[0] & ~PAGE_MASK;
-    memcpy(mmu->pdpte, cpu->root, sizeof(mmu->pdpte));
+    mmu->cr3 = cr3_of(cpu);
+    load_pdptes(history);
+}
+
+/* Mostly one of a few, so that it is come back to. */
+static unsigned any_pcid(struct history *history)
+{
+    return (unsigned)history_random(history, PERCENT(80) ? 3 : STALE_PCIDS);
 }
 
 /* A flush of everything goes with it. */
@@ -215,6 +234,11 @@ static void change_mode(struct history *history, bool format)
         cpu->nxe = !cpu->nxe;
     cpu->pse = PERCENT(80);
     cpu->pge = PERCENT(80);
+    cpu->has_pcids = cpu->mode == ORACLE_LONG && PERCENT(60);
+    cpu->pcid = cpu->has_pcids ? any_pcid(history) : 0;
+    for (unsigned i = 0; i < ARRAY_LENGTH(cpu->root); i++)
+        cpu->root[i] = (uint64_t)cpu->pcid << STALE_PCID_SHIFT |
+                       (cpu->root[i] & (((uint64_t)1 << STALE_PCID_SHIFT) - 1));
     load_registers(history);
     mmu_flush(mmu_running(history), false);
     stale_flush_all(&history->stale, cpu);
@@ -228,16 +252,28 @@ static void change_root(struct history *history)
         root[i] = (TABLE_FIRST + history_random(history, 3)) << PAGE_SHIFT | PTE_P;
     if (cpu->mode == ORACLE_PAE && PERCENT(30))
         root[history_random(history, 2)] = 0;
-    stale_load_root(&history->stale, cpu, history->running, root);
-    load_registers(history);
-    mmu_flush(mmu_running(history), true);
+    unsigned pcid = cpu->has_pcids ? any_pcid(history) : 0;
+    bool keep = cpu->has_pcids && PERCENT(70);
+    stale_load_root(&history->stale, cpu, history->running, root, pcid, keep);
+    load_pdptes(history);
+    mmu_load_cr3(mmu_running(history), cr3_of(cpu), keep);
+}
+
+static void flush_other_space(struct history *history)
+{
+    struct stale_cpu *cpu = cpu_running(history);
+    unsigned pcid = any_pcid(history);
+    if (!cpu->has_pcids || pcid == cpu->pcid)
+        return;
+    mmu_flush_space(mmu_running(history), pcid);
+    stale_flush_space(&history->stale, cpu, pcid);
 }
 
 static void flush_something(struct history *history)
 {
     struct stale_cpu *cpu = cpu_running(history);
     struct mmu *mmu = mmu_running(history);
-    switch (history_random(history, 12)) {
+    switch (history_random(history, 16)) {
     case 0:
         mmu_flush(mmu, false);
         stale_flush_all(&history->stale, cpu);
@@ -249,7 +285,13 @@ static void flush_something(struct history *history)
         break;
     case 3:
     case 4:
+    case 5:
+    case 6:
+    case 7:
         change_root(history);
+        break;
+    case 8:
+        flush_other_space(history);
         break;
     default: {
         unsigned n = (unsigned)history_random(history, stale_linears(cpu->mode));
@@ -462,6 +504,7 @@ static void end(struct history *history)
             history->traced_writes += shadow_get_stats(shadow)->traced_writes;
             history->evictions += shadow_get_stats(shadow)->evictions;
         }
+        history->returns += history->machine->cpus[i].mmu.stats.space_returns;
     }
     compare_memory(history);
     assert_int_equal(history->store->misused, 0);
@@ -489,6 +532,7 @@ static struct history live(const char *name, const struct mmu_config *config)
         sums.devices += history.devices;
         sums.traced_writes += history.traced_writes;
         sums.evictions += history.evictions;
+        sums.returns += history.returns;
     }
     print_message("%s: %llu accesses with one result, %llu with several; %llu faults, %llu to "
                   "devices\n",
@@ -497,6 +541,7 @@ static struct history live(const char *name, const struct mmu_config *config)
     /* It has tried what it is there for. */
     uint64_t some = histories * STEPS / 20;
     assert_true(sums.exact > some && sums.behind > some / 2 && sums.devices > 0);
+    assert_true(sums.returns > histories * 3);
     assert_true(sums.faults > some && sums.exact + sums.behind - sums.faults > 4 * some);
     return sums;
 }

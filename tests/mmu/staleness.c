@@ -103,15 +103,22 @@ static uint64_t root_word(unsigned number, unsigned n)
     return ROOT_WORDS + (number * 4 + n) * 8;
 }
 
+static unsigned pcid_of(uint64_t root)
+{
+    return (unsigned)(root >> STALE_PCID_SHIFT);
+}
+
 void stale_load_root(struct staleness *stale, struct stale_cpu *cpu, unsigned number,
-                     const uint64_t root[4])
+                     const uint64_t root[4], unsigned pcid, bool keep)
 {
     stale->now++;
     for (unsigned i = 0; i < ARRAY_LENGTH(cpu->root); i++) {
         log_value(stale, root_word(number, i), cpu->root[i]);
-        cpu->root[i] = root[i];
+        cpu->root[i] = (uint64_t)pcid << STALE_PCID_SHIFT | root[i];
     }
-    stale_flush_local(stale, cpu);
+    cpu->pcid = pcid;
+    if (!keep)
+        stale_flush_space(stale, cpu, pcid);
 }
 
 void stale_flush_all(struct staleness *stale, struct stale_cpu *cpu)
@@ -121,17 +128,24 @@ void stale_flush_all(struct staleness *stale, struct stale_cpu *cpu)
 
 void stale_flush_local(struct staleness *stale, struct stale_cpu *cpu)
 {
-    cpu->flushed_local = stale->now++;
+    for (unsigned pcid = 0; pcid < STALE_PCIDS; pcid++)
+        cpu->flushed_local[pcid] = stale->now;
+    stale->now++;
+}
+
+void stale_flush_space(struct staleness *stale, struct stale_cpu *cpu, unsigned pcid)
+{
+    cpu->flushed_local[pcid] = stale->now++;
 }
 
 void stale_flush_page(struct staleness *stale, struct stale_cpu *cpu, unsigned n)
 {
-    cpu->flushed_page[n] = stale->now++;
+    cpu->flushed_page[cpu->pcid][n] = stale->now++;
 }
 
 void stale_fault(struct staleness *stale, struct stale_cpu *cpu, unsigned n)
 {
-    cpu->faulted[n] = stale->now++;
+    cpu->faulted[cpu->pcid][n] = stale->now++;
 }
 
 static uint64_t later(uint64_t a, uint64_t b)
@@ -145,8 +159,9 @@ struct search {
     const struct staleness *stale;
     const struct stale_cpu *cpu;
     struct oracle_case walk;
-    uint64_t gpa[LEVELS_MOST]; /* of the entries */
+    uint64_t gpa[LEVELS_MOST];            /* of the entries */
     struct span root, spans[LEVELS_MOST]; /* of the root register and the entries */
+    bool is_foreign;                      /* the root is of another PCID */
     struct stale_result *results;
     unsigned count;
 };
@@ -155,14 +170,18 @@ struct search {
  * a page of `size`. */
 static uint64_t flushed(const struct search *search, uint64_t size, bool global)
 {
-    uint64_t time = search->cpu->flushed_all;
+    const struct stale_cpu *cpu = search->cpu;
+    uint64_t time = cpu->flushed_all;
     if (!global)
-        time = later(time, search->cpu->flushed_local);
-    for (unsigned n = 0; n < stale_linears(search->walk.mode); n++) {
-        if ((stale_linear(n, search->walk.mode) ^ search->walk.linear) / size == 0)
-            time = later(time, search->cpu->flushed_page[n]);
-        if (stale_linear(n, search->walk.mode) >> PAGE_SHIFT == search->walk.linear >> PAGE_SHIFT)
-            time = later(time, search->cpu->faulted[n]);
+        time = later(time, cpu->flushed_local[cpu->pcid]);
+    for (unsigned pcid = 0; pcid < STALE_PCIDS; pcid++) {
+        for (unsigned n = 0; n < stale_linears(cpu->mode) && (global || pcid == cpu->pcid); n++) {
+            uint64_t other = stale_linear(n, cpu->mode);
+            if ((other ^ search->walk.linear) / size == 0)
+                time = later(time, cpu->flushed_page[pcid][n]);
+            if (other >> PAGE_SHIFT == search->walk.linear >> PAGE_SHIFT)
+                time = later(time, cpu->faulted[pcid][n]);
+        }
     }
     return time;
 }
@@ -209,13 +228,15 @@ static void judge(struct search *search, unsigned last)
     struct oracle_result walk = oracle_walk(c);
     uint64_t leaf = c->entries[last];
     if (walk.fault) {
-        if (!is_current(search, last) ||
+        if (search->is_foreign || !is_current(search, last) ||
             !may_be_read(search, last, flushed(search, PAGE_SIZE, false)))
             return;
     } else {
         unsigned above = (c->mode == ORACLE_LONG ? 3 : 1) - last;
         uint64_t size = (uint64_t)PAGE_SIZE << above * (c->mode == ORACLE_32 ? 10 : 9);
-        if (!may_be_read(search, last, flushed(search, size, leaf & PTE_G && search->cpu->pge)))
+        bool global = leaf & PTE_G && search->cpu->pge;
+        if ((search->is_foreign && !global) ||
+            !may_be_read(search, last, flushed(search, size, global)))
             return;
         if (!is_current(search, last) && c->access == ORACLE_WRITE && !(leaf & FLAG_D))
             return;
@@ -282,6 +303,7 @@ static void descend(struct search *search, unsigned depth, uint64_t table)
 static void try_root(struct search *search, unsigned depth, uint64_t root, struct span span)
 {
     search->root = span;
+    search->is_foreign = pcid_of(root) != search->cpu->pcid;
     if (root & PTE_P) {
         descend(search, depth, root & FRAME);
     } else if (span.end == FOREVER) { /* PAE's page-directory pointer */

@@ -9,10 +9,9 @@
 /*
  * Control registers (SDM vol. 3 2.5, 4.1, 4.10.4, 9.8.5).
  *
- * What is flushed. The TLB has no PCID tags: entries belong to the current address space, or are
- * global. So every change of CR3 drops the others, also with bit 63 set ("keep"): that bit allows
- * keeping, it does not demand it. Changes of CR0.PG, PE, WP and of the CR4 and EFER bits that take
- * part in translation drop everything.
+ * What is flushed. A change of CR3 drops all translations but global ones; with PCIDs those of the
+ * new one, or with bit 63 set none (mmu_load_cr3). Changes of CR0.PG, PE, WP and of the CR4 and
+ * EFER bits that take part in translation drop everything.
  */
 
 #define CR0_DEFINED                                                                                \
@@ -83,16 +82,18 @@ void control_write_cr0(struct vcpu *vcpu, uint64_t value)
 static void write_cr3(struct vcpu *vcpu, uint64_t value)
 {
     struct mmu *mmu = &vcpu->mmu;
+    bool keep = false;
     if (cpu_in_ia32e(vcpu)) {
-        if ((mmu->cr4 & CR4_PCIDE) != 0)
+        if ((mmu->cr4 & CR4_PCIDE) != 0) {
+            keep = value & CR3_NO_FLUSH;
             value &= ~CR3_NO_FLUSH;
+        }
         if (value >> PHYSICAL_ADDRESS_BITS != 0)
             vcpu_raise(vcpu, VECTOR_GP);
     } else if (uses_pae_paging(mmu->cr0, mmu->cr4, mmu->efer)) {
         load_pdptes(vcpu, value);
     }
-    mmu->cr3 = value;
-    mmu_flush(mmu, true);
+    mmu_load_cr3(mmu, value, keep);
     vcpu->leave_block = true;
 }
 
@@ -313,13 +314,17 @@ void system_invpcid(struct vcpu *vcpu, const struct insn *insn)
         vcpu_raise(vcpu, VECTOR_GP);
     bool is_current = descriptor[0] == (has_pcid ? vcpu->mmu.cr3 & CR3_PCID : 0);
     switch (type) {
-    case 0: /* one address of one PCID; nothing is cached of PCIDs that are not current */
+    case 0: /* one address of one PCID */
         if (is_current)
             mmu_flush_page(&vcpu->mmu, descriptor[1]);
+        else
+            mmu_flush_space(&vcpu->mmu, (unsigned)descriptor[0]);
         break;
     case 1: /* one PCID */
         if (is_current)
             mmu_flush(&vcpu->mmu, true);
+        else
+            mmu_flush_space(&vcpu->mmu, (unsigned)descriptor[0]);
         break;
     case 2: /* everything */
         mmu_flush(&vcpu->mmu, false);

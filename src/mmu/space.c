@@ -1,0 +1,114 @@
+#include "mmu/space.h"
+
+#include "mmu/tlb_tables.h"
+
+static struct mmu_space *find(struct mmu *mmu, unsigned pcid)
+{
+    for (unsigned i = 0; i < MMU_SPACES; i++) {
+        if (mmu->spaces[i].count != 0 && mmu->spaces[i].pcid == pcid)
+            return &mmu->spaces[i];
+    }
+    return NULL;
+}
+
+/* A list that is empty, or is made so. */
+static struct mmu_space *take(struct mmu *mmu)
+{
+    struct mmu_space *oldest = &mmu->spaces[0];
+    for (unsigned i = 0; i < MMU_SPACES && oldest->count != 0; i++) {
+        if (mmu->spaces[i].count == 0 || mmu->spaces[i].left < oldest->left)
+            oldest = &mmu->spaces[i];
+    }
+    oldest->count = 0;
+    return oldest;
+}
+
+static void save(struct mmu_space *space, unsigned table, unsigned slot, uint64_t tag,
+                 uintptr_t value, uint64_t info)
+{
+    if (space->count < MMU_SPACE_ENTRIES)
+        space->entries[space->count++] = (struct mmu_space_entry){
+            .tag = tag, .value = value, .info = info, .table = table, .slot = slot};
+}
+
+static void leave_data(struct mmu *mmu, struct mmu_space *space, unsigned number)
+{
+    struct data_table table = data_table(mmu, number);
+    struct tlb_set *set = &table.use->of[false];
+    struct tlb_cursor cursor = tlb_set_begin(set);
+    for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
+        struct tlb_entry *entry = entry_at(&table, slot);
+        save(space, number, slot, entry->tag, entry->addend, *info_at(&table, slot));
+        entry->tag = TLB_NO_TAG;
+    }
+    tlb_set_clear(set);
+}
+
+static void leave_code(struct mmu *mmu, struct mmu_space *space, unsigned table)
+{
+    struct tlb_set *set = &mmu->itlb_use[table].of[false];
+    struct tlb_cursor cursor = tlb_set_begin(set);
+    for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
+        struct itlb_entry *entry = &mmu->itlb[table][slot];
+        save(space, DATA_TABLES + table, slot, entry->tag, (uintptr_t)entry->host, entry->info);
+        entry->tag = TLB_NO_TAG;
+    }
+    tlb_set_clear(set);
+}
+
+void space_leave(struct mmu *mmu, unsigned pcid)
+{
+    space_forget(mmu, pcid);
+    struct mmu_space *space = take(mmu);
+    space->pcid = pcid;
+    space->left = ++mmu->space_clock;
+    for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
+        leave_code(mmu, space, table);
+    /* Those of main tables first: they have been in use last. */
+    for (unsigned number = 0; number < DATA_TABLES; number += 2)
+        leave_data(mmu, space, number);
+    for (unsigned number = 1; number < DATA_TABLES; number += 2)
+        leave_data(mmu, space, number);
+}
+
+/* Where a global entry is now, nothing is put. */
+static void put_back(struct mmu *mmu, const struct mmu_space_entry *entry)
+{
+    if (entry->table < DATA_TABLES) {
+        struct data_table table = data_table(mmu, entry->table);
+        if (!is_filled(table.use, entry->slot))
+            data_set(&table, entry->slot, (struct tlb_entry){entry->tag, entry->value},
+                     entry->info);
+        return;
+    }
+    unsigned table = entry->table - DATA_TABLES;
+    if (is_filled(&mmu->itlb_use[table], entry->slot))
+        return;
+    mmu->itlb[table][entry->slot] = (struct itlb_entry){
+        .tag = entry->tag, .host = (const uint8_t *)entry->value, .info = entry->info};
+    use_set(&mmu->itlb_use[table], entry->slot, (unsigned)entry->info);
+}
+
+bool space_enter(struct mmu *mmu, unsigned pcid)
+{
+    struct mmu_space *space = find(mmu, pcid);
+    if (space == NULL)
+        return false;
+    for (unsigned i = 0; i < space->count; i++)
+        put_back(mmu, &space->entries[i]);
+    space->count = 0;
+    return true;
+}
+
+void space_forget(struct mmu *mmu, unsigned pcid)
+{
+    struct mmu_space *space = find(mmu, pcid);
+    if (space != NULL)
+        space->count = 0;
+}
+
+void space_forget_all(struct mmu *mmu)
+{
+    for (unsigned i = 0; i < MMU_SPACES; i++)
+        mmu->spaces[i].count = 0;
+}

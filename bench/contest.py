@@ -155,10 +155,14 @@ class Guest:
     def memory(self):
         return memory_mib(self.process.pid)
 
-    def finish(self):
-        """Ends `read line`, and sees the guest off."""
+    def answer(self):
+        """Ends `read line`."""
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
+
+    def finish(self):
+        """Ends the last `read line`, and sees the guest off."""
+        self.answer()
         self.expect(r"^aerostat-guest: exit 0", EXIT_SECONDS)
         status = self.process.wait(EXIT_SECONDS)
         if status != 0:

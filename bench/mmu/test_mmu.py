@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+import threading
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -36,6 +37,9 @@ class Lines(unittest.TestCase):
             def __init__(self, percent):
                 self.percent = percent
 
+            def answer(self):
+                pass
+
             def expect(self, *_):
                 return 0, [f"mmu: heap units=1 ns=1 large={self.percent}"]
 
@@ -43,9 +47,28 @@ class Lines(unittest.TestCase):
                 return 0.5
 
         work = works.Programs("heap", 768, {"row": "heap 1 64 large"})
-        self.assertEqual(work.measure(Guest(100)), {"row": 2e9})
+        alone = threading.Barrier(1)
+        self.assertEqual(work.measure(Guest(100), alone), {"row": 2e9})
         with self.assertRaisesRegex(RuntimeError, "12 %"):
-            work.measure(Guest(12))
+            work.measure(Guest(12), alone)
+
+
+class Lives(unittest.TestCase):
+    def test_one_that_fails_does_not_keep_the_others_waiting(self):
+        class Work:
+            def measure(self, guest, together):
+                if guest == "bad":
+                    raise RuntimeError("it failed")
+                together.wait()
+
+        together = threading.Barrier(2)
+        lives = [run.Life(Work(), guest, together) for guest in ("good", "bad")]
+        for life in lives:
+            life.start()
+        for life in lives:
+            life.join()
+        self.assertIsInstance(lives[0].error, threading.BrokenBarrierError)
+        self.assertRegex(str(lives[1].error), "it failed")
 
 
 class Shares(unittest.TestCase):

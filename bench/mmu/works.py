@@ -1,5 +1,7 @@
 """What Debian guests do: each work is a life of a guest, that gives one or more rows of figures.
 
+A guest waits for a line before each row, so that several can begin it at the same time.
+
 A row's figure is a rate, so that more is better: units of work in a second of CPU time of the VMM's
 process, which depends less than wall time on what else the machine does. Where a row is named after a benchmark of "Performance
 Evaluation of Intel EPT Hardware Assist" (VMware 2009), it does what that one is said to do;
@@ -74,15 +76,18 @@ class Programs:
         self.name, self.memory, self.rows = name, memory, rows
         # Linux leaves large pages off by itself where there is little memory.
         self.commands = "; ".join(["echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
-                                   *(f"mmu-work {words}" for words in rows.values())])
+                                   *(f"read line; mmu-work {words}" for words in rows.values())])
 
     def prepare(self, folder):
         return contest.make_initramfs(os.path.join(folder, f"{self.name}.cpio"),
                                       {"bin/mmu-work": PROGRAM}), None
 
-    def measure(self, guest):
+    def measure(self, guest, together):
+        """`together`: a barrier of all guests that are measured."""
         figures = {}
         for row, words in self.rows.items():
+            together.wait()
+            guest.answer()
             rate, large = expect_line(guest)
             if large is not None and (large >= LARGE_LEAST) != words.endswith("large"):
                 raise RuntimeError(f"{guest.contestant.name}: {row}: {large} % of it in large pages")
@@ -94,13 +99,16 @@ class Part:
     """A part of bench/paging."""
 
     def __init__(self, name, part):
-        self.name, self.memory, self.part, self.commands = name, part.MEMORY, part, part.COMMANDS
+        self.name, self.memory, self.part = name, part.MEMORY, part
+        self.commands = f"read line; {part.COMMANDS}"
         self.rows = {name: ""}
 
     def prepare(self, folder):
         return self.part.prepare(folder)
 
-    def measure(self, guest):
+    def measure(self, guest, together):
+        together.wait()
+        guest.answer()
         return {self.name: self.part.measure(guest)[self.part.RATE] / guest.share()}
 
 

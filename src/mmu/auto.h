@@ -35,10 +35,11 @@
 
 #include "util/bits.h"
 
-#define AUTO_WINDOW         4096u /* misses */
-#define AUTO_TRIAL_WINDOW   512u  /* of a trial */
-#define AUTO_SAMPLE         8u    /* one in so many is measured; in a trial all */
-#define AUTO_CYCLES_MOST    65536u
+#define AUTO_WINDOW       4096u /* misses */
+#define AUTO_TRIAL_WINDOW 512u  /* of a trial */
+#define AUTO_SAMPLE       8u    /* one in so many is measured; in a trial all */
+#define AUTO_CYCLES_MOST                                                                           \
+    65536u /* that a miss takes; where it takes more, so long the vCPU waited */
 #define AUTO_PART           32u       /* of the cost of misses, that trials may take */
 #define AUTO_INTERVAL_LEAST AUTO_PART /* windows between trials; a trial may take one's cost */
 #define AUTO_INTERVAL_MOST  16384u
@@ -100,8 +101,10 @@ static inline bool auto_miss(struct auto_choice *choice)
 
 static inline void auto_measured(struct auto_choice *choice, uint64_t cycles)
 {
+    if (unlikely(cycles > AUTO_CYCLES_MOST))
+        return;
     choice->window.samples++;
-    choice->window.cycles += cycles < AUTO_CYCLES_MOST ? cycles : AUTO_CYCLES_MOST;
+    choice->window.cycles += cycles;
 }
 
 static inline bool auto_is_full(const struct auto_choice *choice)

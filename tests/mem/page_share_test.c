@@ -252,6 +252,26 @@ static void test_code_stays(void **state)
     assert_false(pmap_has_code(probe->map, PPN));
 }
 
+static void expect_mark(struct probe *probe)
+{
+    assert_true(pmap_has_code(probe->map, PPN));
+    assert_false(pmap_code_is_guarded(probe->map, PPN));
+}
+
+/* The guest frees it: the mark stays until everybody has heard that the code goes. */
+static void test_code_is_freed(void **state)
+{
+    struct probe *probe = *state;
+    assert_true(pmap_code_mark(probe->map, PPN));
+    pmap_code_guard(probe->map, PPN);
+    assert_true(share(probe, 1));
+    probe->in_revoke = expect_mark;
+    assert_int_equal(pmap_release(probe->map, PPN, 1), 1);
+    assert_int_equal(probe->code_revocations, 1);
+    assert_false(pmap_has_code(probe->map, PPN));
+    assert_int_equal(pmap_state(probe->map, PPN), PAGE_ZERO);
+}
+
 /* ------------------------------------------------------------------------- reading */
 
 static void test_readers_break_nothing(void **state)
@@ -365,6 +385,7 @@ int main(void)
         CASE(test_unequal),
         CASE(test_taken_over),
         CASE(test_code_stays),
+        CASE(test_code_is_freed),
         CASE(test_readers_break_nothing),
         CASE(test_pinned),
         CASE(test_hashes_agree),

@@ -55,14 +55,20 @@ class Lines(unittest.TestCase):
 
 class Lives(unittest.TestCase):
     def test_one_that_fails_does_not_keep_the_others_waiting(self):
+        class Guest:
+            contestant = process = None
+
+            def __init__(self, fails):
+                self.fails = fails
+
         class Work:
             def measure(self, guest, together):
-                if guest == "bad":
+                if guest.fails:
                     raise RuntimeError("it failed")
                 together.wait()
 
         together = threading.Barrier(2)
-        lives = [run.Life(Work(), guest, together) for guest in ("good", "bad")]
+        lives = [run.Life(Work(), Guest(fails), together) for fails in (False, True)]
         for life in lives:
             life.start()
         for life in lives:

@@ -40,24 +40,29 @@ static unsigned price_of(const struct auto_choice *choice)
     return price < AUTO_PRICE_MOST ? price : AUTO_PRICE_MOST;
 }
 
-/* A window of a trial has ended. */
+/* A window of a trial has ended: one of the mode that is tried, or one of the other beside it. */
 static void trial_decide(struct auto_choice *choice, uint64_t cost)
 {
-    enum mmu_mode tried = choice->mode, old = other_than(tried);
-    uint64_t usual = choice->cost[old];
+    enum mmu_mode tried = choice->tried, old = other_than(tried);
     unsigned price = price_of(choice) * (AUTO_WINDOW / AUTO_TRIAL_WINDOW);
-    bool was_cheaper = choice->cheaper;
-    choice->cheaper = cost < usual - usual / 16;
-    choice->excess += (int64_t)(cost - usual);
-    choice->cost[tried] = cost;
-    if (choice->cheaper && was_cheaper) {
-        choice->switches++;
-        settle(choice, tried, AUTO_INTERVAL_LEAST);
-    } else if (choice->excess > (int64_t)(price * usual) ||
-               choice->windows >= price * AUTO_TRIAL_MOST) {
+    if (choice->mode == tried) {
+        uint64_t usual = choice->cost[old];
+        choice->excess += (int64_t)(cost - usual);
+        choice->cost[tried] = cost;
+        choice->mode = old;
+        if (choice->excess <= (int64_t)(price * usual) &&
+            choice->windows < 2 * price * AUTO_TRIAL_MOST)
+            return;
         settle(choice, old, choice->interval * 2);
     } else {
-        return;
+        bool is_cheaper = choice->cost[tried] < cost - cost / 16;
+        choice->cost[old] = (choice->cost[old] * 3 + cost) / 4;
+        choice->cheaper = is_cheaper ? choice->cheaper + 1 : 0;
+        choice->mode = tried;
+        if (choice->cheaper < AUTO_PAIRS)
+            return;
+        choice->switches++;
+        settle(choice, tried, AUTO_INTERVAL_LEAST);
     }
     choice->reason = choice->mode == MMU_NESTED && choice->tables ? AUTO_TABLES : AUTO_MISSES;
 }
@@ -95,10 +100,10 @@ enum mmu_mode auto_decide(struct auto_choice *choice)
     } else if (watch(choice, cost)) {
         choice->trying = true;
         choice->trials++;
-        choice->cheaper = false;
+        choice->cheaper = 0;
         choice->windows = 0;
         choice->excess = 0;
-        choice->mode = other_than(choice->mode);
+        choice->tried = choice->mode = other_than(choice->mode);
     }
     return choice->mode;
 }

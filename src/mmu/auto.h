@@ -10,16 +10,18 @@
  * those misses that there would be in either mode, which is all but the writes to traced tables.
  *
  * Misses are counted off in windows. Now and then the other mode is *tried*, in short windows of
- * which every miss is measured. It stays once it has been cheaper by more than a sixteenth twice in
- * a row. A trial may be dear, since a shadow has to be built first, and where page tables change
- * it is never done with. So what a trial may cost more than the misses would otherwise is bounded:
- * a 32nd of what they have cost since the trial before. When that is spent the trial is over, and
- * the next is after twice as long, and may cost twice as much: a small shadow is built in the first
- * one, a large one in a later. Whatever the load, trials take no more than that 32nd. What changes
- * the cost of a miss by half in the mode that is in use is another load: then it begins anew.
+ * which every miss is measured, in turns with windows of the one in use: a host that is busy with
+ * other things makes misses twice as dear for some time, whatever the mode. It stays once it has
+ * been cheaper by more than a sixteenth than the window beside it three times in a row. A trial may
+ * be dear, since a shadow has to be built first, and where page tables change it is never done
+ * with. So what a trial may cost more than the misses would otherwise is bounded: a 32nd of what
+ * they have cost since the trial before. When that is spent the trial is over, and the next is
+ * after twice as long, and may cost twice as much: a small shadow is built in the first one, a
+ * large one in a later. Whatever the load, trials take no more than that 32nd. What changes the
+ * cost of a miss by half in the mode that is in use is another load: then it begins anew.
  *
- *      nested n n n n n n n n | s: dearer | n n n n n n n n n n n n n n n n | sss: cheaper | s s s
- *                               trial                                          trial
+ *      nested n n n n n n n n | sn: dearer | n n n n n n n n n n n n n n n n | snsnsn: cheaper | s
+ * s trial                                           trial
  *
  * While nested walks are tried the shadow is kept. It goes when they take over.
  *
@@ -37,6 +39,7 @@
 
 #define AUTO_WINDOW       4096u /* misses */
 #define AUTO_TRIAL_WINDOW 512u  /* of a trial */
+#define AUTO_PAIRS        3u    /* in a row, in which the mode that is tried must be cheaper */
 #define AUTO_SAMPLE       8u    /* one in so many is measured; in a trial all */
 #define AUTO_CYCLES_MOST                                                                           \
     65536u /* that a miss takes; where it takes more, so long the vCPU waited */
@@ -76,7 +79,8 @@ struct auto_choice {
     uint64_t cost[2];          /* of a miss, by mode, in 16ths of cycles; 0: not known yet */
 
     bool trying;
-    bool cheaper;      /* the trial's last window was */
+    enum mmu_mode tried;
+    unsigned cheaper;  /* pairs of the trial, the last ones, in which that was so */
     bool tables;       /* the shadow's last window had many changes of tables */
     unsigned windows;  /* of the trial, or since one */
     unsigned interval; /* from trial to trial */

@@ -5,10 +5,11 @@
  *     mmu-work NAME SECONDS            segv, fault, pcd, nps, fork, mix
  *     mmu-work heap SECONDS MIB large|small
  *
- * It prints `mmu: NAME begin` when it has warmed up, then `mmu: NAME units=N ns=T` and, for a heap,
- * what part of it the kernel has put into large pages: `large=PERCENT`. It is idle for a moment
- * after either, for who wants to know what the machine has used until then. `mmu: NAME failed` if
- * something went wrong, with a status of 1.
+ * It prints `mmu: NAME ready` when it has warmed up, and waits for a line, or the end of its input;
+ * then `mmu: NAME begin`, and in the end `mmu: NAME units=N ns=T` and, for a heap, what part of it
+ * the kernel has put into large pages: `large=PERCENT`. It is idle for a moment after either, for
+ * who wants to know what the machine has used until then. `mmu: NAME failed` if something went
+ * wrong, with a status of 1.
  *
  *     segv   a store to a read-only page; the signal's handler makes the page writable
  *     fault  first touches of fresh anonymous memory, 4 MiB at a time
@@ -300,6 +301,10 @@ static bool measure(const char *name, uint64_t (*run)(void), double seconds)
         if (run() == 0)
             return false;
     } while (now_ns() - begin < limit / 5);
+    printf("mmu: %s ready\n", name);
+    fflush(stdout);
+    for (int byte = 0; byte != '\n' && byte != EOF;)
+        byte = getchar();
     printf("mmu: %s begin\n", name);
     fflush(stdout);
     usleep(PAUSE_US);

@@ -1,6 +1,6 @@
 """What Debian guests do: each work is a life of a guest, that gives one or more rows of figures.
 
-A guest waits for a line before each row, so that several can begin it at the same time.
+A guest waits for a line before it is measured, so that several begin at the same time.
 
 A row's figure is a rate, so that more is better: units of work in a second of CPU time of the VMM's
 process, which depends less than wall time on what else the machine does. Where a row is named after a benchmark of "Performance
@@ -60,7 +60,10 @@ class Metered:
         return (end_cpu - begin_cpu) / (end - begin)
 
 
-def expect_line(guest):
+def expect_line(guest, together):
+    guest.expect(r"^mmu: \w+ (ready|failed)", ROW_SECONDS)
+    together.wait()
+    guest.answer()
     guest.expect(r"^mmu: \w+ (begin|failed)", ROW_SECONDS)
     _, match = guest.expect(r"^mmu: .*", ROW_SECONDS)
     figures = read_line(match[0])
@@ -76,7 +79,7 @@ class Programs:
         self.name, self.memory, self.rows = name, memory, rows
         # Linux leaves large pages off by itself where there is little memory.
         self.commands = "; ".join(["echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
-                                   *(f"read line; mmu-work {words}" for words in rows.values())])
+                                   *(f"mmu-work {words}" for words in rows.values())])
 
     def prepare(self, folder):
         return contest.make_initramfs(os.path.join(folder, f"{self.name}.cpio"),
@@ -86,9 +89,7 @@ class Programs:
         """`together`: a barrier of all guests that are measured."""
         figures = {}
         for row, words in self.rows.items():
-            together.wait()
-            guest.answer()
-            rate, large = expect_line(guest)
+            rate, large = expect_line(guest, together)
             if large is not None and (large >= LARGE_LEAST) != words.endswith("large"):
                 raise RuntimeError(f"{guest.contestant.name}: {row}: {large} % of it in large pages")
             figures[row] = rate / guest.share()

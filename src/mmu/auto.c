@@ -56,7 +56,6 @@ static void trial_decide(struct auto_choice *choice, uint64_t cost)
         settle(choice, old, choice->interval * 2);
     } else {
         bool is_cheaper = choice->cost[tried] < cost - cost / 16;
-        choice->cost[old] = (choice->cost[old] * 3 + cost) / 4;
         choice->cheaper = is_cheaper ? choice->cheaper + 1 : 0;
         choice->mode = tried;
         if (choice->cheaper < AUTO_PAIRS)
@@ -71,12 +70,13 @@ static void trial_decide(struct auto_choice *choice, uint64_t cost)
 static bool watch(struct auto_choice *choice, uint64_t cost)
 {
     enum mmu_mode mode = choice->mode;
-    choice->cost[mode] = choice->cost[mode] == 0 ? cost : (choice->cost[mode] * 3 + cost) / 4;
+    uint64_t usual = choice->cost[mode];
+    usual = usual == 0 ? cost : (usual * (AUTO_SETTLING - 1) + cost) / AUTO_SETTLING;
+    choice->cost[mode] = usual;
     if (choice->decided == 0)
-        choice->decided = choice->cost[mode];
-    if (choice->cost[mode] > choice->decided + choice->decided / 2 ||
-        choice->cost[mode] < choice->decided - choice->decided / 3) {
-        choice->decided = choice->cost[mode];
+        choice->decided = usual;
+    if (usual > choice->decided * 2 || usual < choice->decided / 2) {
+        choice->decided = usual;
         choice->interval = AUTO_INTERVAL_LEAST;
         /* A trial is compared with the new cost, which has to be known by then. */
         if (choice->windows > AUTO_INTERVAL_LEAST - AUTO_SETTLING)

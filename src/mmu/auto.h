@@ -12,16 +12,16 @@
  * Misses are counted off in windows. Now and then the other mode is *tried*, in short windows of
  * which every miss is measured, in turns with windows of the one in use: a host that is busy with
  * other things makes misses twice as dear for some time, whatever the mode. It stays once it has
- * been cheaper by more than a sixteenth than the window beside it three times in a row. A trial may
+ * been cheaper by more than a sixteenth than the window beside it four times in a row. A trial may
  * be dear, since a shadow has to be built first, and where page tables change it is never done
- * with. So what a trial may cost more than the misses would otherwise is bounded: a 32nd of what
+ * with. So what a trial may cost more than the misses would otherwise is bounded: a 64th of what
  * they have cost since the trial before. When that is spent the trial is over, and the next is
  * after twice as long, and may cost twice as much: a small shadow is built in the first one, a
- * large one in a later. Whatever the load, trials take no more than that 32nd. What changes the
- * cost of a miss by half in the mode that is in use is another load: then it begins anew.
+ * large one in a later. Whatever the load, trials take no more than that 64th. What changes the
+ * cost of a miss to twice or half in the mode that is in use is another load: it begins anew.
  *
- *      nested n n n n n n n n | sn: dearer | n n n n n n n n n n n n n n n n | snsnsn: cheaper | s
- * s trial                                           trial
+ *      nested n n n n n n n n | sn: dearer | n n n n n n n n n n n n n n n | snsnsnsn: cheaper | s
+ *                               trial                                        trial
  *
  * While nested walks are tried the shadow is kept. It goes when they take over.
  *
@@ -37,18 +37,18 @@
 
 #include "util/bits.h"
 
-#define AUTO_WINDOW       4096u /* misses */
-#define AUTO_TRIAL_WINDOW 512u  /* of a trial */
-#define AUTO_PAIRS        3u    /* in a row, in which the mode that is tried must be cheaper */
+#define AUTO_WINDOW       2048u /* misses */
+#define AUTO_TRIAL_WINDOW 128u  /* of a trial */
+#define AUTO_PAIRS        4u    /* in a row, in which the mode that is tried must be cheaper */
 #define AUTO_SAMPLE       8u    /* one in so many is measured; in a trial all */
 #define AUTO_CYCLES_MOST                                                                           \
     65536u /* that a miss takes; where it takes more, so long the vCPU waited */
-#define AUTO_PART           32u       /* of the cost of misses, that trials may take */
+#define AUTO_PART           64u       /* of the cost of misses, that trials may take */
 #define AUTO_INTERVAL_LEAST AUTO_PART /* windows between trials; a trial may take one's cost */
 #define AUTO_INTERVAL_MOST  16384u
-#define AUTO_SETTLING       4u  /* windows until the cost of another load is known */
-#define AUTO_PRICE_MOST     64u /* windows, whose cost a trial may take */
-#define AUTO_TRIAL_MOST     8u  /* times the misses of those: then it is as good as the other */
+#define AUTO_SETTLING       16u  /* windows until the cost of another load is known */
+#define AUTO_PRICE_MOST     256u /* windows, whose cost a trial may take */
+#define AUTO_TRIAL_MOST     8u   /* times the misses of those: then it is as good as the other */
 
 struct mmu;
 

@@ -85,7 +85,7 @@ static void test_nested_is_cheaper(void **state)
     (void)state;
     struct play play = begin();
     const struct load load = {.cycles = {300, 900}, .changes = AUTO_WINDOW / 2};
-    windows(&play, &load, 100);
+    windows(&play, &load, 200);
     assert_int_equal(play.choice.mode, MMU_NESTED);
     assert_int_equal(play.choice.reason, AUTO_TABLES);
     uint64_t trials = play.choice.trials;
@@ -116,7 +116,7 @@ static void test_large_shadow(void **state)
     (void)state;
     struct play play = begin();
     const struct load load = {.cycles = {400, 300}, .build = 40};
-    windows(&play, &load, 1000);
+    windows(&play, &load, 4000);
     assert_int_equal(play.choice.mode, MMU_SHADOW);
     assert_true(play.choice.trials > 2);
     assert_int_equal(play.choice.switches, 1);
@@ -128,7 +128,7 @@ static void test_trials_are_bounded(void **state)
     (void)state;
     static const uint64_t shadow[] = {400, 500, 900, 2000, 5000, 60000};
     for (unsigned i = 0; i < ARRAY_LENGTH(shadow); i++) {
-        for (unsigned count = 40; count < 3000; count *= 3) {
+        for (unsigned count = 80; count < 3000; count *= 3) {
             struct play play = begin();
             const struct load load = {.cycles = {400, shadow[i]}, .changes = AUTO_WINDOW};
             windows(&play, &load, count);

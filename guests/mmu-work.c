@@ -32,6 +32,8 @@
 
 #include "measure.h"
 
+#define HEAP_AT ((uintptr_t)1 << 44)
+
 enum { PAUSE_US = 100000 };
 enum { PAGE = 4096, LARGE = 2 << 20, RING = 8, WORKERS = 24, WORKER_BYTES = 2 << 20, LINE = 64 };
 
@@ -234,8 +236,11 @@ static struct heap heap;
 /* One line of each page has the address of the next; lines differ, so that caches count too. */
 static void heap_make(size_t size, bool large)
 {
-    uint8_t *mapped = map_fresh(size + LARGE);
-    heap.memory = (uint8_t *)(((uintptr_t)mapped + LARGE - 1) & ~(uintptr_t)(LARGE - 1));
+    /* Always there: which pages share a slot of a TLB is not to differ from life to life. */
+    heap.memory = mmap((void *)HEAP_AT, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (heap.memory != (uint8_t *)HEAP_AT)
+        exit(1);
     heap.pages = size / PAGE;
     madvise(heap.memory, size, large ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     memset(heap.memory, 1, size); /* all of it is there, and is not zero */

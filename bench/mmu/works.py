@@ -120,11 +120,11 @@ def heap_row(size, pages):
 def works(seconds):
     """All of them, by name; rows of mmu-work take so many seconds each."""
     heaps = {heap_row(size, pages): f"heap {seconds} {size} {pages}" for size, pages in HEAPS}
-    corners = {row: words for row, words in heaps.items() if " 256 " in words}
+    corners = {row: words for row, words in heaps.items() if " 512 " in words}
     return {
         "micro": Programs("micro", 128, {row: f"{row} {seconds}" for row in MICRO}),
         "build": Part("build", build),
         "redis": Part("redis", redis),
         "heap": Programs("heap", 768, heaps),
-        "corners": Programs("corners", 640, corners),
+        "corners": Programs("corners", 768, corners),
     }

@@ -397,7 +397,7 @@ static void test_code_revocations(void **state)
     assert_int_equal(seen.ppn, 2);
     assert_true(seen.code);
     assert_memory_equal(seen.bytes, "abc", 3);
-    assert_false(seen.writable); /* the mark is there until all have heard of it, */
+    assert_false(seen.writable);         /* the mark is there until all have heard of it, */
     assert_false(pmap_has_code(map, 2)); /* and no longer */
     assert_int_equal(pmap_write(map, 2 * PAGE_SIZE, "abc", 3), STATUS_OK);
     assert_int_equal(seen.count, 1);

@@ -197,12 +197,9 @@ static void test_fault_refreshes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_references),
-        cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_tracing),
-        cmocka_unit_test(test_other_writes),
-        cmocka_unit_test(test_linked_anew),
-        cmocka_unit_test(test_large_after_revocation),
+        cmocka_unit_test(test_references),      cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_tracing),         cmocka_unit_test(test_other_writes),
+        cmocka_unit_test(test_linked_anew),     cmocka_unit_test(test_large_after_revocation),
         cmocka_unit_test(test_fault_refreshes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

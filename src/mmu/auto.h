@@ -37,13 +37,12 @@
 
 #include "util/bits.h"
 
-#define AUTO_WINDOW       2048u /* misses */
-#define AUTO_TRIAL_WINDOW 128u  /* of a trial */
-#define AUTO_PAIRS        4u    /* in a row, in which the mode that is tried must be cheaper */
-#define AUTO_SAMPLE       8u    /* one in so many is measured; in a trial all */
-#define AUTO_CYCLES_MOST                                                                           \
-    65536u /* that a miss takes; where it takes more, so long the vCPU waited */
-#define AUTO_PART           64u       /* of the cost of misses, that trials may take */
+#define AUTO_WINDOW         2048u  /* misses */
+#define AUTO_TRIAL_WINDOW   128u   /* of a trial */
+#define AUTO_PAIRS          4u     /* in a row, in which the mode that is tried must be cheaper */
+#define AUTO_SAMPLE         8u     /* one in so many is measured; in a trial all */
+#define AUTO_CYCLES_MOST    65536u /* where a miss takes more, the vCPU had to wait */
+#define AUTO_PART           64u    /* of the cost of misses, that trials may take */
 #define AUTO_INTERVAL_LEAST AUTO_PART /* windows between trials; a trial may take one's cost */
 #define AUTO_INTERVAL_MOST  16384u
 #define AUTO_SETTLING       16u  /* windows until the cost of another load is known */

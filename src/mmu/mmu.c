@@ -102,11 +102,12 @@ void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
         return;
     }
     space_leave(mmu, from);
-    if (keep && from != to && space_enter(mmu, to))
+    if (!keep || from == to)
+        space_forget(mmu, to);
+    if (space_enter(mmu, to))
         mmu->stats.space_returns++;
     else
         mmu->stats.flushes++;
-    space_forget(mmu, to);
     forget_space(mmu, MMU_FLUSH_LOCAL);
 }
 

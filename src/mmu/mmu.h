@@ -192,13 +192,13 @@ struct mmu {
     struct mmu_space {
         unsigned count, pcid; /* count 0: of none */
         uint64_t left;        /* when, by space_clock */
-        struct mmu_space_entry {
-            uint64_t tag, info;
-            uintptr_t value;
-            uint32_t table, slot;
-        } entries[MMU_SPACE_ENTRIES];
     } spaces[MMU_SPACES];
     uint64_t space_clock;
+    struct mmu_space_entry {
+        uint64_t tag, info;
+        uintptr_t value;
+        uint32_t table, slot;
+    } space_entries[MMU_SPACES][MMU_SPACE_ENTRIES]; /* touched as far as they are used */
 };
 
 /* What an address resolved to. */

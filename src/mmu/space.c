@@ -23,12 +23,15 @@ static struct mmu_space *take(struct mmu *mmu)
     return oldest;
 }
 
-static void save(struct mmu_space *space, unsigned table, unsigned slot, uint64_t tag,
-                 uintptr_t value, uint64_t info)
+static struct mmu_space_entry *entries_of(struct mmu *mmu, const struct mmu_space *space)
+{
+    return mmu->space_entries[space - mmu->spaces];
+}
+
+static void save(struct mmu *mmu, struct mmu_space *space, struct mmu_space_entry entry)
 {
     if (space->count < MMU_SPACE_ENTRIES)
-        space->entries[space->count++] = (struct mmu_space_entry){
-            .tag = tag, .value = value, .info = info, .table = table, .slot = slot};
+        entries_of(mmu, space)[space->count++] = entry;
 }
 
 static void leave_data(struct mmu *mmu, struct mmu_space *space, unsigned number)
@@ -38,7 +41,9 @@ static void leave_data(struct mmu *mmu, struct mmu_space *space, unsigned number
     struct tlb_cursor cursor = tlb_set_begin(set);
     for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
         struct tlb_entry *entry = entry_at(&table, slot);
-        save(space, number, slot, entry->tag, entry->addend, *info_at(&table, slot));
+        save(mmu, space,
+             (struct mmu_space_entry){entry->tag, *info_at(&table, slot), entry->addend, number,
+                                      slot});
         entry->tag = TLB_NO_TAG;
     }
     tlb_set_clear(set);
@@ -50,7 +55,9 @@ static void leave_code(struct mmu *mmu, struct mmu_space *space, unsigned table)
     struct tlb_cursor cursor = tlb_set_begin(set);
     for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
         struct itlb_entry *entry = &mmu->itlb[table][slot];
-        save(space, DATA_TABLES + table, slot, entry->tag, (uintptr_t)entry->host, entry->info);
+        save(mmu, space,
+             (struct mmu_space_entry){entry->tag, entry->info, (uintptr_t)entry->host,
+                                      DATA_TABLES + table, slot});
         entry->tag = TLB_NO_TAG;
     }
     tlb_set_clear(set);
@@ -58,7 +65,6 @@ static void leave_code(struct mmu *mmu, struct mmu_space *space, unsigned table)
 
 void space_leave(struct mmu *mmu, unsigned pcid)
 {
-    space_forget(mmu, pcid);
     struct mmu_space *space = take(mmu);
     space->pcid = pcid;
     space->left = ++mmu->space_clock;
@@ -95,7 +101,7 @@ bool space_enter(struct mmu *mmu, unsigned pcid)
     if (space == NULL)
         return false;
     for (unsigned i = 0; i < space->count; i++)
-        put_back(mmu, &space->entries[i]);
+        put_back(mmu, &entries_of(mmu, space)[i]);
     space->count = 0;
     return true;
 }

@@ -17,9 +17,10 @@
 
 #include "mmu/mmu.h"
 
-/* Takes all entries out of the TLB but global ones, and keeps them for the PCID. */
+/* Takes all entries out of the TLB but global ones, and keeps them for the PCID, which is current
+ * and so has no list. */
 void space_leave(struct mmu *mmu, unsigned pcid);
-/* After space_leave: puts them back. False: there are none. */
+/* After space_leave: puts them back, and the list is no more. False: there was none. */
 bool space_enter(struct mmu *mmu, unsigned pcid);
 
 void space_forget(struct mmu *mmu, unsigned pcid);

@@ -8,8 +8,8 @@
  * Guest memory is kept here a second time, with each value that a word has had and when it was
  * overwritten. An access is legal if a walk comes to it in which each entry is the current one, or
  * one that it has been since the last flush that concerns it:
- *   - A walk reads one entry after the other, from the root on: each is of a time that is no
- * earlier than that of the one above.
+ *   - A walk reads one entry after the other, from the root on: each is of the same time as the
+ *     one above, or of a later one.
  *   - Only entries that are present, accessed and without reserved bits are cached (4.10.2.3,
  *     4.10.3), and a write needs one that is dirty.
  *   - What a walk ends at, if it faults, is read anew: that is ours, and tells a fault that is the

@@ -1,5 +1,6 @@
 /*
- * aerostat stop VM: asks, and waits until the VM is gone, which is when it hangs up.
+ * aerostat stop VM: asks, and waits until the VM is gone: until it hangs up, and its process, where
+ * that is known, has ended.
  *
  * With --force, a VM that does not even answer is killed: the process that listens at the socket is
  * known from the socket itself, so it is the right one as long as the connection stands.
@@ -38,19 +39,56 @@ static const char help[] =
     "  --force          end the VM at once, as if its power failed; kill it if it hangs\n"
     "  --help           this text\n";
 
-bool stop_wait(int fd, uint64_t deadline_ns)
+static bool has_hung_up(int fd)
 {
     for (;;) {
         char bytes[256];
         ssize_t count = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
         if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR))
             return true;
-        uint64_t now = clock_monotonic_ns();
-        if (now >= deadline_ns)
+        if (count < 0 && errno == EAGAIN)
             return false;
-        struct pollfd hung_up = {.fd = fd, .events = POLLIN};
-        poll(&hung_up, 1, (int)((deadline_ns - now) / 1000000) + 1);
     }
+}
+
+/* The process that listens, as a descriptor for the caller to close; -1 if it is not known, or not
+ * there any more to hold the connection, when its number may be another's. */
+static int open_peer(int fd)
+{
+    pid_t pid;
+    uid_t uid;
+    int process = control_peer(fd, &pid, &uid) ? pidfd_open(pid, 0) : -1;
+    if (process >= 0 && has_hung_up(fd)) {
+        close(process);
+        process = -1;
+    }
+    return process;
+}
+
+/* False: the time is over. True: look again. */
+static bool wait_for_event(int fd, uint64_t deadline_ns)
+{
+    uint64_t now = clock_monotonic_ns();
+    if (now >= deadline_ns)
+        return false;
+    struct pollfd event = {.fd = fd, .events = POLLIN};
+    poll(&event, 1, (int)((deadline_ns - now) / 1000000) + 1);
+    return true;
+}
+
+bool stop_wait(int fd, uint64_t deadline_ns)
+{
+    /* It hangs up before its memory is the host's again: where it is known, its end counts. */
+    int process = open_peer(fd);
+    bool waits = true;
+    while (waits && !has_hung_up(fd))
+        waits = wait_for_event(fd, deadline_ns);
+    struct pollfd ended = {.fd = process, .events = POLLIN};
+    while (waits && process >= 0 && poll(&ended, 1, 0) <= 0)
+        waits = wait_for_event(process, deadline_ns);
+    if (process >= 0)
+        close(process);
+    return waits;
 }
 
 static uint64_t seconds_from_now(uint64_t seconds)
@@ -61,16 +99,12 @@ static uint64_t seconds_from_now(uint64_t seconds)
 /* Kills the process that listens, if it is still there to hold the connection. */
 static bool kill_peer(int fd)
 {
-    pid_t pid;
-    uid_t uid;
-    if (!control_peer(fd, &pid, &uid))
-        return false;
-    int process = pidfd_open(pid, 0);
-    bool killed =
-        process >= 0 && !stop_wait(fd, 0) && pidfd_send_signal(process, SIGKILL, NULL, 0) == 0;
-    if (process >= 0)
-        close(process);
-    return killed || stop_wait(fd, 0);
+    int process = open_peer(fd);
+    if (process < 0)
+        return has_hung_up(fd);
+    bool killed = pidfd_send_signal(process, SIGKILL, NULL, 0) == 0;
+    close(process);
+    return killed;
 }
 
 enum status stop_force(struct control_folder *folder, const char *vm, struct error *err)

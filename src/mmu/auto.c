@@ -28,6 +28,7 @@ static void settle(struct auto_choice *choice, enum mmu_mode mode, unsigned inte
 {
     choice->mode = mode;
     choice->trying = false;
+    choice->keeps = false;
     choice->windows = 0;
     choice->interval = interval < AUTO_INTERVAL_MOST ? interval : AUTO_INTERVAL_MOST;
     choice->decided = choice->cost[mode];
@@ -50,10 +51,11 @@ static void trial_decide(struct auto_choice *choice, uint64_t cost)
         choice->excess += (int64_t)(cost - usual);
         choice->cost[tried] = cost;
         choice->mode = old;
-        if (choice->excess <= (int64_t)(price * usual) &&
-            choice->windows < 2 * price * AUTO_TRIAL_MOST)
+        bool is_spent = choice->excess > (int64_t)(price * usual);
+        if (!is_spent && choice->windows < 2 * price * AUTO_TRIAL_MOST)
             return;
         settle(choice, old, choice->interval * 2);
+        choice->keeps = is_spent && !choice->tables;
     } else {
         bool is_cheaper = choice->cost[tried] < cost - cost / 16;
         choice->cheaper = is_cheaper ? choice->cheaper + 1 : 0;
@@ -78,6 +80,7 @@ static bool watch(struct auto_choice *choice, uint64_t cost)
     if (usual > choice->decided * 2 || usual < choice->decided / 2) {
         choice->decided = usual;
         choice->interval = AUTO_INTERVAL_LEAST;
+        choice->keeps = false;
         /* A trial is compared with the new cost, which has to be known by then. */
         if (choice->windows > AUTO_INTERVAL_LEAST - AUTO_SETTLING)
             choice->windows = AUTO_INTERVAL_LEAST - AUTO_SETTLING;
@@ -98,7 +101,7 @@ enum mmu_mode auto_decide(struct auto_choice *choice)
     if (choice->trying) {
         trial_decide(choice, cost);
     } else if (watch(choice, cost)) {
-        choice->trying = true;
+        choice->trying = choice->keeps = true;
         choice->trials++;
         choice->cheaper = 0;
         choice->windows = 0;
@@ -123,11 +126,11 @@ void auto_end_window(struct mmu *mmu)
 {
     struct auto_choice *choice = &mmu->choice;
     const struct shadow_stats *now = shadow_get_stats(mmu->shadow);
-    uint64_t changes = now->hidden_faults + now->resyncs + now->traced_writes;
+    uint64_t changes = now->cleared + now->traced_writes;
     choice->window.changes = changes - choice->started;
     choice->window.traced_writes = now->traced_writes - choice->started_traced;
     enum mmu_mode mode = auto_decide(choice);
-    auto_use(mmu, mode, choice->trying);
+    auto_use(mmu, mode, choice->keeps);
     choice->started = changes;
     choice->started_traced = now->traced_writes;
 }

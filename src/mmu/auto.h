@@ -17,13 +17,15 @@
  * with. So what a trial may cost more than the misses would otherwise is bounded: a 64th of what
  * they have cost since the trial before. When that is spent the trial is over, and the next is
  * after twice as long, and may cost twice as much: a small shadow is built in the first one, a
- * large one in a later. Whatever the load, trials take no more than that 64th. What changes the
- * cost of a miss to twice or half in the mode that is in use is another load: it begins anew.
+ * large one piece by piece, for it is kept until then, unless it was its tables that were dear.
+ * Whatever the load, trials take no more than that 64th. What changes the cost of a miss to twice
+ * or half in the mode that is in use is another load: it begins anew.
  *
  *      nested n n n n n n n n | sn: dearer | n n n n n n n n n n n n n n n | snsnsnsn: cheaper | s
  *                               trial                                        trial
  *
- * While nested walks are tried the shadow is kept. It goes when they take over.
+ * While nested walks are tried the shadow is kept. It goes when they take over, and when a trial
+ * has shown it to be no cheaper.
  *
  * A window is of misses, not of time: a vCPU that misses seldom loses nothing by not choosing, and
  * what it did in one window is the same sort of work as in the next.
@@ -47,7 +49,7 @@
 #define AUTO_INTERVAL_MOST  16384u
 #define AUTO_SETTLING       16u  /* windows until the cost of another load is known */
 #define AUTO_PRICE_MOST     256u /* windows, whose cost a trial may take */
-#define AUTO_TRIAL_MOST     8u   /* times the misses of those: then it is as good as the other */
+#define AUTO_TRIAL_MOST     2u   /* times the misses of those: then it is as good as the other */
 
 struct mmu;
 
@@ -67,7 +69,7 @@ enum auto_reason {
 struct auto_window {
     uint64_t misses;
     uint64_t traced_writes; /* of the misses */
-    uint64_t changes;       /* hidden faults, resyncs and traced writes */
+    uint64_t changes;       /* what the shadow lost: leaves, and traces */
     uint64_t samples, cycles;
 };
 
@@ -78,6 +80,7 @@ struct auto_choice {
     uint64_t cost[2];          /* of a miss, by mode, in 16ths of cycles; 0: not known yet */
 
     bool trying;
+    bool keeps; /* the shadow, while it is not in use */
     enum mmu_mode tried;
     unsigned cheaper;  /* pairs of the trial, the last ones, in which that was so */
     bool tables;       /* the shadow's last window had many changes of tables */

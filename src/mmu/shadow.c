@@ -11,6 +11,7 @@
 #define NODES_LEAST    32u /* more than any walk takes */
 #define PATIENCE_LEAST 4u  /* quiet flushes before a table is traced */
 #define PATIENCE_MOST  256u
+#define NEIGHBOURS     8u /* a cache line of a table: entries that are built together */
 
 /* Where an entry leads: 0 nowhere; a leaf is a nested entry, which is odd; else a node and the
  * generation that it must have. */
@@ -167,8 +168,10 @@ static void leaf_unlink(struct shadow *shadow, struct node *node, unsigned index
 
 static void entry_clear(struct shadow *shadow, struct node *node, unsigned index)
 {
-    if (is_leaf(node->target[index]))
+    if (is_leaf(node->target[index])) {
         leaf_unlink(shadow, node, index);
+        shadow->stats.cleared++;
+    }
     node->target[index] = 0;
 }
 
@@ -480,11 +483,46 @@ void shadow_refresh(struct mmu *mmu, uint64_t linear)
 static void lead_to(struct shadow *shadow, struct node *node, unsigned index, uint64_t guest,
                     uint64_t target)
 {
-    entry_clear(shadow, node, index);
+    if (is_leaf(node->target[index]))
+        leaf_unlink(shadow, node, index);
     node->guest[index] = guest;
     node->target[index] = target;
     if (is_leaf(target))
         leaf_link(shadow, node, index);
+}
+
+/* What stands for the guest's entry in a direct node. */
+static uint64_t piece_of(const struct node *node, unsigned index)
+{
+    uint64_t size = bit(PAGE_SHIFT + node->level * NESTED_INDEX_BITS);
+    return ((node->table << PAGE_SHIFT) + index * size) | ENTRY_P | ENTRY_A | ENTRY_D;
+}
+
+/*
+ * Has those entries of a page table that are in one cache line with `index` lead to their pages as
+ * well, where a walk would find all it needs: the guest's entry accessed, the page at hand. CPUs,
+ * too, may cache what nobody has asked for (SDM vol. 3 4.10.2.3). A page whose translation was
+ * revoked, to see whether it is in use, stays so.
+ */
+static void lead_neighbours(struct mmu *mmu, struct node *node, unsigned index)
+{
+    struct shadow *shadow = mmu->shadow;
+    const uint64_t wanted = ENTRY_P | ENTRY_A;
+    const uint64_t minded = wanted | WALK_RESERVED | (shadow->no_execute ? 0 : ENTRY_NX);
+    const uint64_t *table = node->direct ? NULL : table_of(mmu, node);
+    if (!node->direct && table == NULL)
+        return;
+    unsigned first = index & ~(NEIGHBOURS - 1);
+    for (unsigned i = first; i < first + NEIGHBOURS; i++) {
+        uint64_t guest =
+            table == NULL ? piece_of(node, i) : __atomic_load_n(&table[i], __ATOMIC_ACQUIRE);
+        if (node->target[i] != 0 || (guest & minded) != wanted)
+            continue;
+        uint64_t nested = nested_walk(mmu->nested, (guest & WALK_ADDRESS_MASK) >> PAGE_SHIFT,
+                                      &mmu->stats.walk_references);
+        if (nested != 0)
+            lead_to(shadow, node, i, guest, nested & ~(uint64_t)NESTED_LARGE);
+    }
 }
 
 /* The entry of a page of that level leads to `nested`, which is of its piece at gpa: at once where
@@ -496,6 +534,7 @@ static void lead_to_page(struct mmu *mmu, struct node *node, unsigned index, uin
     for (;;) {
         if (node->level == 0) {
             lead_to(shadow, node, index, guest, nested);
+            lead_neighbours(mmu, node, index);
             return;
         }
         /* Not from a cache: the other pages may have been revoked since that was filled. Whoever
@@ -513,7 +552,7 @@ static void lead_to_page(struct mmu *mmu, struct node *node, unsigned index, uin
             node_get(shadow, align_down(gpa, size) >> PAGE_SHIFT, node->level - 1u, true);
         lead_to(shadow, node, index, guest, child_target(shadow, pieces));
         index = index_of(gpa, pieces->level);
-        guest = align_down(gpa, size >> NESTED_INDEX_BITS) | ENTRY_P | ENTRY_A | ENTRY_D;
+        guest = piece_of(pieces, index);
         node = pieces;
     }
 }

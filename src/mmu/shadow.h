@@ -57,6 +57,7 @@ struct shadow_stats {
     uint64_t resyncs;       /* nodes compared with their tables */
     uint64_t traces;        /* tables that became traced */
     uint64_t evictions;     /* nodes that gave way */
+    uint64_t cleared;       /* leaves that lead nowhere any more */
     uint64_t switches;      /* of the address space */
     uint64_t nodes;         /* now */
 };

@@ -37,7 +37,7 @@ static void window(struct play *play, const struct load *load)
     uint64_t least = load->cycles[0] < load->cycles[1] ? load->cycles[0] : load->cycles[1];
     uint64_t misses = choice->trying ? AUTO_TRIAL_WINDOW : AUTO_WINDOW;
     uint64_t build = (uint64_t)load->build * AUTO_WINDOW, cycles = load->cycles[mode];
-    if (mode == MMU_NESTED && !choice->trying)
+    if (mode == MMU_NESTED && !choice->keeps)
         play->built = 0;
     if (mode == MMU_SHADOW) {
         if (play->built < build)

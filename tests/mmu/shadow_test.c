@@ -75,6 +75,51 @@ static void test_faults(void **state)
     machine_destroy(machine);
 }
 
+/* A hidden fault brings what is known of the entries beside: those that were accessed, with their
+ * rights, to pages that are at hand. */
+static void test_neighbours(void **state)
+{
+    (void)state;
+    struct machine *machine = make(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    const uint64_t line = align_down(LINEAR, 8 * PAGE_SIZE), far = line + 16 * PAGE_SIZE;
+    const uint64_t first = ENTRY - (LINEAR - line) / PAGE_SIZE * 8;
+    const uint64_t entries[] = {
+        PAGE_B | LEAF,
+        PAGE_A | LEAF,
+        (PAGE_A | LEAF) & ~PTE_A,
+        (PAGE_A | LEAF) & ~PTE_D,
+        (PAGE_A | LEAF) & ~PTE_W,
+        (PAGE_A | LEAF) & ~PTE_P,
+        PAGE_A | LEAF | bit(51), /* reserved */
+        DATA | LEAF,             /* nobody has used that page yet */
+        PAGE_A | LEAF,           /* of the next line */
+    };
+    machine_map(machine, ROOT, far, PAGE_A | LEAF);
+    reach(mmu, far, MMU_WRITE, MMU_USER);
+    for (unsigned i = 0; i < ARRAY_LENGTH(entries); i++)
+        machine_put(machine, first + i * 8, entries[i]);
+    uint64_t before = stats_of(mmu)->hidden_faults;
+    assert_int_equal(reach(mmu, line, MMU_WRITE, MMU_USER), PAGE_B);
+    assert_int_equal(stats_of(mmu)->hidden_faults - before, 1);
+    assert_int_equal(reach(mmu, line + 1 * PAGE_SIZE, MMU_WRITE, MMU_USER), PAGE_A);
+    assert_int_equal(reach(mmu, line + 3 * PAGE_SIZE, MMU_READ, MMU_USER), PAGE_A);
+    assert_int_equal(reach(mmu, line + 4 * PAGE_SIZE, MMU_READ, MMU_USER), PAGE_A);
+    assert_int_equal(stats_of(mmu)->hidden_faults - before, 1);
+    assert_int_equal(resolve(mmu, line + 4 * PAGE_SIZE, MMU_WRITE, MMU_USER), MMU_FAULT);
+    reach(mmu, line + 3 * PAGE_SIZE, MMU_WRITE, MMU_USER);
+    assert_int_equal(stats_of(mmu)->hidden_faults - before, 2);
+    assert_true(machine_get(machine, first + 3 * 8) & PTE_D);
+    assert_false(machine_get(machine, first + 2 * 8) & PTE_A);
+    reach(mmu, line + 2 * PAGE_SIZE, MMU_READ, MMU_USER);
+    reach(mmu, line + 7 * PAGE_SIZE, MMU_READ, MMU_USER);
+    reach(mmu, line + 8 * PAGE_SIZE, MMU_READ, MMU_USER);
+    assert_int_equal(stats_of(mmu)->hidden_faults - before, 5);
+    assert_int_equal(resolve(mmu, line + 5 * PAGE_SIZE, MMU_READ, MMU_USER), MMU_FAULT);
+    assert_int_equal(resolve(mmu, line + 6 * PAGE_SIZE, MMU_READ, MMU_USER), MMU_FAULT);
+    machine_destroy(machine);
+}
+
 /* A table that is left alone is traced, and costs no look any more; one write to it ends that, and
  * counts at the next flush. */
 static void test_tracing(void **state)
@@ -197,9 +242,13 @@ static void test_fault_refreshes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_references),      cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_tracing),         cmocka_unit_test(test_other_writes),
-        cmocka_unit_test(test_linked_anew),     cmocka_unit_test(test_large_after_revocation),
+        cmocka_unit_test(test_references),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_neighbours),
+        cmocka_unit_test(test_tracing),
+        cmocka_unit_test(test_other_writes),
+        cmocka_unit_test(test_linked_anew),
+        cmocka_unit_test(test_large_after_revocation),
         cmocka_unit_test(test_fault_refreshes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,7 +34,7 @@ unsigned stale_linears(enum oracle_mode mode)
 uint64_t stale_linear(unsigned n, enum oracle_mode mode)
 {
     static const uint64_t directories[] = {0, 1, 3};
-    uint64_t linear = (uint64_t)(n & 1 ? 30 : 18) << 12 | directories[n / 2 % 3] << 21 |
+    uint64_t linear = (uint64_t)(n & 1 ? 22 : 18) << 12 | directories[n / 2 % 3] << 21 |
                       (uint64_t)(n / 6 % 2) << 30;
     if (mode == ORACLE_LONG && n >= LINEARS / 2)
         linear |= ~(uint64_t)0 << 39;

@@ -24,7 +24,8 @@
 #include "fixture.h"
 #include "oracle.h"
 
-/* The linear addresses that are tried: they meet in tables at each level. */
+/* The linear addresses that are tried: they meet in tables at each level, and two by two in a cache
+ * line of a page table. */
 #define LINEARS 24u
 
 uint64_t stale_linear(unsigned n, enum oracle_mode mode);

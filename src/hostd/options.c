@@ -73,7 +73,7 @@ enum status hostd_options_parse(int argc, char *const *argv, struct hostd_option
         {0},
     };
     enum status status = STATUS_OK;
-    double part;
+    double part = 0;
     int which;
     *options = (struct hostd_options){
         .swap = POLICY_NO_LIMIT, .tax = POLICY_TAX_DEFAULT, .scan_ppm = POLICY_SCAN_DEFAULT};

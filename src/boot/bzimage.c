@@ -140,12 +140,15 @@ enum status bzimage_load(const struct boot_job *job, struct boot_entry *entry, s
     uint64_t offset = setup_size + header.payload_offset;
     if (header.payload_length < 8)
         return error_set(err, STATUS_INVALID, "kernel '%s' has no payload", name);
-    if (!range_fits(offset, header.payload_length, job->kernel->size))
+    /* What comes behind the payload is not used here, but a file without it is no whole one. */
+    uint64_t payload_end = offset + header.payload_length;
+    uint64_t least = setup_size + (uint64_t)header.syssize * 16;
+    least = least > payload_end ? least : payload_end;
+    if (job->kernel->size < least)
         return error_set(err, STATUS_INVALID,
                          "kernel '%s' is truncated: it should have %llu bytes "
                          "at least and has %llu",
-                         name, (unsigned long long)(offset + header.payload_length),
-                         (unsigned long long)job->kernel->size);
+                         name, (unsigned long long)least, (unsigned long long)job->kernel->size);
 
     struct image image;
     enum status status = load_payload(job, offset, header.payload_length, &image, err);

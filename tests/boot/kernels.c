@@ -244,6 +244,8 @@ struct bytes make_bzimage(const struct bytes *payload)
     put(&image, BZ_PAYLOAD_LENGTH, payload->size, 4);
     put(&image, BZ_SETUP_DATA, 0x123456, 8); /* must not reach the guest */
     bytes_append(&image, payload->data, payload->size);
-    bytes_append(&image, "\0\0\0\0\0\0\0\0", 8); /* the decompressor's code would follow */
+    /* The decompressor's code would follow; Linux has it end with a whole unit of 16 bytes. */
+    bytes_append(&image, NULL, 8 + (-(image.size + 8) & 15));
+    put(&image, BZ_SYSSIZE, image.size / 16 - (SETUP_SECTS + 1) * 32, 4);
     return image;
 }

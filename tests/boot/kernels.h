@@ -42,6 +42,7 @@ struct bytes make_bzimage(const struct bytes *payload);
 /* Offsets of setup header fields in a bzImage. */
 enum {
     BZ_SETUP_SECTS = 0x1f1,
+    BZ_SYSSIZE = 0x1f4,
     BZ_BOOT_FLAG = 0x1fe,
     BZ_JUMP_LENGTH = 0x201,
     BZ_MAGIC = 0x202,

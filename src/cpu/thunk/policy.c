@@ -55,6 +55,20 @@ static const struct isa_rule isa_rules[] = {
     {ZYDIS_ISA_SET_RDSEED, THUNK_UNIT_GPR, {FEATURE_RDSEED, NO_FEATURE}},
 };
 
+/* FCOMI and its like are in a set of their own from Zydis 4.1 on, where 4.0 has PPRO. */
+static ZydisISASet isa_set_of(const ZydisDecodedInstruction *decoded)
+{
+    switch (decoded->mnemonic) {
+    case ZYDIS_MNEMONIC_FCOMI:
+    case ZYDIS_MNEMONIC_FCOMIP:
+    case ZYDIS_MNEMONIC_FUCOMI:
+    case ZYDIS_MNEMONIC_FUCOMIP:
+        return ZYDIS_ISA_SET_PPRO;
+    default:
+        return decoded->meta.isa_set;
+    }
+}
+
 static const struct isa_rule *find_rule(const struct features *features, ZydisISASet isa_set)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(isa_rules); i++) {
@@ -154,7 +168,7 @@ bool thunk_policy_allows(const struct features *features, const ZydisDecodedInst
     bool is_vex = decoded->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
     if (!is_vex && decoded->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
         return false;
-    const struct isa_rule *rule = find_rule(features, decoded->meta.isa_set);
+    const struct isa_rule *rule = find_rule(features, isa_set_of(decoded));
     unsigned mmx, memory;
     if (rule == NULL || has_state_handler(decoded->mnemonic) ||
         !count_operands(decoded, operands, &mmx, &memory) || memory > 1)

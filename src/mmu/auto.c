@@ -41,6 +41,14 @@ static unsigned price_of(const struct auto_choice *choice)
     return price < AUTO_PRICE_MOST ? price : AUTO_PRICE_MOST;
 }
 
+/* Whether the trial goes into a shadow that is becoming complete. */
+static bool is_growing(const struct auto_choice *choice)
+{
+    const struct auto_window *sums = &choice->sums;
+    return choice->tried == MMU_SHADOW && sums->built >= sums->misses / 8 &&
+           sums->changes < sums->built;
+}
+
 /* A window of a trial has ended: one of the mode that is tried, or one of the other beside it. */
 static void trial_decide(struct auto_choice *choice, uint64_t cost)
 {
@@ -51,11 +59,12 @@ static void trial_decide(struct auto_choice *choice, uint64_t cost)
         choice->excess += (int64_t)(cost - usual);
         choice->cost[tried] = cost;
         choice->mode = old;
-        bool is_spent = choice->excess > (int64_t)(price * usual);
-        if (!is_spent && choice->windows < 2 * price * AUTO_TRIAL_MOST)
+        if (choice->excess <= (int64_t)(price * usual) &&
+            choice->windows < 2 * price * AUTO_TRIAL_MOST)
             return;
-        settle(choice, old, choice->interval * 2);
-        choice->keeps = is_spent && !choice->tables;
+        bool grows = is_growing(choice);
+        settle(choice, old, grows ? choice->interval : choice->interval * 2);
+        choice->keeps = grows;
     } else {
         bool is_cheaper = choice->cost[tried] < cost - cost / 16;
         choice->cheaper = is_cheaper ? choice->cheaper + 1 : 0;
@@ -99,6 +108,11 @@ enum mmu_mode auto_decide(struct auto_choice *choice)
         choice->tables = window.changes > window.misses / 4;
     choice->windows++;
     if (choice->trying) {
+        if (choice->mode == choice->tried) {
+            choice->sums.misses += window.misses;
+            choice->sums.built += window.built;
+            choice->sums.changes += window.changes;
+        }
         trial_decide(choice, cost);
     } else if (watch(choice, cost)) {
         choice->trying = choice->keeps = true;
@@ -106,6 +120,7 @@ enum mmu_mode auto_decide(struct auto_choice *choice)
         choice->cheaper = 0;
         choice->windows = 0;
         choice->excess = 0;
+        choice->sums = (struct auto_window){0};
         choice->tried = choice->mode = other_than(choice->mode);
     }
     return choice->mode;
@@ -126,11 +141,11 @@ void auto_end_window(struct mmu *mmu)
 {
     struct auto_choice *choice = &mmu->choice;
     const struct shadow_stats *now = shadow_get_stats(mmu->shadow);
-    uint64_t changes = now->cleared + now->traced_writes;
-    choice->window.changes = changes - choice->started;
-    choice->window.traced_writes = now->traced_writes - choice->started_traced;
+    struct shadow_stats then = choice->started;
+    choice->window.built = now->hidden_faults - then.hidden_faults;
+    choice->window.traced_writes = now->traced_writes - then.traced_writes;
+    choice->window.changes = now->cleared - then.cleared + choice->window.traced_writes;
     enum mmu_mode mode = auto_decide(choice);
     auto_use(mmu, mode, choice->keeps);
-    choice->started = changes;
-    choice->started_traced = now->traced_writes;
+    choice->started = *now;
 }

@@ -14,12 +14,13 @@
  * other things makes misses twice as dear for some time, whatever the mode. It stays once it has
  * been cheaper by more than a sixteenth than the window beside it four times in a row. A trial may
  * be dear, since a shadow has to be built first, and where page tables change it is never done
- * with. So what a trial may cost more than the misses would otherwise is bounded: a 64th of what
- * they have cost since the trial before. When that is spent the trial is over, and the next is
- * after twice as long, and may cost twice as much: a small shadow is built in the first one, a
- * large one piece by piece, for it is kept until then, unless it was its tables that were dear.
- * Whatever the load, trials take no more than that 64th. What changes the cost of a miss to twice
- * or half in the mode that is in use is another load: it begins anew.
+ * with. So what a trial may cost more than the misses would otherwise is bounded: a 32nd of what
+ * they have cost since the trial before. When that is spent the trial is over. If it went into a
+ * shadow that is *growing* (many of its misses built something, and little of it was lost again),
+ * that is kept, and the next trial, as long after, goes on with it: so a large one is built piece
+ * by piece. Else the next is after twice as long; from some length on they cost no more, so the
+ * longer a load lasts the less its trials take. What changes the cost of a miss to twice or half in
+ * the mode that is in use is another load: it begins anew.
  *
  *      nested n n n n n n n n | sn: dearer | n n n n n n n n n n n n n n n | snsnsnsn: cheaper | s
  *                               trial                                        trial
@@ -37,6 +38,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "mmu/shadow.h"
 #include "util/bits.h"
 
 #define AUTO_WINDOW         2048u  /* misses */
@@ -44,12 +46,12 @@
 #define AUTO_PAIRS          4u     /* in a row, in which the mode that is tried must be cheaper */
 #define AUTO_SAMPLE         8u     /* one in so many is measured; in a trial all */
 #define AUTO_CYCLES_MOST    65536u /* where a miss takes more, the vCPU had to wait */
-#define AUTO_PART           64u    /* of the cost of misses, that trials may take */
-#define AUTO_INTERVAL_LEAST AUTO_PART /* windows between trials; a trial may take one's cost */
+#define AUTO_PART           32u    /* of the cost of misses, that trials may take */
+#define AUTO_INTERVAL_LEAST 64u    /* windows between trials */
 #define AUTO_INTERVAL_MOST  16384u
-#define AUTO_SETTLING       16u  /* windows until the cost of another load is known */
-#define AUTO_PRICE_MOST     256u /* windows, whose cost a trial may take */
-#define AUTO_TRIAL_MOST     2u   /* times the misses of those: then it is as good as the other */
+#define AUTO_SETTLING       16u /* windows until the cost of another load is known */
+#define AUTO_PRICE_MOST     32u /* windows, whose cost a trial may take */
+#define AUTO_TRIAL_MOST     2u  /* times the misses of those: then it is as good as the other */
 
 struct mmu;
 
@@ -69,6 +71,7 @@ enum auto_reason {
 struct auto_window {
     uint64_t misses;
     uint64_t traced_writes; /* of the misses */
+    uint64_t built;         /* of the misses: the shadow had nothing, and has it now */
     uint64_t changes;       /* what the shadow lost: leaves, and traces */
     uint64_t samples, cycles;
 };
@@ -88,8 +91,8 @@ struct auto_choice {
     unsigned interval; /* from trial to trial */
     int64_t excess;   /* of the trial: cost of a miss less what it is otherwise, summed by window */
     uint64_t decided; /* cost of the mode when it was chosen, or became another load's */
-    uint64_t started; /* value of the counters of changes when the window began: the caller's */
-    uint64_t started_traced;
+    struct auto_window sums;     /* of the trial, the windows of the mode that is tried */
+    struct shadow_stats started; /* when the window began: the caller's */
     struct auto_window window;
 };
 

@@ -49,6 +49,11 @@ def kernel_release():
         return stream.read().strip()
 
 
+def kernel_version():
+    """(major, minor)"""
+    return tuple(int(part) for part in kernel_release().split(".")[:2])
+
+
 def output_of(script, *arguments):
     return subprocess.run([os.path.join(GUESTS, script), *arguments], check=True, text=True,
                           stdout=subprocess.PIPE).stdout.strip()

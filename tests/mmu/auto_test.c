@@ -40,8 +40,10 @@ static void window(struct play *play, const struct load *load)
     if (mode == MMU_NESTED && !choice->keeps)
         play->built = 0;
     if (mode == MMU_SHADOW) {
-        if (play->built < build)
+        if (play->built < build) {
+            choice->window.built = misses;
             cycles = cycles * (2 * build - play->built) / build;
+        }
         play->built += misses;
         choice->window.traced_writes = load->traced_writes * misses / AUTO_WINDOW;
         choice->window.changes = load->changes * misses / AUTO_WINDOW;
@@ -64,11 +66,11 @@ static void window(struct play *play, const struct load *load)
     auto_decide(choice);
 }
 
-/* As many misses as that many windows have. */
+/* As many misses as that many windows have, and to the end of a trial. */
 static void windows(struct play *play, const struct load *load, unsigned count)
 {
     play->spent = play->best = play->misses = 0;
-    while (play->misses < (uint64_t)count * AUTO_WINDOW)
+    while (play->misses < (uint64_t)count * AUTO_WINDOW || play->choice.trying)
         window(play, load);
 }
 
@@ -110,16 +112,33 @@ static void test_shadow_is_cheaper(void **state)
     assert_int_equal(play.choice.switches, 1);
 }
 
-/* A shadow that takes long to be built, and is dear until then, is found in a later trial. */
+/* A shadow that takes long to be built, and is dear until then, is built in several trials. */
 static void test_large_shadow(void **state)
 {
     (void)state;
     struct play play = begin();
     const struct load load = {.cycles = {400, 300}, .build = 40};
-    windows(&play, &load, 4000);
+    windows(&play, &load, 1200);
     assert_int_equal(play.choice.mode, MMU_SHADOW);
     assert_true(play.choice.trials > 2);
     assert_int_equal(play.choice.switches, 1);
+}
+
+/* One that loses as much as is built, or is built of a few misses only, is not kept for that. */
+static void test_shadow_that_does_not_grow(void **state)
+{
+    (void)state;
+    const struct load loads[] = {
+        {.cycles = {400, 900}, .build = 4000, .changes = AUTO_WINDOW},
+        {.cycles = {400, 900}},
+    };
+    for (unsigned i = 0; i < ARRAY_LENGTH(loads); i++) {
+        struct play play = begin();
+        windows(&play, &loads[i], 1000);
+        assert_int_equal(play.choice.mode, MMU_NESTED);
+        assert_false(play.choice.keeps);
+        assert_in_range(play.choice.trials, 2, 5);
+    }
 }
 
 /* Trials are a small part of all, however dear the other mode is, from the beginning on. */
@@ -273,11 +292,17 @@ static void test_use(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nested_is_cheaper), cmocka_unit_test(test_shadow_is_cheaper),
-        cmocka_unit_test(test_large_shadow),      cmocka_unit_test(test_trials_are_bounded),
-        cmocka_unit_test(test_traced_writes),     cmocka_unit_test(test_hysteresis),
-        cmocka_unit_test(test_change_of_load),    cmocka_unit_test(test_phases),
-        cmocka_unit_test(test_interruption),      cmocka_unit_test(test_use),
+        cmocka_unit_test(test_nested_is_cheaper),
+        cmocka_unit_test(test_shadow_is_cheaper),
+        cmocka_unit_test(test_large_shadow),
+        cmocka_unit_test(test_shadow_that_does_not_grow),
+        cmocka_unit_test(test_trials_are_bounded),
+        cmocka_unit_test(test_traced_writes),
+        cmocka_unit_test(test_hysteresis),
+        cmocka_unit_test(test_change_of_load),
+        cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_interruption),
+        cmocka_unit_test(test_use),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,7 @@ SECONDS = int(os.environ.get("CHECKER_SECONDS", "0"))
 ROUNDS = 4 if harness.ENGINE == "interp" else 12
 SEED = int(os.environ.get("CHECKER_SEED", "1"))
 LIMIT = harness.BOOT_SECONDS + 20 * SECONDS
+NEW_KERNEL = harness.kernel_version() >= (6, 12)  # as Debian 13 has it
 
 
 def make_initramfs(folder):
@@ -87,8 +88,9 @@ class Memory(harness.TestCase):
         with open(stats, encoding="utf-8") as stream:
             counters = json.load(stream)
         # Page map, checksums, pages that disks have: whatever the guest did with all of its memory.
-        # The nested table's upper levels, five pages, are there however little that is.
-        overhead = counters["overhead"] - counters["shadow_memory"] - 5 * 4096
+        overhead = counters["overhead"] - counters["shadow_memory"]
+        if NEW_KERNEL:  # in small guests it has the nested table's upper levels show, five pages
+            overhead -= 5 * 4096
         self.assertLessEqual(overhead, 0.006 * counters["max"], counters)
         self.assertLessEqual(counters["shadow_memory"], 0.04 * counters["max"], counters)
         return counters
@@ -148,9 +150,9 @@ class Memory(harness.TestCase):
         stats = self.check("--resident", "48M", "--swap-dir", self.folder, size=112,
                            memory=96 * MIB, rounds=ROUNDS // 3)
         self.assertGreater(self.guest_counter("pswpout"), 1000)
-        # From 6.12 on Linux looks whether a page is all zero before it writes it out, and has it
+        # A newer Linux looks whether a page is all zero before it writes it out, and has it
         # brought back by that.
-        if harness.kernel_version() < (6, 12):
+        if not NEW_KERNEL:
             self.assertGreater(stats["double_paging_avoided"], 100, stats)
 
     def test_disk_pages(self):
@@ -172,7 +174,7 @@ class Memory(harness.TestCase):
         self.assertGreater(stats["reclaim_disk_backed"] * 4096, 60 * MIB, stats)
         self.assertGreater(stats["faults_disk"], 1000, stats)
         # What is stored is the rest of the guest, of which a newer kernel has more.
-        self.assertLess(stats["swap_written"] * 3, stats["reclaim_disk_backed"] * 4096, stats)
+        self.assertLess(stats["swap_written"], (60 if NEW_KERNEL else 40) * MIB, stats)
 
     def test_chaos(self):
         """Pages taken and brought back at random as fast as it goes, on the way the balloon too."""

@@ -55,7 +55,7 @@ static void discard_away(struct discard *discard, uint64_t ppn, uint64_t value)
  * the frame any more, and its mark when nobody has code of it (page_code.c). */
 static void discard_shared(struct discard *discard, uint64_t ppn, uint64_t value)
 {
-    const uint64_t kept = ENTRY_LENT | ENTRY_ACTIVE | ENTRY_SAMPLED | ENTRY_PUNCHING | ENTRY_CODE;
+    const uint64_t kept = ENTRY_LENT | ENTRY_PUNCHING | ENTRY_KEPT;
     while (entry_state(value) == PAGE_SHARED && !(value & ENTRY_COMING)) {
         if (!try_discard(discard, ppn, &value, kept))
             continue;
@@ -99,11 +99,8 @@ static void discard_finish(struct discard *discard)
     pages_punch(map, discard->punching, discard->punching_count);
     discard->punching_count = 0;
     revoke_list_finish(map, &discard->leaving);
-    page_try_unmark(map, discard->leaving.code_ppns, discard->leaving.code_count, discard->ticket);
-    for (unsigned i = 0; i < discard->shared_count; i++) {
-        pmap_code_clear(map, discard->shared[i]);
+    for (unsigned i = 0; i < discard->shared_count; i++)
         frame_drop(map, discard->shared[i], discard->shared_as[i]);
-    }
     for (unsigned i = 0; i < discard->leaving.count; i++) {
         uint64_t ppn = discard->leaving.ppns[i];
         if (page_try_end(map, ppn, discard->ticket, discard->to, 0, ENTRY_PUNCHING)) {

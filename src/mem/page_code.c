@@ -10,6 +10,10 @@
  * then CODE goes, and the page may be written, unless somebody has it guarded anew. If CODE went
  * first, a vCPU that has not heard of it yet could write the page, and execute what it was before.
  *
+ * Both are one piece, under the lock of whoever revokes (mmu/domain.c): if two took a mark off at
+ * once, the slower one could take it from code that was decoded after the quicker one's drop, and
+ * that the other has not been told to drop yet.
+ *
  * A page may be marked while it is away, since who wants to decode from it parks in between; that
  * does no harm: no TLB lets it be written then, and before it is decoded from it is brought back. A
  * page that leaves loses its mark and its code, at once (page_try_leave) or when it really goes
@@ -73,8 +77,6 @@ void page_drop_code(struct pmap *map, uint64_t ppn)
     atomic_thread_fence(memory_order_seq_cst);
     if (likely(!(atomic_load(entry) & ENTRY_CODE)))
         return;
-    pmap_code_unguard(map, ppn);
     pages_revoke(map, &(struct pmap_revocation){
                           .ppns = &ppn, .count = 1, .code_ppns = &ppn, .code_count = 1});
-    pmap_code_clear(map, ppn);
 }

@@ -66,18 +66,6 @@ bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool takes_
     }
 }
 
-void page_try_unmark(struct pmap *map, const uint64_t *ppns, unsigned count, uint64_t ticket)
-{
-    for (unsigned i = 0; i < count; i++) {
-        page_entry *entry = &map->entries[ppns[i]];
-        uint64_t value = atomic_load(entry);
-        while ((value & ~LEAVING_MARKS) == leaving_with(ticket) &&
-               !atomic_compare_exchange_weak(entry, &value,
-                                             value & ~(uint64_t)(ENTRY_CODE | ENTRY_GUARDED)))
-            ;
-    }
-}
-
 /* Passes over an active page, once. */
 static bool pass_over(struct pmap *map, uint64_t ppn)
 {
@@ -102,8 +90,6 @@ void page_leave_begin(struct pmap *map, struct page_batch *batch, unsigned flags
             batch->ppn[batch->count++] = ppn;
     }
     revoke_list_finish(map, &list);
-    if (!list.keeps_code)
-        page_try_unmark(map, list.code_ppns, list.code_count, batch->ticket);
 }
 
 void page_leave_code(struct pmap *map, const struct page_batch *batch)
@@ -116,7 +102,6 @@ void page_leave_code(struct pmap *map, const struct page_batch *batch)
             ppns[count++] = batch->ppn[i];
     }
     pages_revoke(map, &(struct pmap_revocation){.code_ppns = ppns, .code_count = count});
-    page_try_unmark(map, ppns, count, batch->ticket);
 }
 
 bool page_leave_copy(const struct pmap *map, uint64_t ppn, uint8_t *to)

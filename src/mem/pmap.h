@@ -59,8 +59,10 @@ struct ram_range {
 };
 
 /* What is to be forgotten: translations of some pages, what was decoded from some. Either list may
- * be empty, not both; they are in no order, and need not agree. With `keeps_code` what was decoded
- * from code_ppns, which are among ppns, is kept; but who comes to it has to look the page up. */
+ * be empty, not both; they are in no order, and need not agree. Who carries it out takes the marks
+ * off code_ppns as well, as said at pmap_code_mark. With `keeps_code` what was decoded from them,
+ * which are among ppns, is kept, and so are the marks; but who comes to it has to look the page up.
+ */
 struct pmap_revocation {
     const uint64_t *ppns;
     const uint64_t *code_ppns;
@@ -169,7 +171,8 @@ uint8_t *pmap_page_write(struct pmap *map, uint64_t ppn);
  * pmap_code_guard, which does nothing where somebody has cleared the mark meanwhile. Only from a
  * guarded page may code be decoded. To let it be written: pmap_code_unguard, after which nobody
  * decodes from it; then the caller makes every vCPU drop the code decoded from it; then
- * pmap_code_clear takes the mark off, unless the page has been guarded again. pmap_has_code:
+ * pmap_code_clear takes the mark off, unless the page has been guarded again. All of that is done
+ * under one lock, for all pages, or a mark could go that code was made under since. pmap_has_code:
  * marked, guarded or not. All are false for a PPN that is not RAM. None blocks.
  */
 bool pmap_code_mark(struct pmap *map, uint64_t ppn);

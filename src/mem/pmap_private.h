@@ -354,11 +354,6 @@ void payload_drop(struct pmap *map, uint64_t value);
  * settling, or another's (unless that is taken over). */
 bool page_try_leave(struct pmap *map, uint64_t ppn, uint64_t ticket, bool takes_over,
                     struct revoke_list *list);
-/* What was decoded from the pages has been dropped, by a revocation since then: takes the marks off
- * those that are leaving with the ticket. In this order, for as long as a page is marked nobody
- * writes it without dropping its code; and who has decoded anew meanwhile has looked the page up,
- * so that it leaves no more. */
-void page_try_unmark(struct pmap *map, const uint64_t *ppns, unsigned count, uint64_t ticket);
 /* Takes that back, where it holds still. */
 void page_try_cancel(struct pmap *map, uint64_t ppn, uint64_t ticket);
 /* Ends LEAVING with the ticket in state `to`, with `flags` (HOLLOW or PUNCHING). False: cancelled.

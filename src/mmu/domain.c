@@ -175,6 +175,11 @@ static void raise_attention(struct mmu *mmu)
 /* Under domain->lock. When it returns, every member has done it. */
 static void request_all(struct mmu_domain *domain, const struct mmu_request *request)
 {
+    /* Nobody decodes anew while the others drop what they have, nor marks anew: that takes the
+     * lock. */
+    unsigned unmarked = request->keeps_code ? 0 : request->code_count;
+    for (unsigned i = 0; i < unmarked; i++)
+        pmap_code_unguard(domain->map, request->code_ppns[i]);
     /* First, so that nobody who has served the request finds there what is to be forgotten. */
     nested_revoke(domain->nested, request->mappings.ppns, request->mappings.count);
     if (request->guarded_ppn != NULL)
@@ -197,6 +202,8 @@ static void request_all(struct mmu_domain *domain, const struct mmu_request *req
             pthread_cond_wait(&mmu->served, &mmu->lock);
         pthread_mutex_unlock(&mmu->lock);
     }
+    for (unsigned i = 0; i < unmarked; i++)
+        pmap_code_clear(domain->map, request->code_ppns[i]);
 }
 
 void mmu_domain_revoke(struct mmu_domain *domain, const struct pmap_revocation *what)
@@ -223,11 +230,7 @@ void domain_mark_code(struct mmu_domain *domain, uint64_t ppn)
 
 void domain_drop_code(struct mmu_domain *domain, uint64_t ppn)
 {
-    pthread_mutex_lock(&domain->lock);
-    pmap_code_unguard(domain->map, ppn);
-    request_all(domain, &(struct mmu_request){.code_ppns = &ppn, .code_count = 1});
-    pmap_code_clear(domain->map, ppn);
-    pthread_mutex_unlock(&domain->lock);
+    mmu_domain_revoke(domain, &(struct pmap_revocation){.code_ppns = &ppn, .code_count = 1});
 }
 
 /* Under mmu->lock. */

@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "marks.h"
 #include "mem/page_leave.h"
 
 static const struct ram_range ram = {0, 64 * KIB};
@@ -139,6 +140,7 @@ static void hear(void *context, const struct pmap_revocation *what)
         /* Who has not heard of it yet cannot write the page without dropping its code. */
         assert_true(pmap_has_code(heard->map, PPN));
     }
+    marks_take_off(heard->map, what);
 }
 
 static void check_heard(struct heard *heard, unsigned count, unsigned code_count, bool keeps_code)
@@ -200,13 +202,14 @@ static void test_code_is_kept(void **state)
     pmap_set_revoke_hook(probe->map, NULL, NULL);
 }
 
-/* Wanted while the others hear that its code goes: it stays, and so does its mark. */
+/* Wanted while the others hear that its code goes: it stays. */
 static void want_it(void *context, const struct pmap_revocation *what)
 {
     struct probe *probe = context;
     bool writable;
     if (what->code_count != 0 && !what->keeps_code)
         assert_non_null(pmap_page_read(probe->map, PPN, &writable));
+    marks_take_off(probe->map, what);
 }
 
 static void test_code_is_wanted_at_the_last_moment(void **state)
@@ -218,8 +221,9 @@ static void test_code_is_wanted_at_the_last_moment(void **state)
     pmap_code_guard(probe->map, PPN);
     page_leave_begin(probe->map, &batch, PAGE_LEAVE_ACTIVE | PAGE_LEAVE_KEEP_CODE);
     page_leave_code(probe->map, &batch);
-    assert_true(pmap_code_is_guarded(probe->map, PPN));
+    assert_false(pmap_has_code(probe->map, PPN));
     assert_false(page_leave_end(probe->map, &batch, 0, PAGE_SWAPPED, PAYLOAD));
+    assert_int_equal(pmap_state(probe->map, PPN), PAGE_PRIVATE);
     pmap_set_revoke_hook(probe->map, NULL, NULL);
 }
 

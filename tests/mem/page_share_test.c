@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "marks.h"
 #include "mem/page_hash.h"
 #include "mem/page_share.h"
 
@@ -37,6 +38,7 @@ static void on_revoke(void *context, const struct pmap_revocation *what)
     probe->in_revoke = NULL;
     if (in_revoke != NULL)
         in_revoke(probe);
+    marks_take_off(probe->map, what);
 }
 
 static void on_drop(void *context, uint64_t ppn, uint32_t frame)
@@ -255,7 +257,6 @@ static void test_code_stays(void **state)
 static void expect_mark(struct probe *probe)
 {
     assert_true(pmap_has_code(probe->map, PPN));
-    assert_false(pmap_code_is_guarded(probe->map, PPN));
 }
 
 /* The guest frees it: the mark stays until everybody has heard that the code goes. */

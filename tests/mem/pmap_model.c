@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "marks.h"
 #include "pmap_model.h"
 #include "util/xorshift.h"
 
@@ -148,6 +149,7 @@ void model_on_revoke(void *context, const struct pmap_revocation *what)
     revoked->calls++;
     revoked->pages += what->count;
     revoked->code += what->keeps_code ? 0 : what->code_count;
+    marks_take_off(revoked->map, what);
 }
 
 void model_compare(struct model *model)

@@ -47,6 +47,7 @@ struct model {
 
 /* Counted in pages and in pages whose code goes: the model says how many. */
 struct revoked {
+    struct pmap *map;
     uint64_t calls, pages, code;
 };
 

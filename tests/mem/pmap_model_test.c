@@ -300,12 +300,12 @@ static void unmake_shared(struct model *model)
 static void run(uint64_t seed)
 {
     struct error err = {0};
-    struct revoked revoked = {0};
     struct model *model = calloc(1, sizeof(*model));
     assert_non_null(model);
     model->seed = &seed;
     model->store = memory_store_create();
     assert_int_equal(pmap_create(&model->map, layout, ARRAY_LENGTH(layout), &err), STATUS_OK);
+    struct revoked revoked = {.map = model->map};
     pmap_set_revoke_hook(model->map, model_on_revoke, &revoked);
     pmap_set_store(model->map, &memory_store_ops, model->store);
     pmap_set_share(model->map, &model_share_ops, model);

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "marks.h"
 #include "mem/pmap.h"
 
 /* RAM: [0, 64 KiB), a hole, [1 MiB, 1 MiB + 32 KiB) and right behind it 16 KiB more. */
@@ -36,6 +37,7 @@ static void on_revoke(void *context, const struct pmap_revocation *what)
     seen->code = what->code_count == 1 && what->code_ppns[0] == seen->ppn;
     const uint8_t *page = pmap_page_read(seen->map, seen->ppn, &seen->writable);
     memcpy(seen->bytes, page, sizeof(seen->bytes));
+    marks_take_off(seen->map, what);
 }
 
 static int setup(void **state)

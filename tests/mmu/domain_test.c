@@ -121,6 +121,85 @@ static void test_parked(void **state)
     machine_destroy(machine);
 }
 
+/* Whatever takes a page's code: while it is dropped nobody may decode the page anew, and nobody may
+ * write it who has not heard; and then the mark is gone. */
+static void write_by_cpu(struct machine *machine)
+{
+    must_resolve(&machine->cpus[0].mmu, 0x5000, MMU_WRITE);
+}
+
+static void write_by_device(struct machine *machine)
+{
+    assert_int_equal(pmap_write(machine->map, 0x5000, "x", 1), STATUS_OK);
+}
+
+static void pin_and_unpin(struct machine *machine)
+{
+    struct iovec iov;
+    unsigned count = 0;
+    assert_int_equal(pmap_pin(machine->map, 0x5000, 1, PIN_WRITE, &iov, &count, 1), STATUS_OK);
+    pmap_unpin(machine->map, 0x5000, 1, true);
+}
+
+static void leave_at_once(struct machine *machine)
+{
+    struct page_batch batch = {.count = 1, .ppn = {5}};
+    page_leave_begin(machine->map, &batch, PAGE_LEAVE_ACTIVE);
+    page_leave_cancel(machine->map, &batch, 0);
+}
+
+static void leave_slowly(struct machine *machine)
+{
+    struct page_batch batch = {.count = 1, .ppn = {5}};
+    page_leave_begin(machine->map, &batch, PAGE_LEAVE_ACTIVE | PAGE_LEAVE_KEEP_CODE);
+    page_leave_code(machine->map, &batch);
+    page_leave_cancel(machine->map, &batch, 0);
+}
+
+static void release(struct machine *machine)
+{
+    assert_int_equal(pmap_release(machine->map, 5, 1), 1);
+}
+
+struct dropped {
+    struct machine *machine;
+    unsigned drops, guarded, unmarked;
+};
+
+static void note_marks(void *context, uint64_t ppn)
+{
+    struct dropped *dropped = context;
+    dropped->drops++;
+    dropped->guarded += pmap_code_is_guarded(dropped->machine->map, ppn);
+    dropped->unmarked += !pmap_has_code(dropped->machine->map, ppn);
+}
+
+static void test_marks_while_code_is_dropped(void **state)
+{
+    void (*const ways[])(struct machine *) = {write_by_cpu,  write_by_device, pin_and_unpin,
+                                              leave_at_once, leave_slowly,    release};
+    for (unsigned i = 0; i < ARRAY_LENGTH(ways); i++) {
+        struct machine *machine = machine_create(2);
+        struct mmu *other = &machine->cpus[1].mmu;
+        struct dropped dropped = {.machine = machine};
+        other->code_drop = note_marks;
+        other->code_context = &dropped;
+        must_resolve(&machine->cpus[0].mmu, 0x5000, MMU_WRITE);
+        mmu_park(&machine->cpus[0].mmu);
+        mmu_mark_code(other, 5);
+        mmu_park(other);
+        mmu_unpark(&machine->cpus[0].mmu);
+        if (ways[i] != write_by_cpu)
+            mmu_park(&machine->cpus[0].mmu);
+        ways[i](machine);
+        assert_int_equal(dropped.drops, 1);
+        assert_int_equal(dropped.guarded, 0);
+        assert_int_equal(dropped.unmarked, 0);
+        assert_false(pmap_has_code(machine->map, 5));
+        machine_destroy(machine);
+    }
+}
+
 struct revoker {
     struct machine *machine;
     _Atomic bool done;
@@ -356,6 +435,8 @@ static void execute(struct worker *worker, struct mmu *mmu, uint64_t page)
     while (!worker->blocks[page].valid) {
         uint64_t drops = worker->drops;
         mmu_mark_code(mmu, page);
+        if (drops % 4 == 0) /* others have their turn between the mark and the look-up */
+            sched_yield();
         uint64_t value = load(worker, mmu, page << PAGE_SHIFT, MMU_EXECUTE);
         if (drops != worker->drops)
             continue;
@@ -637,6 +718,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(test_members),
         cmocka_unit_test(test_many_pages),
         cmocka_unit_test(test_parked),
+        cmocka_unit_test(test_marks_while_code_is_dropped),
         cmocka_unit_test(test_running),
         cmocka_unit_test(test_mark_is_repeated),
         cmocka_unit_test(test_zero_pages_under_threads),

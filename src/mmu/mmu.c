@@ -20,7 +20,7 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
     mmu->map = domain_map(domain);
     mmu->nested = domain_nested(domain);
     mmu->walk_cache.on = !config->no_walk_caches;
-    mmu->walk_cache.generation = 1;
+    walk_cache_flush(&mmu->walk_cache);
     mmu->mmio = mmio;
     mmu->attention = attention;
     mmu->attention_bit = attention_bit;
@@ -69,20 +69,13 @@ void mmu_device_write(struct mmu *mmu, uint64_t gpa, unsigned size, uint64_t val
     mmu_unpark(mmu);
 }
 
-/* What is known of the guest's tables must be looked at again. */
-static void forget_tables(struct mmu *mmu)
+/* All but the TLB and the walk cache. */
+static void forget_space(struct mmu *mmu, enum mmu_flush_scope scope, uint64_t linear)
 {
-    walk_cache_flush(&mmu->walk_cache);
     if (mmu->shadow != NULL)
         shadow_flush(mmu->shadow);
-}
-
-/* All but the TLB. */
-static void forget_space(struct mmu *mmu, enum mmu_flush_scope scope)
-{
-    forget_tables(mmu);
     if (mmu->code_flush != NULL)
-        mmu->code_flush(mmu->code_context, scope, 0);
+        mmu->code_flush(mmu->code_context, scope, linear);
 }
 
 void mmu_flush(struct mmu *mmu, bool keep_global)
@@ -90,7 +83,8 @@ void mmu_flush(struct mmu *mmu, bool keep_global)
     mmu->stats.flushes++;
     space_forget_all(mmu);
     tlb_flush(mmu, keep_global);
-    forget_space(mmu, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL);
+    walk_cache_flush(&mmu->walk_cache);
+    forget_space(mmu, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL, 0);
 }
 
 void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
@@ -108,7 +102,7 @@ void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
         mmu->stats.space_returns++;
     else
         mmu->stats.flushes++;
-    forget_space(mmu, MMU_FLUSH_LOCAL);
+    forget_space(mmu, MMU_FLUSH_LOCAL, 0);
 }
 
 void mmu_flush_space(struct mmu *mmu, unsigned pcid)
@@ -120,9 +114,8 @@ void mmu_flush_page(struct mmu *mmu, uint64_t linear)
 {
     mmu->stats.page_flushes++;
     tlb_flush_page(mmu, linear);
-    forget_tables(mmu);
-    if (mmu->code_flush != NULL)
-        mmu->code_flush(mmu->code_context, MMU_FLUSH_PAGE, linear);
+    walk_cache_flush_all(&mmu->walk_cache);
+    forget_space(mmu, MMU_FLUSH_PAGE, linear);
 }
 
 void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count)

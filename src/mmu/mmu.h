@@ -192,6 +192,7 @@ struct mmu {
     struct mmu_space {
         unsigned count, pcid; /* count 0: of none */
         uint64_t left;        /* when, by space_clock */
+        uint64_t tables;      /* generation of those in the walk cache */
     } spaces[MMU_SPACES];
     uint64_t space_clock;
     struct mmu_space_entry {

@@ -68,6 +68,7 @@ void space_leave(struct mmu *mmu, unsigned pcid)
     struct mmu_space *space = take(mmu);
     space->pcid = pcid;
     space->left = ++mmu->space_clock;
+    space->tables = mmu->walk_cache.generation;
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
         leave_code(mmu, space, table);
     /* Those of main tables first: they have been in use last. */
@@ -98,8 +99,11 @@ static void put_back(struct mmu *mmu, const struct mmu_space_entry *entry)
 bool space_enter(struct mmu *mmu, unsigned pcid)
 {
     struct mmu_space *space = find(mmu, pcid);
-    if (space == NULL)
+    if (space == NULL) {
+        walk_cache_flush(&mmu->walk_cache);
         return false;
+    }
+    walk_cache_return(&mmu->walk_cache, space->tables);
     for (unsigned i = 0; i < space->count; i++)
         put_back(mmu, &entries_of(mmu, space)[i]);
     space->count = 0;

@@ -11,6 +11,7 @@
 
 #define OTHER_ROOT 0x18000u /* LINEAR maps PAGE_B */
 #define GLOBAL     (LINEAR + PAGE_SIZE)
+#define BESIDE     (LINEAR + 2 * PAGE_SIZE) /* not touched before it is looked at */
 #define KEEP       true
 
 struct suite {
@@ -26,6 +27,7 @@ static struct suite make(void)
         machine_at(suite.machine, at);
     machine_map(suite.machine, ROOT, LINEAR, PAGE_A | LEAF);
     machine_map(suite.machine, ROOT, GLOBAL, PAGE_A | LEAF | PTE_G);
+    machine_map(suite.machine, ROOT, BESIDE, PAGE_A | LEAF);
     machine_map(suite.machine, OTHER_ROOT, LINEAR, PAGE_B | LEAF);
     machine_long_mode(suite.mmu, ROOT);
     suite.mmu->cr4 |= CR4_PCIDE_BIT | CR4_PGE_BIT;
@@ -48,6 +50,14 @@ static uint64_t misses_of(struct mmu *mmu, uint64_t linear, enum mmu_access acce
     return mmu->stats.tlb_misses - before;
 }
 
+/* All are known that are nested. */
+static uint64_t references_of(struct mmu *mmu, uint64_t linear)
+{
+    uint64_t before = mmu->stats.walk_references;
+    assert_int_equal(reach(mmu, linear, MMU_READ, MMU_USER), PAGE_A);
+    return mmu->stats.walk_references - before;
+}
+
 static void touch(struct mmu *mmu)
 {
     assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_A);
@@ -66,6 +76,25 @@ static void test_kept(void **state)
         assert_int_equal(misses_of(suite.mmu, LINEAR, access), 0);
     assert_int_equal(misses_of(suite.mmu, GLOBAL, MMU_READ), 0);
     assert_int_equal(suite.mmu->stats.space_returns, 1);
+    assert_int_equal(references_of(suite.mmu, BESIDE), 1); /* in a page table that is known */
+    machine_destroy(suite.machine);
+}
+
+/* The walk cache has tables of both, of the same region. */
+static void test_tables_are_of_one_space(void **state)
+{
+    (void)state;
+    struct suite suite = make();
+    machine_map(suite.machine, OTHER_ROOT, BESIDE, PAGE_B | LEAF);
+    touch(suite.mmu);
+    mmu_load_cr3(suite.mmu, OTHER_ROOT | 1, KEEP);
+    assert_int_equal(reach(suite.mmu, LINEAR, MMU_READ, MMU_USER), PAGE_B);
+    mmu_load_cr3(suite.mmu, ROOT, KEEP);
+    assert_int_equal(reach(suite.mmu, BESIDE, MMU_READ, MMU_USER), PAGE_A);
+    mmu_load_cr3(suite.mmu, OTHER_ROOT | 1, KEEP);
+    uint64_t before = suite.mmu->stats.walk_references;
+    assert_int_equal(reach(suite.mmu, BESIDE, MMU_READ, MMU_USER), PAGE_B);
+    assert_int_equal(suite.mmu->stats.walk_references - before, 1);
     machine_destroy(suite.machine);
 }
 
@@ -127,6 +156,28 @@ static void test_ends(void **state)
     }
 }
 
+static void flush_a_page(struct suite *suite)
+{
+    mmu_flush_page(suite->mmu, GLOBAL);
+}
+
+/* A table that is no longer one of the space's is not gone through after any flush of it, nor after
+ * that of a page anywhere. */
+static void test_tables_are_forgotten(void **state)
+{
+    (void)state;
+    void (*const ends[])(struct suite *) = {flush_it, flush_local, flush_all, flush_a_page};
+    for (unsigned i = 0; i < ARRAY_LENGTH(ends); i++) {
+        struct suite suite = make();
+        touch(suite.mmu);
+        mmu_load_cr3(suite.mmu, OTHER_ROOT | 1, KEEP);
+        ends[i](&suite);
+        mmu_load_cr3(suite.mmu, ROOT, KEEP);
+        assert_int_equal(references_of(suite.mmu, BESIDE), 4);
+        machine_destroy(suite.machine);
+    }
+}
+
 /* Without bit 63 a load of CR3 flushes its own PCID, and no other; without PCIDs, all. */
 static void test_not_kept(void **state)
 {
@@ -172,6 +223,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_tables_are_of_one_space),
+        cmocka_unit_test(test_tables_are_forgotten),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_not_kept),
         cmocka_unit_test(test_many_pages),

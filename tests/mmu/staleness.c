@@ -161,14 +161,15 @@ struct search {
     struct oracle_case walk;
     uint64_t gpa[LEVELS_MOST];            /* of the entries */
     struct span root, spans[LEVELS_MOST]; /* of the root register and the entries */
-    bool is_foreign;                      /* the root is of another PCID */
+    unsigned pcid;                        /* that the root is of */
+    bool is_foreign;                      /* it is another one than the current */
     struct stale_result *results;
     unsigned count;
 };
 
 /* When translations of this linear address were flushed last, with those by way of other pieces of
- * a page of `size`. */
-static uint64_t flushed(const struct search *search, uint64_t size, bool global)
+ * a page of `size`. `tables`: and what was read of the tables on the way. */
+static uint64_t flushed(const struct search *search, uint64_t size, bool global, bool tables)
 {
     const struct stale_cpu *cpu = search->cpu;
     uint64_t time = cpu->flushed_all;
@@ -179,7 +180,8 @@ static uint64_t flushed(const struct search *search, uint64_t size, bool global)
             uint64_t other = stale_linear(n, cpu->mode);
             if ((other ^ search->walk.linear) / size == 0)
                 time = later(time, cpu->flushed_page[pcid][n]);
-            if (other >> PAGE_SHIFT == search->walk.linear >> PAGE_SHIFT)
+            if (other >> PAGE_SHIFT == search->walk.linear >> PAGE_SHIFT &&
+                (!tables || pcid == search->pcid))
                 time = later(time, cpu->faulted[pcid][n]);
         }
     }
@@ -206,14 +208,16 @@ static bool is_current(const struct search *search, unsigned level)
     return search->spans[level].end == FOREVER;
 }
 
-/* Whether a CPU that has flushed at `time` may have read this since: one after the other, from the
- * root to the last. */
-static bool may_be_read(const struct search *search, unsigned last, uint64_t time)
+/* Whether a CPU that has flushed the page, and the tables on the way, at those times may have read
+ * this since: one after the other, from the root to the last. */
+static bool may_be_read(const struct search *search, unsigned last, uint64_t size, bool global)
 {
-    time = later(time, search->root.begin);
+    uint64_t time = later(flushed(search, size, global, true), search->root.begin);
     if (time >= search->root.end)
         return false;
     for (unsigned i = 0; i <= last; i++) {
+        if (i == last)
+            time = later(time, flushed(search, size, global, false));
         time = later(time, search->spans[i].begin);
         if (time >= search->spans[i].end)
             return false;
@@ -229,14 +233,13 @@ static void judge(struct search *search, unsigned last)
     uint64_t leaf = c->entries[last];
     if (walk.fault) {
         if (search->is_foreign || !is_current(search, last) ||
-            !may_be_read(search, last, flushed(search, PAGE_SIZE, false)))
+            !may_be_read(search, last, PAGE_SIZE, false))
             return;
     } else {
         unsigned above = (c->mode == ORACLE_LONG ? 3 : 1) - last;
         uint64_t size = (uint64_t)PAGE_SIZE << above * (c->mode == ORACLE_32 ? 10 : 9);
         bool global = leaf & PTE_G && search->cpu->pge;
-        if ((search->is_foreign && !global) ||
-            !may_be_read(search, last, flushed(search, size, global)))
+        if ((search->is_foreign && !global) || !may_be_read(search, last, size, global))
             return;
         if (!is_current(search, last) && c->access == ORACLE_WRITE && !(leaf & FLAG_D))
             return;
@@ -303,7 +306,8 @@ static void descend(struct search *search, unsigned depth, uint64_t table)
 static void try_root(struct search *search, unsigned depth, uint64_t root, struct span span)
 {
     search->root = span;
-    search->is_foreign = pcid_of(root) != search->cpu->pcid;
+    search->pcid = pcid_of(root);
+    search->is_foreign = search->pcid != search->cpu->pcid;
     if (root & PTE_P) {
         descend(search, depth, root & FRAME);
     } else if (span.end == FOREVER) { /* PAE's page-directory pointer */

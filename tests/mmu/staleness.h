@@ -16,7 +16,8 @@
  *     guest's from one that is only our tables'.
  *   - A page that is global is behind until INVLPG or a flush of everything; others also until a
  *     load of CR3, or of their PCID is flushed, and they are of one PCID. INVLPG of one piece of a
- *     large page is of all. A page fault flushes its address alone (4.10.4.1).
+ *     large page is of all. A page fault flushes its address alone (4.10.4.1), and if the page is
+ *     global and was found in another PCID, not the tables above it that are cached for that one.
  *   - Flags are set in entries that are current, in no others, and not on a fault.
  * Right after its flush an access has one result, and this is the oracle's (oracle.h).
  */

@@ -7,8 +7,8 @@
  * sweeps the TLBs; then GUARDED says that this is done, and code may be decoded.
  *
  * It goes in three: without GUARDED nobody decodes anew; then everybody drops what was decoded;
- * then CODE goes, and the page may be written, unless somebody has it guarded anew. If CODE went
- * first, a vCPU that has not heard of it yet could write the page, and execute what it was before.
+ * then CODE goes, and the page may be written. If CODE went first, a vCPU that has not heard of it
+ * yet could write the page, and execute what it was before.
  *
  * Both are one piece, under the lock of whoever revokes (mmu/domain.c): if two took a mark off at
  * once, the slower one could take it from code that was decoded after the quicker one's drop, and
@@ -16,7 +16,7 @@
  *
  * A page may be marked while it is away, since who wants to decode from it parks in between; that
  * does no harm: no TLB lets it be written then, and before it is decoded from it is brought back. A
- * page that leaves loses its mark and its code, at once (page_try_leave) or when it really goes
+ * page that leaves loses its mark and its code, at once (page_leave_begin) or when it really goes
  * (page_leave_code).
  */
 

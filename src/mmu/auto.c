@@ -30,13 +30,16 @@ static void settle(struct auto_choice *choice, enum mmu_mode mode, unsigned inte
     choice->trying = false;
     choice->keeps = false;
     choice->windows = 0;
-    choice->interval = interval < AUTO_INTERVAL_MOST ? interval : AUTO_INTERVAL_MOST;
+    unsigned most = mode == MMU_SHADOW ? AUTO_SHADOW_MOST : AUTO_INTERVAL_MOST;
+    choice->interval = interval < most ? interval : most;
     choice->decided = choice->cost[mode];
 }
 
 /* Windows of the usual length, whose cost a trial may take. */
 static unsigned price_of(const struct auto_choice *choice)
 {
+    if (choice->tried == MMU_NESTED)
+        return AUTO_NESTED_PRICE;
     unsigned price = choice->interval / AUTO_PART;
     return price < AUTO_PRICE_MOST ? price : AUTO_PRICE_MOST;
 }
@@ -81,18 +84,21 @@ static void trial_decide(struct auto_choice *choice, uint64_t cost)
 static bool watch(struct auto_choice *choice, uint64_t cost)
 {
     enum mmu_mode mode = choice->mode;
+    unsigned settling = mode == MMU_SHADOW ? AUTO_SHADOW_SETTLES : AUTO_SETTLING;
     uint64_t usual = choice->cost[mode];
-    usual = usual == 0 ? cost : (usual * (AUTO_SETTLING - 1) + cost) / AUTO_SETTLING;
+    usual = usual == 0 ? cost : (usual * (settling - 1) + cost) / settling;
     choice->cost[mode] = usual;
     if (choice->decided == 0)
         choice->decided = usual;
-    if (usual > choice->decided * 2 || usual < choice->decided / 2) {
+    bool is_dearer = usual > choice->decided * 2;
+    if (is_dearer || usual < choice->decided / 2) {
         choice->decided = usual;
         choice->interval = AUTO_INTERVAL_LEAST;
         choice->keeps = false;
         /* A trial is compared with the new cost, which has to be known by then. */
-        if (choice->windows > AUTO_INTERVAL_LEAST - AUTO_SETTLING)
-            choice->windows = AUTO_INTERVAL_LEAST - AUTO_SETTLING;
+        unsigned known = AUTO_INTERVAL_LEAST - settling;
+        if (choice->windows > known || (is_dearer && mode == MMU_SHADOW))
+            choice->windows = known;
     }
     return choice->windows >= choice->interval;
 }

@@ -22,6 +22,11 @@
  * longer a load lasts the less its trials take. What changes the cost of a miss to twice or half in
  * the mode that is in use is another load: it begins anew.
  *
+ * The two are not alike in what they may cost: a nested walk is seldom much dearer than a shadow's,
+ * but where tables change all the time a shadow is several times as dear as nested walks. And there
+ * is nothing to be built for these. So a vCPU with a shadow tries them often, but briefly, and at
+ * once when its misses become dear.
+ *
  *      nested n n n n n n n n | sn: dearer | n n n n n n n n n n n n n n n | snsnsnsn: cheaper | s
  *                               trial                                        trial
  *
@@ -48,10 +53,13 @@
 #define AUTO_CYCLES_MOST    65536u /* where a miss takes more, the vCPU had to wait */
 #define AUTO_PART           32u    /* of the cost of misses, that trials may take */
 #define AUTO_INTERVAL_LEAST 64u    /* windows between trials */
-#define AUTO_INTERVAL_MOST  16384u
-#define AUTO_SETTLING       16u /* windows until the cost of another load is known */
-#define AUTO_PRICE_MOST     32u /* windows, whose cost a trial may take */
-#define AUTO_TRIAL_MOST     2u  /* times the misses of those: then it is as good as the other */
+#define AUTO_INTERVAL_MOST  16384u /* likewise, of nested walks, ... */
+#define AUTO_SHADOW_MOST    256u   /* ... and of a shadow */
+#define AUTO_SETTLING       16u    /* windows until the cost of another load is known ... */
+#define AUTO_SHADOW_SETTLES 2u     /* ... if it has a shadow */
+#define AUTO_PRICE_MOST     32u    /* windows, whose cost a trial of a shadow may take, ... */
+#define AUTO_NESTED_PRICE   1u     /* ... and one of nested walks */
+#define AUTO_TRIAL_MOST     2u     /* times the misses of those: then it is as good as the other */
 
 struct mmu;
 

@@ -218,12 +218,36 @@ static void test_change_of_load(void **state)
     for (unsigned turn = 0; turn < 5; turn++) {
         windows(&play, &walks, 3000);
         assert_int_equal(play.choice.mode, MMU_SHADOW);
-        windows(&play, &tables, 30);
+        windows(&play, &tables, 5);
         assert_int_equal(play.choice.mode, MMU_NESTED);
         assert_int_equal(play.choice.reason, AUTO_TABLES);
         windows(&play, &tables, 3000);
         assert_int_equal(play.choice.mode, MMU_NESTED);
     }
+}
+
+/* Nor do ever new loads make trials of a shadow come oftener. */
+static void test_many_loads(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    const struct load loads[] = {{.cycles = {100, 900}}, {.cycles = {1000, 9000}}};
+    for (unsigned turn = 0; turn < 100; turn++)
+        windows(&play, &loads[turn % 2], AUTO_INTERVAL_LEAST / 2);
+    assert_int_equal(play.choice.mode, MMU_NESTED);
+    assert_in_range(play.choice.trials, 2, 51);
+}
+
+/* One that is a little cheaper with nested walks is noticed as well, in some time. */
+static void test_slow_change_of_load(void **state)
+{
+    (void)state;
+    struct play play = begin();
+    windows(&play, &(struct load){.cycles = {400, 200}}, 20000);
+    assert_int_equal(play.choice.mode, MMU_SHADOW);
+    assert_true(play.spent < play.best + play.best / 50);
+    windows(&play, &(struct load){.cycles = {250, 300}}, AUTO_SHADOW_MOST + 1);
+    assert_int_equal(play.choice.mode, MMU_NESTED);
 }
 
 /* A host that takes the CPU away for a while is not what a miss costs. */
@@ -300,6 +324,8 @@ int main(void)
         cmocka_unit_test(test_traced_writes),
         cmocka_unit_test(test_hysteresis),
         cmocka_unit_test(test_change_of_load),
+        cmocka_unit_test(test_many_loads),
+        cmocka_unit_test(test_slow_change_of_load),
         cmocka_unit_test(test_phases),
         cmocka_unit_test(test_interruption),
         cmocka_unit_test(test_use),

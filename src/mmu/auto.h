@@ -52,9 +52,9 @@
 #define AUTO_SAMPLE         8u     /* one in so many is measured; in a trial all */
 #define AUTO_CYCLES_MOST    65536u /* where a miss takes more, the vCPU had to wait */
 #define AUTO_PART           32u    /* of the cost of misses, that trials may take */
-#define AUTO_INTERVAL_LEAST 64u    /* windows between trials */
-#define AUTO_INTERVAL_MOST  16384u /* likewise, of nested walks, ... */
-#define AUTO_SHADOW_MOST    256u   /* ... and of a shadow */
+#define AUTO_INTERVAL_LEAST 64u    /* windows between trials, ... */
+#define AUTO_INTERVAL_MOST  16384u /* ... at most, while it has nested walks, ... */
+#define AUTO_SHADOW_MOST    256u   /* ... and while it has a shadow */
 #define AUTO_SETTLING       16u    /* windows until the cost of another load is known ... */
 #define AUTO_SHADOW_SETTLES 2u     /* ... if it has a shadow */
 #define AUTO_PRICE_MOST     32u    /* windows, whose cost a trial of a shadow may take, ... */

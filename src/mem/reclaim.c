@@ -37,8 +37,8 @@
 
 #define GROUP_PAGES    16u
 #define GROUP_TRIES    64u  /* groups looked at for one batch */
-#define QUEUE_BATCHES  128u /* of LEAVING pages at most */
-#define QUEUE_PART     16u  /* of the target that the queue is long */
+#define QUEUE_BATCHES  1024u /* of LEAVING pages at most */
+#define QUEUE_PART     4u   /* of the target that the queue is long */
 #define SLACK_PART     64u
 #define SLACK_LEAST    32u
 #define SLACK_MOST     2048u

@@ -30,15 +30,20 @@ struct tiny {
     struct code_pool *pool;
 };
 
-/* With the least code memory that there may be. */
-static void tiny_create(struct tiny *tiny)
+static void tiny_create_with(struct tiny *tiny, size_t code_bytes)
 {
     struct error err = {0};
     testvm_create(&tiny->vm, RAM_SIZE);
-    assert_int_equal(code_pool_create(&tiny->pool, CODE_PIECE_LEAST, 1, &err), STATUS_OK);
+    assert_int_equal(code_pool_create(&tiny->pool, code_bytes, 1, &err), STATUS_OK);
     tiny->vm.vcpu->code_pool = tiny->pool;
     testvm_use_engine(&tiny->vm, &translate_engine);
     testvm_set_mode(&tiny->vm, MODE_LONG, 8);
+}
+
+/* With the least code memory that there may be. */
+static void tiny_create(struct tiny *tiny)
+{
+    tiny_create_with(tiny, CODE_PIECE_LEAST);
 }
 
 static void tiny_destroy(struct tiny *tiny)
@@ -165,7 +170,7 @@ static unsigned check_cache(struct translate *translate)
     assert_int_equal(translate->code_ring.end + translate->aside_ring.end -
                          translate->aside_ring.start + translate->data_ring.end,
                      translate->code.granted);
-    assert_true(translate->code.granted <= CODE_PIECE_LEAST);
+    assert_true(translate->code.granted <= translate->code.code_size);
     assert_int_equal(translate->stats.translations - translate->stats.evictions, count);
     return count;
 }
@@ -174,15 +179,20 @@ static unsigned check_cache(struct translate *translate)
 
 /* Block n counts in RAX and goes on to the next one, in its page by a link, else by the jump cache;
  * the last one halts. */
-static uint64_t put_blocks(struct testvm *vm)
+static uint64_t put_blocks_at(struct testvm *vm, uint64_t at)
 {
     static const uint8_t step[8] = {0x48, 0xff, 0xc0, 0xeb, 0x03, 0xcc, 0xcc, 0xcc};
     uint8_t code[BLOCKS * 8];
     for (unsigned n = 0; n < BLOCKS; n++)
         memcpy(code + n * 8, step, sizeof(step)); /* inc rax; jmp */
     code[(BLOCKS - 1) * 8 + 3] = 0xf4;
-    testvm_put(vm, CODE, code, sizeof(code));
-    return CODE + (BLOCKS - 1) * 8;
+    testvm_put(vm, at, code, sizeof(code));
+    return at + (BLOCKS - 1) * 8;
+}
+
+static uint64_t put_blocks(struct testvm *vm)
+{
+    return put_blocks_at(vm, CODE);
 }
 
 static bool has(struct testvm *vm, uint64_t rip)
@@ -230,6 +240,51 @@ static void test_oldest_gives_way(void **state)
     assert_true(memory_of(translate) < before / 4);
     assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
     check_cache(translate);
+    tiny_destroy(&tiny);
+}
+
+/* Code that nobody comes back to is evicted, and there is no more memory for it than what a vCPU is
+ * sure of; for what is run again and again there is, until all of it fits. */
+static void test_memory_for_what_returns(void **state)
+{
+    (void)state;
+    enum { AREAS = 16 };
+    struct tiny tiny;
+    tiny_create_with(&tiny, 32 * CODE_PIECE_LEAST);
+    struct vcpu *vcpu = tiny.vm.vcpu;
+    struct translate *translate = translate_of(vcpu);
+    const size_t sure = 16 * CODE_PIECE_LEAST;
+    for (unsigned n = 0; n < AREAS; n++) {
+        put_blocks_at(&tiny.vm, CODE + n * BLOCKS * 8);
+        assert_int_equal(testvm_run(&tiny.vm, CODE + n * BLOCKS * 8), VCPU_EXIT_HALTED);
+        check_cache(translate);
+    }
+    assert_true(translate->stats.evictions > 2 * BLOCKS);
+    assert_int_equal(translate->code.granted, sure);
+    assert_int_equal(translate->missed, 0);
+
+    /* One area more than fits. */
+    unsigned again = (unsigned)(check_cache(translate) / BLOCKS) + 1;
+    assert_in_range(again, 2, AREAS - 1);
+    uint64_t evictions = 0, made = 0;
+    for (unsigned round = 0; round < 8; round++) {
+        evictions = translate->stats.evictions;
+        made = translate->stats.translations;
+        for (unsigned n = 0; n < again; n++) {
+            assert_int_equal(testvm_run(&tiny.vm, CODE + n * BLOCKS * 8), VCPU_EXIT_HALTED);
+            check_cache(translate);
+        }
+    }
+    assert_true(translate->code.granted > sure && translate->code.granted < 2 * sure);
+    assert_int_equal(translate->stats.evictions, evictions);
+    assert_int_equal(translate->stats.translations, made);
+
+    /* An idle vCPU gives it back, and that it did does not count. */
+    ring_empty(translate);
+    size_t missed = translate->missed;
+    assert_int_equal(testvm_run(&tiny.vm, CODE), VCPU_EXIT_HALTED);
+    assert_int_equal(translate->missed, missed);
+    assert_true(translate->code.granted <= sure);
     tiny_destroy(&tiny);
 }
 
@@ -493,6 +548,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_oldest_gives_way),
+        cmocka_unit_test(test_memory_for_what_returns),
         cmocka_unit_test(test_nothing_aside),
         cmocka_unit_test(test_links_to_evicted),
         cmocka_unit_test(test_dropped_among_others),

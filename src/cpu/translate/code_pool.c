@@ -83,9 +83,14 @@ enum status code_pool_take(struct code_pool *pool, struct code_piece *piece, str
     return status;
 }
 
+bool code_pool_is_sure(const struct code_pool *pool, const struct code_piece *piece)
+{
+    return piece->granted + CODE_STEP <= pool->reserve;
+}
+
 bool code_pool_grant(struct code_pool *pool, struct code_piece *piece)
 {
-    bool reserved = piece->granted + CODE_STEP <= pool->reserve;
+    bool reserved = code_pool_is_sure(pool, piece);
     pthread_mutex_lock(&pool->lock);
     bool granted = reserved || pool->left >= CODE_STEP;
     if (granted && !reserved)

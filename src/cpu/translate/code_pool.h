@@ -8,9 +8,9 @@
  * memfd, mapped writable in one place and executable in another; tables are in a second one, which
  * is never executable. A piece is address space for as much as there is of either, with a guard
  * page on each side; what of it may be used is granted step by step. Half of its equal share is
- * there for every piece, the rest for who asks first, so a vCPU that does the work of all is not
- * held to its share, and one that comes late has something left. A machine that is reset gives its
- * pieces back, and the next machine takes them again.
+ * there for every piece, the rest for who needs it first (ring.c), so a vCPU that does the work of
+ * all is not held to its share, and one that comes late has something left. A machine that is reset
+ * gives its pieces back, and the next machine takes them again.
  */
 
 #include <stdbool.h>
@@ -46,6 +46,8 @@ void code_pool_destroy(struct code_pool *pool);
 
 /* STATUS_NO_SPACE: all pieces are taken. Any thread. */
 enum status code_pool_take(struct code_pool *pool, struct code_piece *piece, struct error *err);
+/* True: the next step is of those that every piece is sure of. */
+bool code_pool_is_sure(const struct code_pool *pool, const struct code_piece *piece);
 /* Grants CODE_STEP bytes more. False: there are none left for this piece. Any thread. */
 bool code_pool_grant(struct code_pool *pool, struct code_piece *piece);
 /* The memory of all data, which is zero then, and of code from that offset on goes back to the

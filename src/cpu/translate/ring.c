@@ -13,9 +13,12 @@
  *        | younger   |   free     | older              |
  *
  * A ring grows at its end for as long as the pool grants memory, so each comes to have as much of
- * it as it needs. `limit` is where the oldest translation stands, or the end if that is behind us.
- * Before a block is translated there must be room for the largest one in a piece, so the end of a
- * ring may stay unused.
+ * it as it needs. What every vCPU is sure of is granted at once. More is a loan for who translates
+ * again what was evicted: a step for each step's worth of that, so that memory is never spent on
+ * code that nobody comes back to, and translating again costs at most about twice what it would if
+ * the memory had been there from the beginning. `limit` is where the oldest translation stands, or
+ * the end if that is behind us. Before a block is translated there must be room for the largest one
+ * in a piece, so the end of a ring may stay unused.
  *
  * Eviction happens when a block is to be translated, that is in the dispatcher, or when the vCPU is
  * idle (ring_empty): nothing is running, and no link but `left_by` is remembered anywhere else.
@@ -26,10 +29,40 @@
 /* A longer ring, as long as there is memory for it. Its free part is at the end. */
 static bool lengthen(struct translate *translate, struct ring *ring)
 {
-    if (ring->last - ring->end < CODE_STEP || !code_pool_grant(translate->pool, &translate->code))
+    bool is_sure = code_pool_is_sure(translate->pool, &translate->code);
+    if (ring->last - ring->end < CODE_STEP || (!is_sure && translate->missed < CODE_STEP) ||
+        !code_pool_grant(translate->pool, &translate->code))
         return false;
+    if (!is_sure)
+        translate->missed -= CODE_STEP;
     ring->limit = ring->end += (uint32_t)CODE_STEP;
     return true;
+}
+
+/* Where it is remembered that a translation had to give way, and what says that it was that one. */
+static uint16_t *evicted_slot(struct translate *translate, const struct translation *t,
+                              uint16_t *print)
+{
+    uint64_t hash = (translation_gpa(t) ^ t->privilege) * 0x9e3779b97f4a7c15u;
+    *print = (uint16_t)(hash >> 32) | 1;
+    return &translate->evicted[(hash >> 48) % ARRAY_LENGTH(translate->evicted)];
+}
+
+static void note_evicted(struct translate *translate, const struct translation *t)
+{
+    uint16_t print, *slot = evicted_slot(translate, t, &print);
+    if (!t->is_dead)
+        *slot = print;
+}
+
+/* One that has been made takes so many bytes. */
+static void note_made(struct translate *translate, const struct translation *t, size_t bytes)
+{
+    uint16_t print, *slot = evicted_slot(translate, t, &print);
+    if (*slot != print)
+        return;
+    *slot = 0;
+    translate->missed += bytes;
 }
 
 static void init(struct translate *translate, struct ring *ring, size_t first, size_t last,
@@ -88,6 +121,7 @@ static void reserve(struct translate *translate, struct ring *ring, uint32_t siz
 {
     while (ring->limit - ring->at < size) {
         if (ring->limit != ring->end) {
+            note_evicted(translate, ref_get(translate, translate->oldest));
             evict_oldest(translate);
         } else if (!lengthen(translate, ring)) {
             ring->at = ring->start;
@@ -124,6 +158,9 @@ void ring_append(struct translate *translate, struct translation *t, uint32_t co
 {
     struct translation *youngest = ref_get(translate, translate->youngest);
     ref self = ref_of(translate, t);
+    note_made(translate, t,
+              (code_end - translate->code_ring.at) + (aside_end - translate->aside_ring.at) +
+                  (translate->data_ring.at - self * REF_UNIT));
     t->younger = 0;
     if (youngest != NULL)
         youngest->younger = self;

@@ -126,6 +126,7 @@ struct ring {
 #define SLOW_PAGE    64u   /* those that a page's may be in */
 
 #define RELATIVE_SLOTS 4096u
+#define EVICTED_SLOTS  65536u
 
 struct crossing;
 
@@ -136,6 +137,10 @@ struct translate {
     struct ring code_ring, aside_ring, data_ring;
     ref oldest, youngest;
     bool code_is_new; /* written since the last serializing instruction */
+    /* Bytes of translations that had been evicted and were made again, less what was granted for
+     * that; and which those are that were evicted, by a hash: 16 bits of another one. */
+    size_t missed;
+    uint16_t evicted[EVICTED_SLOTS];
 
     ref *hash, *pages; /* buckets */
     uint32_t hash_mask, page_mask;

@@ -2,7 +2,7 @@
 
 #include "mmu/mmu.h"
 
-_Static_assert(AUTO_SAMPLE == 8, "auto_miss takes 3 bits of 32");
+_Static_assert(AUTO_SAMPLE == 8, "auto_samples takes 3 bits of 32");
 
 void auto_init(struct auto_choice *choice)
 {

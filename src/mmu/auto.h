@@ -109,11 +109,15 @@ void auto_init(struct auto_choice *choice);
 /* Ends choice->window, which is full, and begins the next. Returns the mode for it. */
 enum mmu_mode auto_decide(struct auto_choice *choice);
 
-/* Counts a miss in. True: it is to be measured. */
-static inline bool auto_miss(struct auto_choice *choice)
+/* Whether the next miss is to be measured. */
+static inline bool auto_samples(const struct auto_choice *choice)
 {
-    bool is_sample = (uint32_t)choice->window.misses++ * 0x9e3779b1u >> 29 == 0;
-    return is_sample || unlikely(choice->trying);
+    return (uint32_t)choice->window.misses * 0x9e3779b1u >> 29 == 0 || unlikely(choice->trying);
+}
+
+static inline void auto_missed(struct auto_choice *choice)
+{
+    choice->window.misses++;
 }
 
 static inline void auto_measured(struct auto_choice *choice, uint64_t cycles)

@@ -12,7 +12,9 @@ enum status mmu_init(struct mmu *mmu, struct mmu_domain *domain, struct bus *mmi
                      mmu_code_drop_fn *code_drop, void *code_context, struct error *err)
 {
     const struct mmu_config *config = domain_config(domain);
-    tlb_init(mmu);
+    struct pmap_stats ram;
+    pmap_get_stats(domain_map(domain), &ram);
+    tlb_init(mmu, ram.max_pages);
     pthread_mutex_init(&mmu->lock, NULL);
     pthread_cond_init(&mmu->served, NULL);
     mmu->parked = true;

@@ -18,8 +18,8 @@
  * page: pages of one slot, which any guest with randomized addresses has some of, are not walked to
  * each time, and what a guest works on may be more than the first table holds. Generated code looks
  * there itself after a miss, and leaves the entry where it is; mmu_resolve exchanges the two. The
- * spare table is large, and touched where it is used: pages that are near each other are near each
- * other in it.
+ * spare table is as large as RAM is, and touched where it is used: pages that are near each other
+ * are near each other in it.
  *
  * Revocation. Host addresses in a TLB go stale when the page map moves a page. A running vCPU owns
  * its TLB alone; a *parked* one has lent it to everybody, under mmu->lock. mmu_domain_revoke edits
@@ -46,7 +46,7 @@
 #include "util/status.h"
 
 #define TLB_ENTRIES       4096u  /* per privilege */
-#define TLB_SPARE_ENTRIES 65536u /* per privilege */
+#define TLB_SPARE_ENTRIES 65536u /* per privilege, at most: see tlb_init */
 #define ITLB_ENTRIES      1024u  /* per privilege */
 #define MMU_SPACES        8u   /* address spaces that are kept while another one is current, ... */
 #define MMU_SPACE_ENTRIES 512u /* ... and so much of each */
@@ -145,6 +145,8 @@ struct mmu {
     struct tlb_info tlb_info[MMU_PRIVILEGES][TLB_ENTRIES];
     struct tlb_info tlb_spare_info[MMU_PRIVILEGES][TLB_SPARE_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
+
+    unsigned tlb_spare_bits; /* of an index into the spare tables: what is used of them */
 
     /* Paging registers. The CPU writes them, then calls the flush that the change asks for. */
     uint64_t cr0, cr3, cr4, efer;
@@ -269,6 +271,14 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
                              struct mmu_fault *fault);
 
 /*
+ * For generated code in the middle of a block, which holds host addresses: the same, for data,
+ * where nothing has to be said and nobody waited for. Never parks. NULL: mmu_resolve is to be
+ * asked, and nothing has happened. `linear` may be anything; the privilege has a TLB.
+ */
+uint8_t *mmu_find(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                  enum mmu_privilege privilege);
+
+/*
  * For an instruction that is about to overwrite the whole page at `linear`, a page address, and has
  * not found it in the TLB: if the page is away, stores `bytes` there without reading the old ones
  * back. False: it is not, or something stands in the way; then nothing has happened that the store
@@ -311,18 +321,18 @@ enum mmu_outcome mmu_load_pdptes(struct mmu *mmu, uint64_t cr3);
 void mmu_watch(struct mmu *mmu, const uint64_t *pages, unsigned count);
 
 /*
- * Where a page's spare entry is. Generated code works this out, too. Pages of one region are in
- * different slots, in order. The factor is even, so that a page is never in the slot of the next
- * one: an access that begins in one and ends in the other must find neither.
+ * Where a page's spare entry is. Generated code works this out, too. Pages of one region, of as
+ * many pages as there are entries, are in different slots, in order. The factor is even, so that a
+ * page is never in the slot of the next one: an access that begins in one and ends in the other
+ * must find neither.
  */
-#define TLB_SPARE_REGION_SHIFT 28 /* a region: TLB_SPARE_ENTRIES pages */
-#define TLB_SPARE_FACTOR       0x9e36u
+#define TLB_SPARE_FACTOR 0x9e36u
 
-static inline unsigned tlb_spare_slot(uint64_t linear)
+static inline unsigned tlb_spare_slot(const struct mmu *mmu, uint64_t linear)
 {
-    return (unsigned)(linear >> PAGE_SHIFT ^
-                      (linear >> TLB_SPARE_REGION_SHIFT) * TLB_SPARE_FACTOR) &
-           (TLB_SPARE_ENTRIES - 1);
+    uint64_t page = linear >> PAGE_SHIFT;
+    return (unsigned)(page ^ (page >> mmu->tlb_spare_bits) * TLB_SPARE_FACTOR) &
+           ((1u << mmu->tlb_spare_bits) - 1);
 }
 
 /* Host address for an access of `size` bytes that hits the TLB within one page, else NULL. */

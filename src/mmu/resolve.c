@@ -107,80 +107,96 @@ static void forget_address(struct mmu *mmu, uint64_t linear)
         shadow_refresh(mmu, linear);
 }
 
+/*
+ * Once, without parking. WALK_OK: *target is good, and in the TLB; or its host is NULL, and it is
+ * no RAM. WALK_BLOCKED and WALK_AWAY are of the page itself, too.
+ */
+static enum walk_outcome look(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                              enum mmu_privilege privilege, struct walk *walk,
+                              struct mmu_target *target)
+{
+    uint64_t page = linear & ~PAGE_MASK, offset = linear & PAGE_MASK, nested = 0;
+    struct walk_way way;
+    bool is_known =
+        mmu->is_shadowed && shadow_look_up(mmu, linear, access, privilege, walk, &nested);
+    if (!is_known) {
+        enum walk_outcome outcome =
+            walk_guest(mmu, linear, access, privilege, walk, mmu->is_shadowed ? &way : NULL);
+        if (outcome != WALK_OK)
+            return outcome;
+    }
+    uint64_t ppn = walk->gpa >> PAGE_SHIFT;
+    if (!is_known)
+        nested = walk_nested(mmu, ppn, access == MMU_WRITE);
+    bool writable = nested & NESTED_WRITE;
+    walk->blocked_ppn = ppn;
+    *target = (struct mmu_target){.gpa = walk->gpa | offset};
+    if (unlikely(nested == 0))
+        return pmap_state(mmu->map, ppn) == PAGE_NONE ? WALK_OK : WALK_AWAY;
+    if (access == MMU_WRITE && !writable)
+        return WALK_BLOCKED;
+    if (mmu->is_shadowed && !is_known)
+        shadow_build(mmu, linear, &way, walk->gpa, nested);
+    uint8_t *host = (uint8_t *)(uintptr_t)(nested & ~PAGE_MASK);
+    if (access == MMU_EXECUTE || likely(mmu->watched_count == 0) || !is_watched(mmu, page))
+        fill(mmu, page, access, privilege, walk, host, writable);
+    target->host = host + offset;
+    return WALK_OK;
+}
+
 static enum mmu_outcome resolve_miss(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                                      enum mmu_privilege privilege, struct mmu_target *target,
                                      struct mmu_fault *fault)
 {
-    uint64_t page = linear & ~PAGE_MASK, offset = linear & PAGE_MASK;
     for (;;) {
         struct walk walk;
-        struct walk_way way;
-        uint64_t nested = 0;
-        bool is_known =
-            mmu->is_shadowed && shadow_look_up(mmu, linear, access, privilege, &walk, &nested);
-        switch (is_known ? WALK_OK
-                         : walk_guest(mmu, linear, access, privilege, &walk,
-                                      mmu->is_shadowed ? &way : NULL)) {
+        switch (look(mmu, linear, access, privilege, &walk, target)) {
+        case WALK_OK:
+            return target->host != NULL ? MMU_OK : MMU_MMIO;
         case WALK_FAULT:
             mmu->stats.page_faults++;
             forget_address(mmu, linear);
             *fault = (struct mmu_fault){.address = linear, .error_code = walk.error_code};
             return MMU_FAULT;
         case WALK_RACE:
-            continue;
+            break;
         case WALK_BLOCKED:
             if (!page_open(mmu, walk.blocked_ppn))
                 return MMU_LOST;
-            continue;
+            break;
         case WALK_AWAY:
             if (!mmu_bring(mmu, walk.blocked_ppn))
                 return MMU_LOST;
-            continue;
-        case WALK_OK:
             break;
         }
-
-        uint64_t ppn = walk.gpa >> PAGE_SHIFT;
-        if (!is_known)
-            nested = walk_nested(mmu, ppn, access == MMU_WRITE);
-        const uint8_t *host = (const uint8_t *)(uintptr_t)(nested & ~PAGE_MASK);
-        bool writable = nested & NESTED_WRITE;
-        target->gpa = walk.gpa | offset;
-        if (unlikely(nested == 0)) {
-            target->host = NULL;
-            if (pmap_state(mmu->map, ppn) == PAGE_NONE)
-                return MMU_MMIO;
-            if (!mmu_bring(mmu, ppn))
-                return MMU_LOST;
-            continue;
-        }
-        if (access == MMU_WRITE && !writable) {
-            if (!page_open(mmu, ppn))
-                return MMU_LOST;
-            continue;
-        }
-        if (mmu->is_shadowed && !is_known)
-            shadow_build(mmu, linear, &way, walk.gpa, nested);
-        if (access == MMU_EXECUTE || likely(mmu->watched_count == 0) || !is_watched(mmu, page))
-            fill(mmu, page, access, privilege, &walk, host, writable);
-        target->host = (uint8_t *)(uintptr_t)host + offset;
-        return MMU_OK;
     }
 }
 
-/* The same with an eye on what it costs. */
-static enum mmu_outcome resolve_measured(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                                         enum mmu_privilege privilege, struct mmu_target *target,
-                                         struct mmu_fault *fault)
+/* MMU_AUTO has an eye on what a miss costs. */
+struct measure {
+    bool is_sample;
+    uint64_t away, begin;
+};
+
+static struct measure measure_begin(const struct mmu *mmu)
 {
-    bool is_sample = auto_miss(&mmu->choice);
-    uint64_t away = mmu->stats.away, begin = is_sample ? clock_tsc() : 0;
-    enum mmu_outcome outcome = resolve_miss(mmu, linear, access, privilege, target, fault);
-    if (is_sample && mmu->stats.away == away)
-        auto_measured(&mmu->choice, clock_tsc() - begin);
+    struct measure measure = {.is_sample = mmu->is_choosing && auto_samples(&mmu->choice),
+                              .away = mmu->stats.away};
+    if (measure.is_sample)
+        measure.begin = clock_tsc();
+    return measure;
+}
+
+static void measure_end(struct mmu *mmu, const struct measure *measure)
+{
+    mmu->stats.tlb_misses++;
+    if (!mmu->is_choosing)
+        return;
+    if (measure->is_sample && mmu->stats.away == measure->away)
+        auto_measured(&mmu->choice, clock_tsc() - measure->begin);
+    auto_missed(&mmu->choice);
     if (auto_is_full(&mmu->choice))
         auto_end_window(mmu);
-    return outcome;
 }
 
 enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access access,
@@ -191,10 +207,26 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
         privilege = MMU_USER;
     if (tlb_look_up(mmu, linear, access, privilege, target))
         return MMU_OK;
-    mmu->stats.tlb_misses++;
-    if (mmu->is_choosing)
-        return resolve_measured(mmu, linear, access, privilege, target, fault);
-    return resolve_miss(mmu, linear, access, privilege, target, fault);
+    struct measure measure = measure_begin(mmu);
+    enum mmu_outcome outcome = resolve_miss(mmu, linear, access, privilege, target, fault);
+    measure_end(mmu, &measure);
+    return outcome;
+}
+
+uint8_t *mmu_find(struct mmu *mmu, uint64_t linear, enum mmu_access access,
+                  enum mmu_privilege privilege)
+{
+    struct mmu_target target;
+    struct walk walk;
+    if ((uint64_t)((int64_t)(linear << 16) >> 16) != linear || mmu->watched_count != 0)
+        return NULL;
+    if (tlb_look_up(mmu, linear, access, privilege, &target))
+        return target.host;
+    struct measure measure = measure_begin(mmu);
+    if (look(mmu, linear, access, privilege, &walk, &target) != WALK_OK || target.host == NULL)
+        return NULL;
+    measure_end(mmu, &measure);
+    return target.host;
 }
 
 bool mmu_overwrite(struct mmu *mmu, uint64_t linear, enum mmu_privilege privilege,

@@ -19,8 +19,13 @@
 #define LARGE_REGION_SHIFT 22 /* 2 MiB pages are taken for 4 MiB ones */
 #define HUGE_REGION_SHIFT  30
 
-void tlb_init(struct mmu *mmu)
+#define SPARE_BITS_LEAST 13u
+
+void tlb_init(struct mmu *mmu, uint64_t ram_pages)
 {
+    mmu->tlb_spare_bits = SPARE_BITS_LEAST;
+    while (bit(mmu->tlb_spare_bits) < ram_pages && bit(mmu->tlb_spare_bits) < TLB_SPARE_ENTRIES)
+        mmu->tlb_spare_bits++;
     /* An entry of zeros is an empty one: page 0 is looked for in the first slot alone, and in the
      * last one by what begins in the last page and ends in the first. So the memory of entries that
      * are never used is never touched. */
@@ -31,8 +36,8 @@ void tlb_init(struct mmu *mmu)
         }
         for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
             struct tlb_slot *spare = mmu->tlb_spare[privilege];
-            spare[tlb_spare_slot(0)].of[access].tag = TLB_NO_TAG;
-            spare[tlb_spare_slot(UINT64_MAX)].of[access].tag = TLB_NO_TAG;
+            spare[tlb_spare_slot(mmu, 0)].of[access].tag = TLB_NO_TAG;
+            spare[tlb_spare_slot(mmu, UINT64_MAX)].of[access].tag = TLB_NO_TAG;
         }
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
@@ -69,7 +74,7 @@ static void data_put(struct mmu *mmu, enum mmu_privilege privilege, enum mmu_acc
     struct tlb_entry old = *entry_at(&table, slot);
     if (is_filled(table.use, slot) && old.tag != entry.tag) {
         struct data_table spare = spare_table(mmu, privilege, access);
-        data_set(&spare, tlb_spare_slot(old.tag), old, *info_at(&table, slot));
+        data_set(&spare, tlb_spare_slot(mmu, old.tag), old, *info_at(&table, slot));
     }
     data_set(&table, slot, entry, info);
 }
@@ -89,8 +94,8 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         data_put(mmu, privilege, kind, entry, info);
         /* An older one of the same page never comes back. */
         struct data_table spare = spare_table(mmu, privilege, kind);
-        if (entry_at(&spare, tlb_spare_slot(tag))->tag == tag)
-            data_drop(&spare, tlb_spare_slot(tag));
+        if (entry_at(&spare, tlb_spare_slot(mmu, tag))->tag == tag)
+            data_drop(&spare, tlb_spare_slot(mmu, tag));
     }
     note_large(mmu, linear, page->info);
 }
@@ -99,7 +104,7 @@ bool tlb_recall(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
                 enum mmu_access access)
 {
     struct data_table spare = spare_table(mmu, privilege, access);
-    unsigned slot = tlb_spare_slot(linear);
+    unsigned slot = tlb_spare_slot(mmu, linear);
     struct tlb_entry entry = *entry_at(&spare, slot);
     if (entry.tag != (linear & ~PAGE_MASK))
         return false;
@@ -199,7 +204,7 @@ static inline bool piece_of_same_page(uint64_t tag, uint64_t info, const void *a
 void tlb_drop_page(struct mmu *mmu, uint64_t linear)
 {
     uint64_t tag = linear & ~PAGE_MASK;
-    unsigned slot = main_slot(linear), spare_slot = tlb_spare_slot(linear);
+    unsigned slot = main_slot(linear), spare_slot = tlb_spare_slot(mmu, linear);
     /* Most entries are of other pages: it is done at every page fault and INVLPG. */
     for (enum mmu_privilege privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
         for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {

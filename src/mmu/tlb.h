@@ -5,8 +5,9 @@
 
 #include "mmu/mmu.h"
 
-/* Of an MMU that is all zeros. */
-void tlb_init(struct mmu *mmu);
+/* Of an MMU that is all zeros, for a guest with so many pages of RAM: there are as many spare
+ * entries for each privilege, within bounds. */
+void tlb_init(struct mmu *mmu, uint64_t ram_pages);
 
 /* What a fill puts in, beside the linear page. */
 struct tlb_page {

@@ -56,8 +56,9 @@ static void window(struct play *play, const struct load *load)
     if (play->noise != 0)
         cycles = cycles * (100 + test_random(&play->seed) % play->noise) / 100;
     while (!auto_is_full(choice)) {
-        if (auto_miss(choice))
+        if (auto_samples(choice))
             auto_measured(choice, cycles);
+        auto_missed(choice);
     }
     assert_int_equal(choice->window.misses, misses);
     play->misses += misses;

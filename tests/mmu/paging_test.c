@@ -91,6 +91,57 @@ static enum mmu_outcome go(struct mmu *mmu, enum mmu_access access, struct mmu_t
     return mmu_resolve(mmu, LINEAR + 8, access, MMU_SUPERVISOR, target, &fault);
 }
 
+/* What generated code asks in the middle of a block: it is told what can be said at once, and
+ * otherwise nothing has happened. */
+static void test_find(void **state)
+{
+    struct paging paging;
+    make(&paging, 1);
+    struct mmu *mmu = &paging.machine->cpus[0].mmu;
+    struct mmu_target target;
+    const uint64_t pages[] = {LINEAR, LINEAR + PAGE_SIZE};
+    machine_put(paging.machine, DATA, 1);
+    for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
+        uint64_t misses = mmu->stats.tlb_misses;
+        uint8_t *host = mmu_find(mmu, pages[access] + 8, access, MMU_USER);
+        assert_non_null(host);
+        assert_ptr_equal(mmu_find(mmu, pages[access] + 8, access, MMU_USER), host);
+        assert_ptr_equal(mmu_probe(mmu, access, MMU_USER, pages[access] + 8, 8), host);
+        assert_int_equal(mmu->stats.tlb_misses, misses + 1);
+        uint64_t entry = ROOT + (TABLES - 1) * PAGE_SIZE + (pages[access] >> PAGE_SHIFT & 511) * 8;
+        uint64_t bits = machine_get(paging.machine, entry);
+        assert_int_equal(bits & (PTE_A | PTE_D), access == MMU_WRITE ? PTE_A | PTE_D : PTE_A);
+    }
+    assert_null(mmu_find(mmu, (uint64_t)1 << 47, MMU_READ, MMU_SUPERVISOR));
+    assert_null(mmu_find(mmu, LINEAR + DATA_PAGES * PAGE_SIZE, MMU_READ, MMU_USER));
+    mmu_watch(mmu, &pages[0], 1);
+    assert_null(mmu_find(mmu, pages[0], MMU_READ, MMU_USER));
+    mmu_watch(mmu, NULL, 0);
+    assert_non_null(mmu_find(mmu, pages[0], MMU_READ, MMU_USER));
+
+    /* A write to a page with code has to drop that first. */
+    mmu_mark_code(mmu, DATA_PPN);
+    assert_null(mmu_find(mmu, LINEAR, MMU_WRITE, MMU_USER));
+    assert_true(pmap_code_is_guarded(paging.machine->map, DATA_PPN));
+    assert_non_null(mmu_find(mmu, LINEAR, MMU_READ, MMU_USER));
+
+    /* What is away stays away: the page, and a table. */
+    const uint64_t ppns[] = {DATA_PPN, ROOT_PPN + TABLES - 1};
+    for (unsigned i = 0; i < ARRAY_LENGTH(ppns); i++) {
+        evict(&paging, mmu, ppns[i]);
+        mmu_flush(mmu, false);
+        struct mmu_stats before = mmu->stats;
+        assert_null(mmu_find(mmu, LINEAR, MMU_READ, MMU_USER));
+        assert_int_equal(pmap_state(paging.machine->map, ppns[i]), PAGE_SWAPPED);
+        assert_int_equal(mmu->stats.away, before.away);
+        assert_int_equal(mmu->stats.tlb_misses, before.tlb_misses);
+        assert_int_equal(go(mmu, MMU_READ, &target), MMU_OK);
+        assert_ptr_equal(mmu_find(mmu, LINEAR + 8, MMU_READ, MMU_SUPERVISOR), target.host);
+    }
+    assert_int_equal(mmu->stats.page_faults, 0);
+    unmake(&paging);
+}
+
 static void test_away(void **state)
 {
     struct paging paging;
@@ -607,8 +658,8 @@ int main(int count, char **arguments)
     if (count > 1)
         machine_mode = MMU_SHADOW;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_away),   cmocka_unit_test(test_code),  cmocka_unit_test(test_lost),
-        cmocka_unit_test(test_pdptes), cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_find), cmocka_unit_test(test_away),   cmocka_unit_test(test_code),
+        cmocka_unit_test(test_lost), cmocka_unit_test(test_pdptes), cmocka_unit_test(test_storm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

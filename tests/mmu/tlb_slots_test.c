@@ -4,9 +4,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
+#include "mmu/tlb.h"
 #include "tlb_fixture.h"
 
 /* Copying between two pages that share a slot: each has a place, and keeps it. Revocations and
@@ -121,12 +123,25 @@ static void test_spare_entries(void **state)
 static void test_spare_neighbours(void **state)
 {
     (void)state;
-    const uint64_t region = (uint64_t)1 << TLB_SPARE_REGION_SHIFT;
-    assert_int_equal(TLB_SPARE_ENTRIES * PAGE_SIZE, region);
-    for (uint64_t border = 0; border >> 48 == 0; border += region)
-        assert_int_not_equal(tlb_spare_slot(border - 1), tlb_spare_slot(border));
-    for (uint64_t linear = 0; linear < region; linear += PAGE_SIZE)
-        assert_int_not_equal(tlb_spare_slot(linear), tlb_spare_slot(linear + PAGE_SIZE));
+    struct mmu *mmu = calloc(1, sizeof *mmu);
+    assert_non_null(mmu);
+    static const struct {
+        uint64_t ram_pages;
+        unsigned entries;
+    } sizes[] = {{256, 8192}, {8193, 16384}, {32768, 32768}, {32769, 65536}, {1 << 20, 65536}};
+    for (unsigned i = 0; i < ARRAY_LENGTH(sizes); i++) {
+        tlb_init(mmu, sizes[i].ram_pages);
+        assert_int_equal(1u << mmu->tlb_spare_bits, sizes[i].entries);
+        assert_in_range(sizes[i].entries, 1, TLB_SPARE_ENTRIES);
+        const uint64_t region = sizes[i].entries * PAGE_SIZE;
+        for (uint64_t border = 0; border >> 48 == 0; border += region)
+            assert_int_not_equal(tlb_spare_slot(mmu, border - 1), tlb_spare_slot(mmu, border));
+        for (uint64_t linear = 0; linear < region; linear += PAGE_SIZE) {
+            assert_int_not_equal(tlb_spare_slot(mmu, linear),
+                                 tlb_spare_slot(mmu, linear + PAGE_SIZE));
+        }
+    }
+    free(mmu);
 }
 
 /* An entry that comes back is as it was: global, or a piece of a large page. */

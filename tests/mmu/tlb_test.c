@@ -518,8 +518,8 @@ static void test_unused(void **state)
     for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
         for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
             const struct tlb_slot *spare = mmu->tlb_spare[privilege];
-            assert_int_not_equal(spare[tlb_spare_slot(0)].of[access].tag, 0);
-            assert_int_not_equal(spare[tlb_spare_slot(UINT64_MAX)].of[access].tag, 0);
+            assert_int_not_equal(spare[tlb_spare_slot(mmu, 0)].of[access].tag, 0);
+            assert_int_not_equal(spare[tlb_spare_slot(mmu, UINT64_MAX)].of[access].tag, 0);
         }
         assert_int_equal(resolve(mmu, 0x10, MMU_READ, privilege), MMU_FAULT);
         assert_int_equal(resolve(mmu, 0x10, MMU_WRITE, privilege), MMU_FAULT);

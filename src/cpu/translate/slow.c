@@ -90,6 +90,11 @@ static void weigh_run(struct vcpu *vcpu, struct translate *translate, struct tra
         translate_unlink(translate, t);
 }
 
+uint8_t *slow_find(struct vcpu *vcpu, uint64_t linear, unsigned look)
+{
+    return mmu_find(&vcpu->mmu, linear, look & 1, look >> 1);
+}
+
 const void *slow_run(struct vcpu *vcpu, uint32_t key)
 {
     struct translate *translate = translate_of(vcpu);

@@ -15,9 +15,10 @@
  *                        dispatcher to do, goes on at the code that the jump cache has
  *   jump_second          a subroutine: looks T0 up again in the table at T2, in both places. ZF:
  *                        [T2 + 8 * T1] is the entry; never when attention is wanted
- *   second_look          a subroutine: looks T0, a linear address, up in the TLB's spare table; T2
- *                        is the page of its last byte. ZF: T0 is the host address. Spoils T1. One
- *                        for each privilege and access
+ *   second_look          a subroutine: looks T0, a linear address, up in the TLB's spare table, and
+ *                        then asks the MMU (slow_find); T2 is the page of its last byte. ZF: T0 is
+ *                        the host address. Spoils T1 and T2. One for each privilege and access
+ *   third_look           what is the same of all these. T1: privilege and access
  *
  * Leaving after a handler is going on by exit_jump, if the vCPU runs on in 64-bit mode and the
  * dispatcher has no dead translations to bury.
@@ -202,8 +203,47 @@ static void emit_exit_link(struct emit *e, const struct translate *translate)
     emit_leave(e);
 }
 
+/*
+ * slow_find is called as if from C, with the guest's registers as they are in the vCPU meanwhile,
+ * and vector registers as well where they are in the CPU: they come back at the level they were at.
+ */
+static void emit_third_look(struct emit *e, const struct translate *translate)
+{
+    enum { RESULT = 0, ABSENT = 8, SIZE = 24 }; /* with the return address a multiple of 16 */
+    _Static_assert(offsetof(struct vcpu_vectors, avx_absent) ==
+                       offsetof(struct vcpu_vectors, sse_absent) + 1,
+                   "both are saved together");
+    emit_op(e, EMIT_W, 0x33, T2, rm_reg(T0)); /* one page: only then they differ in its low bits */
+    emit_alu_immediate(e, 7, 8, rm_reg(T2), PAGE_MASK);
+    uint32_t crosses = emit_jcc(e, CONDITION_A);
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -SIZE));
+    emit_store_guest(e);
+    emit_op(e, 0, 0x0fb7, T2, OFFSET(vectors.sse_absent));
+    emit_store(e, rm_at(HOST_RSP, ABSENT), T2);
+    vectors_emit_save(e, translate);
+    emit_constant(e, HOST_RDI, (uint64_t)(uintptr_t)translate->vcpu);
+    emit_mov(e, HOST_RSI, T0);
+    emit_mov(e, HOST_RDX, T1);
+    emit_constant(e, HOST_RAX, (uint64_t)(uintptr_t)slow_find);
+    emit_op(e, 0, 0xff, 2, rm_reg(HOST_RAX)); /* call */
+    emit_store(e, rm_at(HOST_RSP, RESULT), HOST_RAX);
+    vectors_emit_restore(e, translate, rm_at(HOST_RSP, ABSENT));
+    emit_load_guest(e);
+    emit_load(e, T0, rm_at(HOST_RSP, RESULT));
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, SIZE));
+    emit_op(e, EMIT_W, 0x85, T0, rm_reg(T0)); /* test */
+    uint32_t none = emit_jcc(e, CONDITION_E);
+    emit_op(e, EMIT_W, 0x3b, T0, rm_reg(T0));
+    emit_u8(e, 0xc3);
+    emit_link(e, none, emit_offset(e));
+    emit_op(e, EMIT_W, 0x85, HOST_RSP, rm_reg(HOST_RSP));
+    emit_link(e, crosses, emit_offset(e));
+    emit_u8(e, 0xc3);
+}
+
 /* As tlb_spare_slot says, all of it shifted by PAGE_SHIFT. The slot is by T0, the first byte. */
-static void emit_second_look(struct emit *e, unsigned privilege, enum mmu_access access)
+static void emit_second_look(struct emit *e, const struct mmu *mmu, unsigned privilege,
+                             enum mmu_access access, uint32_t third_look)
 {
     size_t entry = offsetof(struct vcpu, mmu.tlb_spare) +
                    privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]) +
@@ -213,7 +253,7 @@ static void emit_second_look(struct emit *e, unsigned privilege, enum mmu_access
     tag.reg = addend.reg = T1;
     emit_mov(e, T1, T0);
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
-    emit_u8(e, TLB_SPARE_REGION_SHIFT);
+    emit_u8(e, (uint8_t)(PAGE_SHIFT + mmu->tlb_spare_bits));
     emit_op(e, EMIT_W, 0x69, T1, rm_reg(T1)); /* imul */
     emit_u32(e, TLB_SPARE_FACTOR);
     emit_op(e, EMIT_W, 0xc1, 4, rm_reg(T1)); /* shl */
@@ -221,11 +261,15 @@ static void emit_second_look(struct emit *e, unsigned privilege, enum mmu_access
     emit_op(e, EMIT_W, 0x33, T1, rm_reg(T0));
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
     emit_u8(e, PAGE_SHIFT - ENTRY_SHIFT);
-    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_SPARE_ENTRIES - 1) << ENTRY_SHIFT);
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), (bit(mmu->tlb_spare_bits) - 1) << ENTRY_SHIFT);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
+    uint32_t miss = emit_jcc(e, CONDITION_NE);
     emit_load(e, T1, addend);
     emit_lea(e, T0, (struct emit_rm){1, 0, T0, T1, 0, 0});
     emit_u8(e, 0xc3);
+    emit_link(e, miss, emit_offset(e));
+    emit_constant(e, T1, privilege << 1 | access);
+    emit_jmp_to(e, third_look);
 }
 
 static void emit_jump_second(struct emit *e)
@@ -277,15 +321,17 @@ void translate_emit_stubs(struct translate *translate)
     emit_jmp_to(&e, translate->exit_saved);
     translate->jump_second = emit_offset(&e);
     emit_jump_second(&e);
+    vectors_emit_load_stubs(translate, &e);
+    uint32_t third_look = emit_offset(&e);
+    emit_third_look(&e, translate);
     for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
         for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
             translate->second_look[privilege][access] = emit_offset(&e);
-            emit_second_look(&e, privilege, access);
+            emit_second_look(&e, &translate->vcpu->mmu, privilege, access, third_look);
         }
     }
     translate->exit_jump = emit_offset(&e);
     emit_exit_jump(&e, translate);
-    vectors_emit_load_stubs(translate, &e);
     for (unsigned vectors = VECTORS_NONE; vectors < VECTORS_LEVELS; vectors++) {
         translate->slow[vectors] = emit_offset(&e);
         emit_slow(&e, translate, vectors);

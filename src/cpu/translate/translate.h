@@ -283,6 +283,8 @@ static inline struct translation *link_from(const struct translate *translate,
  * NULL: to the dispatcher. */
 #define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
 const void *slow_run(struct vcpu *vcpu, uint32_t key);
+/* mmu_find for generated code; `look` is privilege << 1 | access. */
+uint8_t *slow_find(struct vcpu *vcpu, uint64_t linear, unsigned look);
 /* Runs in the block at gpa have failed too often, which was not for want of a TLB entry. */
 bool slow_has_bad_runs(const struct translate *translate, uint64_t gpa);
 /* Its runs are to be given another try. */
@@ -310,6 +312,10 @@ void translate_emit_stubs(struct translate *translate);
 void vectors_emit_save_stub(struct translate *translate, struct emit *e);
 void vectors_emit_load_stubs(struct translate *translate, struct emit *e);
 void vectors_emit_save(struct emit *e, const struct translate *translate);
+/* Loads what sse_absent and avx_absent, whose values these two bytes are, say was there. Spoils T0
+ * and flags. */
+void vectors_emit_restore(struct emit *e, const struct translate *translate,
+                          struct emit_rm absent_bytes);
 /* At the entry of t, flags in their slot: the registers that it begins with are loaded if need be,
  * and the guest is at its RIP if they cannot be. */
 void vectors_emit_check(struct emit *e, const struct translate *translate,

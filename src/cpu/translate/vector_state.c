@@ -215,6 +215,26 @@ void vectors_emit_save(struct emit *e, const struct translate *translate)
     emit_link(e, saved, emit_offset(e));
 }
 
+void vectors_emit_restore(struct emit *e, const struct translate *translate,
+                          struct emit_rm absent_bytes)
+{
+    uint32_t done[2];
+    unsigned count = 0;
+    for (unsigned level = VECTORS_AVX; level >= VECTORS_SSE; level--) {
+        if (level == VECTORS_AVX && !has_avx(translate->vcpu))
+            continue;
+        struct emit_rm byte = absent_bytes;
+        byte.displacement += level == VECTORS_AVX;
+        emit_alu_immediate(e, 7, 1, byte, 0);
+        uint32_t not_so = emit_jcc(e, CONDITION_NE);
+        emit_call_to(e, translate->vectors_load[level]);
+        done[count++] = emit_jmp(e);
+        emit_link(e, not_so, emit_offset(e));
+    }
+    while (count-- > 0)
+        emit_link(e, done[count], emit_offset(e));
+}
+
 /* ------------------------------------------------------------------------- in blocks */
 
 /* In the code of t, flags in their slot. */

@@ -165,13 +165,15 @@ class AerostatCrowd(Crowd):
         self.host.__exit__()
 
 
-def make():
-    """(kernel, initramfs, disk) of all guests."""
+def make(disk=None, programs=()):
+    """(kernel, initramfs, disk) of all guests. The disk is the demo's, if there is no other;
+    programs are pairs: path in the initramfs, path here."""
     fleet.build()
-    kernel, _, disk = fleet.parts.make()
+    kernel, _, demo_disk = fleet.parts.make()
+    disk = disk or demo_disk
     script = os.path.join(contest.ROOT, "bench", "crowd-guest")
     initrd = contest.make_initramfs(os.path.join(contest.BUILD, "crowd.cpio"),
-                                    {"bin/work": script}, ["virtio_pci"])
+                                    {"bin/work": script, **dict(programs)}, ["virtio_pci"])
     with open(disk, "rb") as stream:  # into the host's page cache, which is nobody's memory then
         while stream.read(1 << 20):
             pass

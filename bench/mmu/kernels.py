@@ -12,6 +12,7 @@ import contest
 KERNEL = os.path.join(contest.BUILD, "bench", "mmu-kernel.elf")
 SECONDS = 120
 WALKS = 8192  # as in kernel.c
+MEMORY = "256M"  # with spare TLB entries (mmu.h) for those pages, and for what the kernel itself uses
 # In cycles of a Pentium 4: natively, with binary translation, with VT-x; both with shadow tables.
 # Adams and Agesen, "A Comparison of Software and Hardware Techniques for x86 Virtualization", 2006.
 PAPER = {
@@ -33,7 +34,7 @@ def read_nano(console):
 
 
 def command(options, append):
-    return [contest.harness.AEROSTAT, "run", *options, "--kernel", KERNEL, "--memory", "64M",
+    return [contest.harness.AEROSTAT, "run", *options, "--kernel", KERNEL, "--memory", MEMORY,
             "--debug-exit", "--no-reboot", "--append", append]
 
 

@@ -101,11 +101,12 @@ static void test_turns(void **state)
 
 #define FRESH_PAGES 64u
 
-/* Begins with what brings vector registers into the CPU, or nothing; its misses are at [RBX], which
- * goes on by a page each round. CF lives from one round to the next. */
+/* What brings vector registers into the CPU, or nothing, comes before the misses, which are at
+ * [RBX], and again after them, in one block. RBX goes on by a page each round. CF lives from one
+ * round to the next. */
 struct kind {
     const char *name;
-    uint8_t start[16];
+    uint8_t vectors[16];
     unsigned length;
     bool needs_avx2;
 };
@@ -116,10 +117,13 @@ static const struct kind kinds[] = {
     {"YMM", {0xc5, 0xfd, 0xfe, 0xc1, 0xc5, 0x05, 0xfe, 0xfa}, 8, true},
 };
 
-static const uint8_t round_of[] = {
-    0x48, 0x13, 0x03,                   /* adc rax, [rbx] */
-    0x4c, 0x13, 0x8b, 0x08, 0,    0, 0, /* adc r9, [rbx+8] */
-    0x48, 0x11, 0x43, 0x10,             /* adc [rbx+0x10], rax */
+static const uint8_t misses[] = {
+    0x48, 0x13, 0x03,                /* adc rax, [rbx] */
+    0x4c, 0x13, 0x8b, 0x08, 0, 0, 0, /* adc r9, [rbx+8] */
+    0x48, 0x11, 0x43, 0x10,          /* adc [rbx+0x10], rax */
+};
+
+static const uint8_t rest[] = {
     0x48, 0x8d, 0x9b, 0x00, 0x10, 0, 0, /* lea rbx, [rbx+0x1000] */
     0x48, 0x8d, 0x49, 0xff,             /* lea rcx, [rcx-1] */
     0xe3, 0x05,                         /* jrcxz over the next */
@@ -130,10 +134,13 @@ static const uint8_t round_of[] = {
 static void fresh_create(struct testvm *vm, const struct engine_ops *engine,
                          const struct kind *kind)
 {
-    uint8_t code[sizeof(kind->start) + sizeof(round_of)];
-    unsigned length = kind->length + (unsigned)sizeof(round_of);
-    memcpy(code, kind->start, kind->length);
-    memcpy(code + kind->length, round_of, sizeof(round_of));
+    uint8_t code[2 * sizeof(kind->vectors) + sizeof(misses) + sizeof(rest)];
+    const unsigned again = kind->length + (unsigned)sizeof(misses);
+    const unsigned length = again + kind->length + (unsigned)sizeof(rest);
+    memcpy(code, kind->vectors, kind->length);
+    memcpy(code + kind->length, misses, sizeof(misses));
+    memcpy(code + again, kind->vectors, kind->length);
+    memcpy(code + again + kind->length, rest, sizeof(rest));
     int32_t back = -(int32_t)(length - 1);
     memcpy(code + length - 5, &back, sizeof(back));
     testvm_create(vm, RAM_SIZE);

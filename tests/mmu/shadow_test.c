@@ -239,6 +239,41 @@ static void test_fault_refreshes(void **state)
     machine_destroy(machine);
 }
 
+/* A guest that walks through ever more page tables costs no more memory than it may, and no other
+ * machine anything. */
+static void test_bound(void **state)
+{
+    (void)state;
+    enum { REGIONS = 400, PASSES = 3 };
+    const uint64_t tables = 4 * MIB;
+    struct machine *other = make(1),
+                   *machine = machine_create_with(
+                       1, &(struct mmu_config){.mode = MMU_SHADOW, .shadow_bytes = MIB});
+    struct mmu *mmu = &machine->cpus[0].mmu, *others = &other->cpus[0].mmu;
+    machine_map(machine, ROOT, LINEAR, PAGE_A | LEAF);
+    for (uint64_t i = 1; i < REGIONS; i++) {
+        uint64_t linear = LINEAR + i * REGION, table = tables + i * PAGE_SIZE;
+        machine_put(machine, ROOT + PAGE_SIZE + (linear >> 30 & 511) * 8, (ROOT + 0x2000) | LEAF);
+        machine_put(machine, ROOT + 0x2000 + (linear >> 21 & 511) * 8, table | LEAF);
+        machine_put(machine, table + (linear >> 12 & 511) * 8, (i % 2 ? PAGE_A : PAGE_B) | LEAF);
+    }
+    machine_long_mode(mmu, ROOT);
+    reach(others, LINEAR, MMU_READ, MMU_USER);
+    struct shadow_stats before = *stats_of(others);
+    for (unsigned pass = 0; pass < PASSES; pass++) {
+        for (uint64_t i = 1; i < REGIONS; i++) {
+            mmu_flush(mmu, false);
+            assert_int_equal(reach(mmu, LINEAR + i * REGION, MMU_READ, MMU_USER),
+                             i % 2 ? PAGE_A : PAGE_B);
+            assert_in_range(shadow_bytes(mmu->shadow), 1, MIB);
+        }
+    }
+    assert_true(stats_of(mmu)->evictions > PASSES * REGIONS / 2);
+    assert_memory_equal(stats_of(others), &before, sizeof before);
+    machine_destroy(machine);
+    machine_destroy(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +285,7 @@ int main(void)
         cmocka_unit_test(test_linked_anew),
         cmocka_unit_test(test_large_after_revocation),
         cmocka_unit_test(test_fault_refreshes),
+        cmocka_unit_test(test_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,22 +36,16 @@
 #include "util/xorshift.h"
 
 #define GROUP_PAGES    16u
-#define GROUP_TRIES    64u   /* groups looked at for one batch */
-#define QUEUE_BATCHES  1024u /* of LEAVING pages at most */
-#define QUEUE_PART     4u    /* of the target that the queue is long */
+#define GROUP_TRIES    64u  /* groups looked at for one batch */
+#define QUEUE_BATCHES  128u /* of LEAVING pages at most */
+#define QUEUE_PART     16u  /* of the target that the queue is long */
 #define SLACK_PART     64u
 #define SLACK_LEAST    32u
 #define SLACK_MOST     2048u
 #define RETRY_PAGES    256u /* that the VM grows by before we try again */
 #define CACHE_PART     4u   /* of the target that compressed pages may take */
 #define PATIENCE_LEAST 8u   /* batches */
-#define PATIENCE       128u
 #define STACK_BYTES    (128 * KIB)
-
-struct queued {
-    struct page_batch batch;
-    struct queued *next;
-};
 
 struct reclaim {
     struct pmap *map;
@@ -72,11 +66,8 @@ struct reclaim {
     _Atomic uint64_t target, chosen, taken, given_up, wait_ns;
     _Atomic uint64_t grown_to; /* after giving up: leave the VM alone up to here. Else 0 */
 
-    /* The thread's. Of the slots as many have been touched as were in use at once. */
-    struct queued slots[QUEUE_BATCHES];
-    unsigned touched;
-    struct queued *free;               /* a list of those that are not in use any more */
-    struct queued *oldest, **youngest; /* the queue; where the next one is put */
+    struct page_batch queue[QUEUE_BATCHES]; /* a ring, of the thread */
+    unsigned queue_first, queue_count;
     uint64_t queue_pages;
 
     pthread_mutex_t lock;
@@ -226,40 +217,19 @@ static void choose(struct reclaim *reclaim, struct page_batch *batch)
     }
 }
 
-static bool queue_is_full(const struct reclaim *reclaim)
-{
-    return reclaim->free == NULL && reclaim->touched == QUEUE_BATCHES;
-}
-
-static void queue_init(struct reclaim *reclaim)
-{
-    reclaim->oldest = NULL;
-    reclaim->youngest = &reclaim->oldest;
-    reclaim->queue_pages = 0;
-}
-
-/* Of a queue that is not full. False: nothing was found that may leave. */
+/* False: nothing was found that may leave. */
 static bool queue_add(struct reclaim *reclaim)
 {
-    struct queued *slot = reclaim->free;
-    if (slot != NULL)
-        reclaim->free = slot->next;
-    else
-        slot = &reclaim->slots[reclaim->touched++];
-    struct page_batch *batch = &slot->batch;
+    struct page_batch *batch =
+        &reclaim->queue[(reclaim->queue_first + reclaim->queue_count) % QUEUE_BATCHES];
     choose(reclaim, batch);
     page_leave_begin(reclaim->map, batch, PAGE_LEAVE_KEEP_CODE);
     atomic_fetch_add(&reclaim->chosen, batch->count);
     for (unsigned i = 0; reclaim->note != NULL && i < batch->count; i++)
         reclaim->note(reclaim->note_context, batch->ppn[i]);
-    reclaim->queue_pages += batch->count;
-    slot->next = NULL;
     if (batch->count != 0) {
-        *reclaim->youngest = slot;
-        reclaim->youngest = &slot->next;
-    } else {
-        slot->next = reclaim->free;
-        reclaim->free = slot;
+        reclaim->queue_count++;
+        reclaim->queue_pages += batch->count;
     }
     return batch->count != 0;
 }
@@ -267,27 +237,26 @@ static bool queue_add(struct reclaim *reclaim)
 /* The oldest of the queue go. Returns how many. */
 static unsigned queue_take(struct reclaim *reclaim)
 {
-    struct queued *slot = reclaim->oldest;
-    if (slot == NULL)
+    const struct page_batch *batch = &reclaim->queue[reclaim->queue_first];
+    if (reclaim->queue_count == 0)
         return 0;
-    page_leave_code(reclaim->map, &slot->batch);
-    unsigned taken = pager_take(reclaim->pager, &slot->batch, PAGER_QUEUE);
-    reclaim->queue_pages -= slot->batch.count;
-    reclaim->oldest = slot->next;
-    if (slot->next == NULL)
-        reclaim->youngest = &reclaim->oldest;
-    slot->next = reclaim->free;
-    reclaim->free = slot;
+    page_leave_code(reclaim->map, batch);
+    unsigned taken = pager_take(reclaim->pager, batch, PAGER_QUEUE);
+    reclaim->queue_first = (reclaim->queue_first + 1) % QUEUE_BATCHES;
+    reclaim->queue_count--;
+    reclaim->queue_pages -= batch->count;
     return taken;
 }
 
 static void queue_cancel(struct reclaim *reclaim)
 {
-    for (struct queued *slot = reclaim->oldest; slot != NULL; slot = slot->next) {
-        for (unsigned i = 0; i < slot->batch.count; i++)
-            page_leave_cancel(reclaim->map, &slot->batch, i);
+    for (unsigned i = 0; i < reclaim->queue_count; i++) {
+        struct page_batch *batch = &reclaim->queue[(reclaim->queue_first + i) % QUEUE_BATCHES];
+        for (unsigned j = 0; j < batch->count; j++)
+            page_leave_cancel(reclaim->map, batch, j);
     }
-    queue_init(reclaim);
+    reclaim->queue_count = 0;
+    reclaim->queue_pages = 0;
 }
 
 /* ------------------------------------------------------------------------- the thread */
@@ -320,12 +289,11 @@ static uint64_t turned_away(struct reclaim *reclaim)
 static bool bring_down(struct reclaim *reclaim)
 {
     /* So many batches see all of memory several times over; less will do where there is no room. */
-    uint64_t patience = PATIENCE + reclaim->max_pages / (GROUP_PAGES * GROUP_TRIES / 16);
+    uint64_t patience = QUEUE_BATCHES + reclaim->max_pages / (GROUP_PAGES * GROUP_TRIES / 16);
     uint64_t idle = 0, away = turned_away(reclaim);
     while (!is_low(reclaim) && !atomic_load(&reclaim->stopping)) {
-        bool found = queue_add(reclaim);
-        if (found && !queue_is_full(reclaim) &&
-            reclaim->queue_pages <= atomic_load(&reclaim->target) / QUEUE_PART)
+        bool found = queue_add(reclaim), is_full = reclaim->queue_count == QUEUE_BATCHES;
+        if (found && !is_full && reclaim->queue_pages <= atomic_load(&reclaim->target) / QUEUE_PART)
             continue;
         unsigned taken = queue_take(reclaim);
         tell_progress(reclaim, taken);
@@ -386,7 +354,6 @@ enum status reclaim_create(struct reclaim **out, struct pmap *map, struct pager 
         return error_set(err, STATUS_NO_MEMORY, "no memory for paging");
     struct pmap_stats stats;
     pmap_get_stats(map, &stats);
-    queue_init(reclaim);
     reclaim->map = map;
     reclaim->pager = pager;
     reclaim->cache = cache;

@@ -273,7 +273,7 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
 /*
  * For generated code in the middle of a block, which holds host addresses: the same, for data,
  * where nothing has to be said and nobody waited for. Never parks. NULL: mmu_resolve is to be
- * asked, and nothing has happened. `linear` may be anything; the privilege has a TLB.
+ * asked, and nothing has happened. `linear` is canonical; the privilege has a TLB.
  */
 uint8_t *mmu_find(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                   enum mmu_privilege privilege);

@@ -108,17 +108,22 @@ static void forget_address(struct mmu *mmu, uint64_t linear)
 }
 
 /*
- * Once, without parking. WALK_OK: *target is good, and in the TLB; or its host is NULL, and it is
- * no RAM. WALK_BLOCKED and WALK_AWAY are of the page itself, too.
+ * Once. WALK_OK: *target is good, and in the TLB; or its host is NULL, and it is no RAM.
+ * WALK_BLOCKED and WALK_AWAY are of the page itself, too. Parks for the shadow's sake alone; where
+ * it may not it is WALK_RACE then.
  */
 static enum walk_outcome look(struct mmu *mmu, uint64_t linear, enum mmu_access access,
-                              enum mmu_privilege privilege, struct walk *walk,
+                              enum mmu_privilege privilege, bool may_park, struct walk *walk,
                               struct mmu_target *target)
 {
     uint64_t page = linear & ~PAGE_MASK, offset = linear & PAGE_MASK, nested = 0;
     struct walk_way way;
-    bool is_known =
-        mmu->is_shadowed && shadow_look_up(mmu, linear, access, privilege, walk, &nested);
+    enum shadow_answer answer = SHADOW_UNKNOWN;
+    if (mmu->is_shadowed)
+        answer = shadow_look_up(mmu, linear, access, privilege, may_park, walk, &nested);
+    if (answer == SHADOW_PARKS)
+        return WALK_RACE;
+    bool is_known = answer == SHADOW_KNOWN;
     if (!is_known) {
         enum walk_outcome outcome =
             walk_guest(mmu, linear, access, privilege, walk, mmu->is_shadowed ? &way : NULL);
@@ -150,7 +155,7 @@ static enum mmu_outcome resolve_miss(struct mmu *mmu, uint64_t linear, enum mmu_
 {
     for (;;) {
         struct walk walk;
-        switch (look(mmu, linear, access, privilege, &walk, target)) {
+        switch (look(mmu, linear, access, privilege, true, &walk, target)) {
         case WALK_OK:
             return target->host != NULL ? MMU_OK : MMU_MMIO;
         case WALK_FAULT:
@@ -218,12 +223,13 @@ uint8_t *mmu_find(struct mmu *mmu, uint64_t linear, enum mmu_access access,
 {
     struct mmu_target target;
     struct walk walk;
-    if ((uint64_t)((int64_t)(linear << 16) >> 16) != linear || mmu->watched_count != 0)
+    if (mmu->watched_count != 0)
         return NULL;
     if (tlb_look_up(mmu, linear, access, privilege, &target))
         return target.host;
     struct measure measure = measure_begin(mmu);
-    if (look(mmu, linear, access, privilege, &walk, &target) != WALK_OK || target.host == NULL)
+    if (look(mmu, linear, access, privilege, false, &walk, &target) != WALK_OK ||
+        target.host == NULL)
         return NULL;
     measure_end(mmu, &measure);
     return target.host;

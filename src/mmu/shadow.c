@@ -369,15 +369,19 @@ static void node_trace(struct mmu *mmu, struct node *node)
     mmu->shadow->stats.traces += node->traced;
 }
 
-/* Has the node be as the table was at that time, or later. */
-static inline void node_freshen(struct mmu *mmu, struct node *node, uint64_t time)
+/* Has the node be as the table was at that time, or later. False: it might have to park for that.
+ */
+static inline bool node_freshen(struct mmu *mmu, struct node *node, uint64_t time, bool may_park)
 {
     if (likely(node->traced || node->direct || node->compared >= time))
-        return;
+        return true;
+    if (!may_park && node->quiet + 1 >= node->patience)
+        return false;
     if (!node_compare(mmu, node))
         node->quiet = 0;
     else if (++node->quiet >= node->patience)
         node_trace(mmu, node);
+    return true;
 }
 
 /* ------------------------------------------------------------------------- walks */
@@ -418,8 +422,9 @@ static unsigned index_of(uint64_t address, unsigned level)
     return (unsigned)(address >> (PAGE_SHIFT + level * NESTED_INDEX_BITS)) & (FANOUT - 1);
 }
 
-bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned privilege,
-                    struct walk *walk, uint64_t *nested)
+enum shadow_answer shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access,
+                                  unsigned privilege, bool may_park, struct walk *walk,
+                                  uint64_t *nested)
 {
     struct shadow *shadow = mmu->shadow;
     uint64_t rights = UINT64_MAX, leaf = 0, target, time = shadow->flushed;
@@ -427,15 +432,16 @@ bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned 
     struct node *node = root_of(mmu);
     for (;; level--) {
         if (node == NULL)
-            return false;
-        node_freshen(mmu, node, time);
+            return SHADOW_UNKNOWN;
+        if (!node_freshen(mmu, node, time, may_park))
+            return SHADOW_PARKS;
         time = node->compared > time ? node->compared : time;
         node->seen = true;
         unsigned index = index_of(linear, level);
         target = node->target[index];
         mmu->stats.walk_references++;
         if (target == 0)
-            return false;
+            return SHADOW_UNKNOWN;
         if (!node->direct) {
             leaf = node->guest[index];
             leaf_level = level;
@@ -448,7 +454,7 @@ bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned 
     bool write = access == MMU_WRITE;
     if (!walk_allows(mmu, rights, access, privilege) ||
         (write && (!(leaf & ENTRY_D) || !(target & NESTED_WRITE))))
-        return false;
+        return SHADOW_UNKNOWN;
     uint64_t pieces = (bit(PAGE_SHIFT + leaf_level * NESTED_INDEX_BITS) - 1) & ~PAGE_MASK;
     *walk = (struct walk){
         .gpa = (leaf & WALK_ADDRESS_MASK & ~pieces) | (linear & pieces),
@@ -460,7 +466,7 @@ bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned 
                                    : TLB_HUGE,
     };
     *nested = level == 0 ? target : target + ((uint64_t)index_of(linear, 0) << PAGE_SHIFT);
-    return true;
+    return SHADOW_KNOWN;
 }
 
 void shadow_refresh(struct mmu *mmu, uint64_t linear)

@@ -69,10 +69,16 @@ void shadow_destroy(struct shadow *shadow); /* NULL is fine */
 /* Forgets everything, and gives the memory back. */
 void shadow_clear(struct shadow *shadow);
 
-/* Looks a linear address up; true: the access is allowed, *walk and *nested (nested.h: the host
- * page) are good. False: the guest's tables have to be walked. May park. */
-bool shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access, unsigned privilege,
-                    struct walk *walk, uint64_t *nested);
+enum shadow_answer {
+    SHADOW_KNOWN, /* the access is allowed; *walk and *nested (nested.h: the host page) are good */
+    SHADOW_UNKNOWN, /* the guest's tables have to be walked */
+    SHADOW_PARKS,   /* a table is to be traced, which parks, and the caller must not */
+};
+
+/* Looks a linear address up. */
+enum shadow_answer shadow_look_up(struct mmu *mmu, uint64_t linear, unsigned access,
+                                  unsigned privilege, bool may_park, struct walk *walk,
+                                  uint64_t *nested);
 
 /* Keeps the way that a walk of the guest's tables has taken to the page at gpa, and that page's
  * nested entry. */

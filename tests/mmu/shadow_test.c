@@ -239,6 +239,32 @@ static void test_fault_refreshes(void **state)
     machine_destroy(machine);
 }
 
+/* Tracing a table parks. Generated code, which holds host addresses, is never told by way of that.
+ */
+static void test_find_traces_nothing(void **state)
+{
+    (void)state;
+    struct machine *machine = make(1);
+    struct mmu *mmu = &machine->cpus[0].mmu;
+    uint64_t found = 0, refused = 0;
+    reach(mmu, LINEAR, MMU_READ, MMU_USER);
+    for (unsigned round = 0; round < 100; round++) {
+        uint64_t traces = stats_of(mmu)->traces;
+        mmu_flush(mmu, false);
+        uint8_t *host = mmu_find(mmu, LINEAR, MMU_READ, MMU_USER);
+        assert_int_equal(stats_of(mmu)->traces, traces);
+        assert_int_equal(reach(mmu, LINEAR, MMU_READ, MMU_USER), PAGE_A);
+        if (host != NULL)
+            assert_ptr_equal(host, target.host);
+        found += host != NULL;
+        refused += host == NULL;
+    }
+    /* Once all tables are traced there is nothing to park for. */
+    assert_in_range(stats_of(mmu)->traces, 1, refused * WALK_LEVELS_MAX);
+    assert_true(found > 50);
+    machine_destroy(machine);
+}
+
 /* A guest that walks through ever more page tables costs no more memory than it may, and no other
  * machine anything. */
 static void test_bound(void **state)
@@ -285,6 +311,7 @@ int main(void)
         cmocka_unit_test(test_linked_anew),
         cmocka_unit_test(test_large_after_revocation),
         cmocka_unit_test(test_fault_refreshes),
+        cmocka_unit_test(test_find_traces_nothing),
         cmocka_unit_test(test_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

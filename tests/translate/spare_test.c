@@ -196,11 +196,27 @@ static void test_fresh_pages(void **state)
     }
 }
 
+/* What is no address is not taken for the one that has its lower bits. */
+static void test_no_address(void **state)
+{
+    (void)state;
+    struct testvm vm;
+    fresh_create(&vm, &translate_engine, &kinds[0]);
+    for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
+        unsigned look = MMU_SUPERVISOR << 1 | access;
+        assert_null(slow_find(vm.vcpu, POOL | (uint64_t)1 << 48, look));
+        assert_null(slow_find(vm.vcpu, POOL | (uint64_t)1 << 63, look));
+        assert_non_null(slow_find(vm.vcpu, POOL, look));
+    }
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_turns),
         cmocka_unit_test(test_fresh_pages),
+        cmocka_unit_test(test_no_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,6 +17,7 @@
 
 #include <Zydis/Zydis.h>
 
+#include "cpu/access.h"
 #include "cpu/interp/interp.h"
 #include "cpu/translate/crossing.h"
 
@@ -92,6 +93,8 @@ static void weigh_run(struct vcpu *vcpu, struct translate *translate, struct tra
 
 uint8_t *slow_find(struct vcpu *vcpu, uint64_t linear, unsigned look)
 {
+    if (unlikely(!access_is_canonical(linear)))
+        return NULL;
     return mmu_find(&vcpu->mmu, linear, look & 1, look >> 1);
 }
 

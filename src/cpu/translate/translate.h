@@ -283,7 +283,7 @@ static inline struct translation *link_from(const struct translate *translate,
  * NULL: to the dispatcher. */
 #define SLOW_KEY_BITS 6 /* number of the entry; above it the translation */
 const void *slow_run(struct vcpu *vcpu, uint32_t key);
-/* mmu_find for generated code; `look` is privilege << 1 | access. */
+/* mmu_find for generated code, of any address; `look` is privilege << 1 | access. */
 uint8_t *slow_find(struct vcpu *vcpu, uint64_t linear, unsigned look);
 /* Runs in the block at gpa have failed too often, which was not for want of a TLB entry. */
 bool slow_has_bad_runs(const struct translate *translate, uint64_t gpa);

@@ -103,7 +103,7 @@ class Fleet:
     def __init__(self, memory, made=None, **settings):
         self.made = made or parts.make()
         self.memory = memory
-        self.settings = settings  # of aerostatd: tax, scan_cpu
+        self.settings = settings  # of aerostatd: tax=0.5, scan_always=True
         # The path is short, for sockets.
         self.folder = tempfile.mkdtemp(prefix="aerostat-bench-")
         self.environment = {**os.environ, "XDG_RUNTIME_DIR": self.folder}
@@ -151,7 +151,7 @@ class Fleet:
         self.settings.update(settings)
         words = [AEROSTATD, "--memory", f"{self.memory}M", "--swap-dir", self.folder]
         for name, value in self.settings.items():
-            words += ["--" + name.replace("_", "-"), str(value)]
+            words += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
         if self.process is not None:
             end_process(self.process)
         log = os.path.join(self.folder, "manager.out")

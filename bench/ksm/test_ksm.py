@@ -32,16 +32,21 @@ class Verdict(unittest.TestCase):
         self.assertEqual(verdict.cost(figures()), 200)
 
     def test_limits_hold_and_do_not(self):
-        ours = figures(cpu_seconds=1, scanned=2000)
+        ours = figures(cpu_seconds=1)
         holds = {limit["what"]: limit["holds"]
                  for limit in verdict.limits({"aerostat": [ours],
-                                              "qemu": [figures(cpu_seconds=4, scanned=3999)]})}
+                                              "qemu": [figures(cpu_seconds=4)]})}
         self.assertTrue(all(holds.values()), holds)
         misses = verdict.limits({"aerostat": [figures(saved=2500)], "qemu": [figures()]})
         self.assertFalse(any(limit["holds"] for limit in misses), misses)
 
+    def test_rates_at_full_speed(self):
+        rates = {"aerostat": {"unshared": 2000, "all": 3999}, "qemu": {"unshared": 1000, "all": 2000}}
+        self.assertEqual([limit["holds"] for limit in verdict.rate_limits(rates)], [True, False])
+
     def test_one_alone_is_not_judged(self):
         self.assertEqual(verdict.limits({"aerostat": [figures()]}), [])
+        self.assertEqual(verdict.rate_limits({"aerostat": {"unshared": 1, "all": 1}}), [])
 
 
 if __name__ == "__main__":

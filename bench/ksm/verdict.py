@@ -58,6 +58,13 @@ def soon(name, history):
     return f"{NAMES[name]}: nothing was saved"
 
 
+def rate_table(full_speed):
+    return [["at full speed, what can be shared is shared", "not shared, looked at a CPU s",
+             "with shared ones"],
+            *([NAMES[name], f"{rate['unshared']:,.0f}", f"{rate['all']:,.0f}"]
+              for name, rate in full_speed.items())]
+
+
 def limits(results):
     """[{what, minutes, value, limit, holds}], of the minutes that both have been looked at after."""
     if len(results) < 2:
@@ -65,27 +72,36 @@ def limits(results):
     found = []
 
     def judge(what, minutes, value, limit, at_least):
-        found.append({"what": what, "minutes": minutes, "value": value, "limit": limit,
-                      "holds": value >= limit if at_least else value <= limit})
+        found.append(judged(f"after {minutes:g} min: {what}", value, limit, at_least))
 
-    of_theirs = {figures["minutes"]: (figures, rate)
-                 for figures, rate in zip(results["qemu"], rates(results["qemu"]))}
-    for ours, our_rate in zip(results["aerostat"], rates(results["aerostat"])):
+    of_theirs = {figures["minutes"]: figures for figures in results["qemu"]}
+    for ours in results["aerostat"]:
         minutes = ours["minutes"]
         if minutes not in of_theirs:
             continue
-        theirs, their_rate = of_theirs[minutes]
+        theirs = of_theirs[minutes]
         judge("memory saved, times KSM's", minutes, ours["saved"] / max(theirs["saved"], 1), 1, True)
         judge("CPU time per MiB saved, times KSM's", minutes,
               cost(ours) / max(cost(theirs), 1e-9), CPU_MOST, False)
         judge("CPU time, times KSM's", minutes,
               ours["cpu_seconds"] / max(theirs["cpu_seconds"], 1e-9), CPU_MOST, False)
-        judge("pages that are not shared looked at a CPU second since, times KSM's", minutes,
-              our_rate / max(their_rate, 1e-9), RATE_LEAST, True)
     return found
+
+
+def judged(what, value, limit, at_least):
+    return {"what": what, "value": value, "limit": limit,
+            "holds": value >= limit if at_least else value <= limit}
+
+
+def rate_limits(full_speed):
+    if len(full_speed) < 2:
+        return []
+    return [judged(f"at full speed: pages looked at a CPU second, {kind}, times KSM's",
+                   full_speed["aerostat"][key] / max(full_speed["qemu"][key], 1e-9), RATE_LEAST, True)
+            for key, kind in (("unshared", "that are not shared"), ("all", "shared ones too"))]
 
 
 def sentence(limit):
     bound = "at most" if limit["limit"] < 1 else "at least"
-    return (f"after {limit['minutes']:g} min: {limit['what']}: {limit['value']:.2f} ({bound}"
+    return (f"{limit['what']}: {limit['value']:.2f} ({bound}"
             f" {limit['limit']:.2f}: {'holds' if limit['holds'] else 'MISSED'})")

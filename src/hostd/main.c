@@ -148,6 +148,7 @@ static enum status program_open(struct program *program, struct error *err)
         .swap_dir = options->swap_dir,
         .tax = options->tax,
         .scan_ppm = options->scan_ppm,
+        .scan_always = options->scan_always,
         .quit = on_quit,
         .quit_context = program,
     };

@@ -48,6 +48,7 @@ enum status manager_create(struct manager **out, const struct manager_config *co
     manager->host.swap = config->swap;
     manager->host.tax = config->tax;
     manager->host.scan_ppm = config->scan_ppm;
+    manager->host.scan_always = config->scan_always;
     registry_restore(manager);
     if (status == STATUS_OK)
         status = io_timer_create(&manager->step_timer, manager->loop, on_step, manager, err);

@@ -132,6 +132,7 @@ struct manager_config {
     uint64_t memory, swap;
     double tax; /* as struct policy_host has them */
     uint32_t scan_ppm;
+    bool scan_always;
     const char *swap_dir;
     void (*quit)(void *context); /* asked for; on the loop's thread */
     void *quit_context;

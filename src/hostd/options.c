@@ -14,7 +14,7 @@
 
 const char hostd_options_help[] =
     "usage: aerostatd [--memory SIZE] [--swap-size SIZE] [--swap-dir DIR] [--tax PART]\n"
-    "                 [--scan-cpu PART] [--socket PATH]\n"
+    "                 [--scan-cpu PART] [--scan-always] [--socket PATH]\n"
     "\n"
     "The manager of this user's VMs: divides the host's memory among them, and has VMs of one\n"
     "group share equal pages. One runs for a user; it finds VMs by itself, and they run on when "
@@ -31,6 +31,7 @@ const char hostd_options_help[] =
     "  --scan-cpu PART   most CPU time for finding equal pages, of one CPU, all VMs together: 0 "
     "to\n"
     "                    1, default 0.25; 0: no page is shared from now on\n"
+    "  --scan-always     use all of that time, even where memory is not short or little is found\n"
     "  --socket PATH     a second control socket, at this path\n"
     "  --help            this text\n"
     "\n"
@@ -61,13 +62,14 @@ static enum status take_part(const char *name, const char *text, double most, do
 enum status hostd_options_parse(int argc, char *const *argv, struct hostd_options *options,
                                 struct error *err)
 {
-    enum { MEMORY = 1, SWAP_SIZE, SWAP_DIR, TAX, SCAN_CPU, SOCKET, HELP };
+    enum { MEMORY = 1, SWAP_SIZE, SWAP_DIR, TAX, SCAN_CPU, SCAN_ALWAYS, SOCKET, HELP };
     static const struct option names[] = {
         {"memory", required_argument, NULL, MEMORY},
         {"swap-size", required_argument, NULL, SWAP_SIZE},
         {"swap-dir", required_argument, NULL, SWAP_DIR},
         {"tax", required_argument, NULL, TAX},
         {"scan-cpu", required_argument, NULL, SCAN_CPU},
+        {"scan-always", no_argument, NULL, SCAN_ALWAYS},
         {"socket", required_argument, NULL, SOCKET},
         {"help", no_argument, NULL, HELP},
         {0},
@@ -97,6 +99,9 @@ enum status hostd_options_parse(int argc, char *const *argv, struct hostd_option
             status = take_part("--scan-cpu", optarg, 1, &part, err);
             if (status == STATUS_OK)
                 options->scan_ppm = (uint32_t)lround(part * 1e6);
+            break;
+        case SCAN_ALWAYS:
+            options->scan_always = true;
             break;
         case SOCKET:
             options->socket = optarg;

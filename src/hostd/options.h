@@ -14,6 +14,7 @@ struct hostd_options {
     const char *swap_dir; /* NULL: VMs choose */
     double tax;           /* on idle memory, 0 to POLICY_TAX_MOST */
     uint32_t scan_ppm;    /* CPU time for finding equal pages, millionths of one CPU; 0: none */
+    bool scan_always;     /* all of it is used, always */
     const char *socket;   /* another one to be asked at; NULL: none */
     bool help;
 };

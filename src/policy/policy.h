@@ -31,11 +31,11 @@ const char *policy_state_name(enum policy_state state); /* "high", ... */
 /* The host: one aerostatd's. Start with policy_host_init. */
 struct policy_host {
     /* set by people */
-    uint64_t memory;      /* that all VMs may use together */
-    uint64_t swap;        /* space for what is paged out; POLICY_NO_LIMIT where nobody knows */
-    double tax;           /* idle memory tax, 0 to POLICY_TAX_MOST */
-    uint32_t scan_ppm;    /* CPU time for scanning: millionths of one CPU, all VMs together */
-    double scan_pressure; /* 0 to 1: scan at least as if memory were so short; 0 in daily use */
+    uint64_t memory;   /* that all VMs may use together */
+    uint64_t swap;     /* space for what is paged out; POLICY_NO_LIMIT where nobody knows */
+    double tax;        /* idle memory tax, 0 to POLICY_TAX_MOST */
+    uint32_t scan_ppm; /* CPU time for scanning: millionths of one CPU, all VMs together */
+    bool scan_always;  /* all of that time is used, short of memory or not, yield or not */
     /* measured */
     uint64_t frames;   /* memory of the shared pools */
     uint64_t overhead; /* of the manager: its process and metadata */

@@ -11,6 +11,9 @@
  * CPU time is what limits. Pages are limited only so that no VM is scanned over and over: a limit
  * of pages that followed from the CPU time of pages before would make a scanner slow for ever that
  * has been slow once, for what it costs to wake it does not fall.
+ *
+ * Who wants it (scan_always) has all of the budget used, whatever memory there is and whatever is
+ * found.
  */
 
 #include "policy/policy_private.h"
@@ -40,6 +43,8 @@
 #define PASS_SECONDS 10.0
 #define PASS_FASTER  5.0
 #define PASS_YIELD   0.1
+/* And with scan_always: the CPU time limits, long before this. */
+#define PASS_ALWAYS 0.1
 
 static double within(double value, double bottom, double top)
 {
@@ -79,13 +84,15 @@ static double pressure_of(const struct policy_host *host)
 {
     double percent = host->memory == 0 ? 0 : 100.0 * (double)host->free / (double)host->memory;
     double pressure = (IDLE_PERCENT - percent) / (IDLE_PERCENT - FULL_PERCENT);
-    if (host->state != POLICY_HIGH)
+    if (host->state != POLICY_HIGH || host->scan_always)
         pressure = 1;
-    return within(pressure, within(host->scan_pressure, PRESSURE_LEAST, 1), 1);
+    return within(pressure, PRESSURE_LEAST, 1);
 }
 
-static double pass_seconds(const struct policy_vm *vm)
+static double pass_seconds(const struct policy_host *host, const struct policy_vm *vm)
 {
+    if (host->scan_always)
+        return PASS_ALWAYS;
     return PASS_SECONDS / (1 + (PASS_FASTER - 1) * within(vm->past.yield / PASS_YIELD, 0, 1));
 }
 
@@ -104,12 +111,12 @@ void policy_scan(const struct policy_host *host, struct policy_vm *const *vms, s
         weights += past->weight;
         pages += pages_of(vms[i]);
     }
-    double worth = within(weights / (pages * YIELD_FULL), WORTH_LEAST, 1);
+    double worth = host->scan_always ? 1 : within(weights / (pages * YIELD_FULL), WORTH_LEAST, 1);
     for (size_t i = 0; i < count; i++) {
         struct policy_vm *vm = vms[i];
         double wish = pressure_for(vm, pressure);
         double ppm = host->scan_ppm * wish * worth * vm->past.weight / weights;
         vm->ask.scan_ppm = (uint32_t)(within(ppm, 0, 1e6) + 0.5);
-        vm->ask.scan_pages = (uint64_t)(pages_of(vm) * wish / pass_seconds(vm) + 1);
+        vm->ask.scan_pages = (uint64_t)(pages_of(vm) * wish / pass_seconds(host, vm) + 1);
     }
 }

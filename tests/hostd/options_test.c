@@ -31,6 +31,7 @@ static void test_defaults(void **state)
     assert_true(options.swap == POLICY_NO_LIMIT);
     assert_true(options.tax == POLICY_TAX_DEFAULT);
     assert_int_equal(options.scan_ppm, POLICY_SCAN_DEFAULT);
+    assert_false(options.scan_always);
     assert_null(options.swap_dir);
     assert_null(options.socket);
     assert_false(options.help);
@@ -42,7 +43,7 @@ static void test_everything(void **state)
     struct hostd_options options;
     struct error err;
     assert_int_equal(parse("--memory 512M --swap-size 1G --swap-dir d --tax 0.5 --scan-cpu 0.125 "
-                           "--socket s",
+                           "--scan-always --socket s",
                            &options, &err),
                      STATUS_OK);
     assert_int_equal(options.memory, 512 * MIB);
@@ -50,6 +51,7 @@ static void test_everything(void **state)
     assert_string_equal(options.swap_dir, "d");
     assert_true(options.tax == 0.5);
     assert_int_equal(options.scan_ppm, 125000);
+    assert_true(options.scan_always);
     assert_string_equal(options.socket, "s");
 
     assert_int_equal(parse("--tax 0 --scan-cpu 0", &options, &err), STATUS_OK);

@@ -65,7 +65,7 @@ static void test_budget_follows_pressure(void **state)
         before = ppm;
     }
     struct fixture f = eight_vms(90);
-    f.host.scan_pressure = 1;
+    f.host.scan_always = true;
     step(&f);
     assert_true(ppm_of_all(&f) + 8 >= POLICY_SCAN_DEFAULT);
     f.host.scan_ppm = 0;
@@ -160,6 +160,23 @@ static void test_a_new_vm(void **state)
     assert_int_equal(ppm_of_all(&f), 0);
 }
 
+/* All of the budget is used though memory is plenty and nothing is found, and no limit of pages is
+ * in the way of that at 1 us a page. */
+static void test_always(void **state)
+{
+    (void)state;
+    struct fixture f = eight_vms(90);
+    f.host.scan_always = true;
+    for (unsigned second = 0; second < 300; second++) {
+        step(&f);
+        for (unsigned i = 0; i < 8; i++)
+            scan(&f, i, 0);
+    }
+    assert_true(ppm_of_all(&f) + 8 >= POLICY_SCAN_DEFAULT);
+    for (unsigned i = 0; i < 8; i++)
+        assert_true(f.vm[i].ask.scan_pages > f.vm[i].ask.scan_ppm);
+}
+
 /* A small VM is not scanned over and over: ten seconds for all of it where nothing is found, two
  * where much is. */
 static void test_passes(void **state)
@@ -227,6 +244,7 @@ int main(void)
         cmocka_unit_test(test_broken_pages_do_not_count),
         cmocka_unit_test(test_little_yield_little_time),
         cmocka_unit_test(test_a_new_vm),
+        cmocka_unit_test(test_always),
         cmocka_unit_test(test_passes),
         cmocka_unit_test(test_a_guest_at_work),
         cmocka_unit_test(test_falling_counters),

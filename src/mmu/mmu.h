@@ -93,6 +93,12 @@ struct tlb_info {
     uint64_t of[2]; /* of the entries: ppn << 12 | enum tlb_reason */
 };
 
+/* Where entries that map a page may be: tlb_places.h. */
+#define TLB_PLACES 4u
+struct tlb_places {
+    uint32_t of[TLB_PLACES];
+};
+
 struct itlb_entry {
     uint64_t tag; /* linear page address, or TLB_NO_TAG; 0 before the first use */
     const uint8_t *host;
@@ -145,6 +151,7 @@ struct mmu {
     struct tlb_info tlb_info[MMU_PRIVILEGES][TLB_ENTRIES];
     struct tlb_info tlb_spare_info[MMU_PRIVILEGES][TLB_SPARE_ENTRIES];
     struct itlb_entry itlb[2][ITLB_ENTRIES]; /* MMU_USER, MMU_SUPERVISOR */
+    struct tlb_places tlb_places[TLB_SPARE_ENTRIES];
 
     unsigned tlb_spare_bits; /* of an index into the spare tables: what is used of them */
 
@@ -189,12 +196,14 @@ struct mmu {
     } tlb_use[MMU_PRIVILEGES][2], tlb_spare_use[MMU_PRIVILEGES][2], itlb_use[2];
     /* Where pieces of large pages may be, so that flushing a small page seldom looks for them. */
     struct tlb_filter large_regions, huge_regions; /* of 4 MiB and 1 GiB */
+    uint64_t places_lost;                          /* that were forgotten, ever */
 
     /* Entries of address spaces that are not current (space.h). */
     struct mmu_space {
         unsigned count, pcid; /* count 0: of none */
         uint64_t left;        /* when, by space_clock */
         uint64_t tables;      /* generation of those in the walk cache */
+        uint64_t places_lost; /* as it was then */
     } spaces[MMU_SPACES];
     uint64_t space_clock;
     struct mmu_space_entry {

@@ -1,6 +1,6 @@
 #include "mmu/space.h"
 
-#include "mmu/tlb_tables.h"
+#include "mmu/tlb_places.h"
 
 static struct mmu_space *find(struct mmu *mmu, unsigned pcid)
 {
@@ -69,6 +69,7 @@ void space_leave(struct mmu *mmu, unsigned pcid)
     space->pcid = pcid;
     space->left = ++mmu->space_clock;
     space->tables = mmu->walk_cache.generation;
+    space->places_lost = mmu->places_lost;
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
         leave_code(mmu, space, table);
     /* Those of main tables first: they have been in use last. */
@@ -79,13 +80,15 @@ void space_leave(struct mmu *mmu, unsigned pcid)
 }
 
 /* Where a global entry is now, nothing is put. */
-static void put_back(struct mmu *mmu, const struct mmu_space_entry *entry)
+static void put_back(struct mmu *mmu, const struct mmu_space_entry *entry, bool places_are_known)
 {
     if (entry->table < DATA_TABLES) {
         struct data_table table = data_table(mmu, entry->table);
-        if (!is_filled(table.use, entry->slot))
-            data_set(&table, entry->slot, (struct tlb_entry){entry->tag, entry->value},
-                     entry->info);
+        if (is_filled(table.use, entry->slot))
+            return;
+        if (!places_are_known)
+            places_add(mmu, entry->info >> INFO_PPN_SHIFT, entry->tag);
+        data_set(&table, entry->slot, (struct tlb_entry){entry->tag, entry->value}, entry->info);
         return;
     }
     unsigned table = entry->table - DATA_TABLES;
@@ -104,8 +107,9 @@ bool space_enter(struct mmu *mmu, unsigned pcid)
         return false;
     }
     walk_cache_return(&mmu->walk_cache, space->tables);
+    bool places_are_known = space->places_lost == mmu->places_lost;
     for (unsigned i = 0; i < space->count; i++)
-        put_back(mmu, &entries_of(mmu, space)[i]);
+        put_back(mmu, &entries_of(mmu, space)[i], places_are_known);
     space->count = 0;
     return true;
 }

@@ -3,7 +3,7 @@
  *
  * Beside each table are the sets of its filled slots, global ones and others. So a flush costs in
  * proportion to what was filled since the last one, not to the table's size, and one that keeps
- * global pages does not even look at them.
+ * global pages does not even look at them. A revocation finds its entries by tlb_places.h.
  *
  * Large guest pages are kept in pieces of 4 KiB. INVLPG must drop all pieces of the page it names,
  * which takes a scan; large_regions and huge_regions tell most small pages apart that cannot be
@@ -14,7 +14,7 @@
 
 #include <stdlib.h>
 
-#include "mmu/tlb_tables.h"
+#include "mmu/tlb_places.h"
 
 #define LARGE_REGION_SHIFT 22 /* 2 MiB pages are taken for 4 MiB ones */
 #define HUGE_REGION_SHIFT  30
@@ -84,6 +84,7 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
 {
     uint64_t tag = linear & ~PAGE_MASK, info = page->ppn << INFO_PPN_SHIFT | page->info;
     struct tlb_entry entry = {.tag = tag, .addend = (uintptr_t)page->host - tag};
+    places_add(mmu, page->ppn, tag);
     for (enum mmu_access kind = MMU_READ; kind <= MMU_WRITE; kind++) {
         struct data_table table = main_table(mmu, privilege, kind);
         unsigned slot = main_slot(linear);
@@ -158,10 +159,11 @@ void tlb_flush(struct mmu *mmu, bool keep_global)
     }
 }
 
-/* Drops entries for which `drop` holds; they are all looked at. */
-static inline void drop_where(struct mmu *mmu,
-                              bool (*drop)(uint64_t tag, uint64_t info, const void *),
-                              const void *argument)
+/* Drops data entries for which `drop` holds; they are all looked at. */
+static inline void drop_data_where(struct mmu *mmu,
+                                   bool (*drop)(struct mmu *mmu, uint64_t tag, uint64_t info,
+                                                const void *),
+                                   const void *argument)
 {
     struct tlb_cursor cursor;
     unsigned slot;
@@ -171,19 +173,28 @@ static inline void drop_where(struct mmu *mmu,
             struct tlb_set *set = &table.use->of[global];
             for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
                 struct tlb_entry *entry = entry_at(&table, slot);
-                if (!drop(entry->tag, *info_at(&table, slot), argument))
+                if (!drop(mmu, entry->tag, *info_at(&table, slot), argument))
                     continue;
                 entry->tag = TLB_NO_TAG;
                 tlb_set_remove(set, slot);
             }
         }
     }
+}
+
+static inline void drop_code_where(struct mmu *mmu,
+                                   bool (*drop)(struct mmu *mmu, uint64_t tag, uint64_t info,
+                                                const void *),
+                                   const void *argument)
+{
+    struct tlb_cursor cursor;
+    unsigned slot;
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         for (unsigned global = 0; global < 2; global++) {
             struct tlb_set *set = &mmu->itlb_use[table].of[global];
             for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
                 struct itlb_entry *entry = &mmu->itlb[table][slot];
-                if (!drop(entry->tag, entry->info, argument))
+                if (!drop(mmu, entry->tag, entry->info, argument))
                     continue;
                 entry->tag = TLB_NO_TAG;
                 tlb_set_remove(set, slot);
@@ -193,8 +204,10 @@ static inline void drop_where(struct mmu *mmu,
 }
 
 /* True for a piece of a large page that may hold linear. A flush may drop more than it must. */
-static inline bool piece_of_same_page(uint64_t tag, uint64_t info, const void *argument)
+static inline bool piece_of_same_page(struct mmu *mmu, uint64_t tag, uint64_t info,
+                                      const void *argument)
 {
+    (void)mmu;
     const uint64_t linear = *(const uint64_t *)argument;
     if (info & TLB_HUGE)
         return (tag ^ linear) >> HUGE_REGION_SHIFT == 0;
@@ -232,13 +245,16 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
 {
     tlb_drop_page(mmu, linear);
     if (unlikely(tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
-                 tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT)))
-        drop_where(mmu, piece_of_same_page, &linear);
+                 tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT))) {
+        drop_data_where(mmu, piece_of_same_page, &linear);
+        drop_code_where(mmu, piece_of_same_page, &linear);
+    }
 }
 
 /* ------------------------------------------------------------------------- revocations */
 
 #define FILTER_BITS (ARRAY_LENGTH(((struct tlb_pages *)NULL)->filter) * 64)
+_Static_assert(FILTER_BITS <= 1u << SPARE_BITS_LEAST, "pages that share places share a bit");
 
 void tlb_pages_init(struct tlb_pages *pages, const uint64_t *ppns, unsigned count)
 {
@@ -266,33 +282,67 @@ static bool has_page(const struct tlb_pages *pages, uint64_t ppn)
     return false;
 }
 
-static inline bool maps_page(uint64_t tag, uint64_t info, const void *argument)
+static inline bool maps_page(struct mmu *mmu, uint64_t tag, uint64_t info, const void *argument)
 {
+    (void)mmu;
     (void)tag;
     const struct tlb_pages *pages = argument;
     uint64_t ppn = info >> INFO_PPN_SHIFT;
     return unlikely(pages->filter[ppn % FILTER_BITS / 64] >> ppn % 64 & 1) && has_page(pages, ppn);
 }
 
+/* The same, where some of the pages' places have been reset: those of entries that stay are added,
+ * for they may be shared with one of these. */
+static inline bool maps_page_or_add(struct mmu *mmu, uint64_t tag, uint64_t info,
+                                    const void *argument)
+{
+    const struct tlb_pages *pages = argument;
+    uint64_t ppn = info >> INFO_PPN_SHIFT;
+    if (likely((pages->filter[ppn % FILTER_BITS / 64] >> ppn % 64 & 1) == 0))
+        return false;
+    if (has_page(pages, ppn))
+        return true;
+    places_add(mmu, ppn, tag);
+    return false;
+}
 void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages)
 {
-    drop_where(mmu, maps_page, pages);
+    bool are_many = false;
+    for (unsigned i = 0; i < pages->count; i++)
+        are_many |= places_are_many(places_of(mmu, pages->ppns[i]));
+    if (unlikely(are_many)) {
+        for (unsigned i = 0; i < pages->count; i++)
+            places_reset(mmu, pages->ppns[i]);
+        drop_data_where(mmu, maps_page_or_add, pages);
+    } else {
+        for (unsigned i = 0; i < pages->count; i++)
+            places_visit(mmu, pages->ppns[i], data_drop);
+    }
+    drop_code_where(mmu, maps_page, pages);
+}
+
+/* Of an entry that maps a page with code. */
+static void drop_write(const struct data_table *table, unsigned slot)
+{
+    *info_at(table, slot) |= TLB_CODE;
+    if (table->access == MMU_WRITE)
+        data_drop(table, slot);
 }
 
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
 {
+    if (likely(!places_are_many(places_of(mmu, ppn)))) {
+        places_visit(mmu, ppn, drop_write);
+        return;
+    }
     for (unsigned number = 0; number < DATA_TABLES; number++) {
         struct data_table table = data_table(mmu, number);
         for (unsigned global = 0; global < 2; global++) {
             struct tlb_set *set = &table.use->of[global];
             struct tlb_cursor cursor = tlb_set_begin(set);
             for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
-                uint64_t *info = info_at(&table, slot);
-                if (*info >> INFO_PPN_SHIFT != ppn)
-                    continue;
-                *info |= TLB_CODE;
-                if (table.access == MMU_WRITE)
-                    data_drop(&table, slot);
+                if (*info_at(&table, slot) >> INFO_PPN_SHIFT == ppn)
+                    drop_write(&table, slot);
             }
         }
     }

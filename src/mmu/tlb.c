@@ -305,6 +305,7 @@ static inline bool maps_page_or_add(struct mmu *mmu, uint64_t tag, uint64_t info
     places_add(mmu, ppn, tag);
     return false;
 }
+
 void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages)
 {
     bool are_many = false;

@@ -159,32 +159,9 @@ void tlb_flush(struct mmu *mmu, bool keep_global)
     }
 }
 
-/* Drops data entries for which `drop` holds; they are all looked at. */
-static inline void drop_data_where(struct mmu *mmu,
-                                   bool (*drop)(struct mmu *mmu, uint64_t tag, uint64_t info,
-                                                const void *),
-                                   const void *argument)
-{
-    struct tlb_cursor cursor;
-    unsigned slot;
-    for (unsigned number = 0; number < DATA_TABLES; number++) {
-        struct data_table table = data_table(mmu, number);
-        for (unsigned global = 0; global < 2; global++) {
-            struct tlb_set *set = &table.use->of[global];
-            for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
-                struct tlb_entry *entry = entry_at(&table, slot);
-                if (!drop(mmu, entry->tag, *info_at(&table, slot), argument))
-                    continue;
-                entry->tag = TLB_NO_TAG;
-                tlb_set_remove(set, slot);
-            }
-        }
-    }
-}
-
+/* Drops entries of the ITLBs for which `drop` holds; they are all looked at. */
 static inline void drop_code_where(struct mmu *mmu,
-                                   bool (*drop)(struct mmu *mmu, uint64_t tag, uint64_t info,
-                                                const void *),
+                                   bool (*drop)(uint64_t tag, uint64_t info, const void *),
                                    const void *argument)
 {
     struct tlb_cursor cursor;
@@ -194,7 +171,7 @@ static inline void drop_code_where(struct mmu *mmu,
             struct tlb_set *set = &mmu->itlb_use[table].of[global];
             for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);) {
                 struct itlb_entry *entry = &mmu->itlb[table][slot];
-                if (!drop(mmu, entry->tag, entry->info, argument))
+                if (!drop(entry->tag, entry->info, argument))
                     continue;
                 entry->tag = TLB_NO_TAG;
                 tlb_set_remove(set, slot);
@@ -204,14 +181,20 @@ static inline void drop_code_where(struct mmu *mmu,
 }
 
 /* True for a piece of a large page that may hold linear. A flush may drop more than it must. */
-static inline bool piece_of_same_page(struct mmu *mmu, uint64_t tag, uint64_t info,
-                                      const void *argument)
+static inline bool piece_of_same_page(uint64_t tag, uint64_t info, const void *argument)
 {
-    (void)mmu;
     const uint64_t linear = *(const uint64_t *)argument;
     if (info & TLB_HUGE)
         return (tag ^ linear) >> HUGE_REGION_SHIFT == 0;
     return info & TLB_LARGE && (tag ^ linear) >> LARGE_REGION_SHIFT == 0;
+}
+
+static void drop_piece(struct mmu *mmu, const struct data_table *table, unsigned slot,
+                       const void *linear)
+{
+    (void)mmu;
+    if (piece_of_same_page(entry_at(table, slot)->tag, *info_at(table, slot), linear))
+        data_drop(table, slot);
 }
 
 void tlb_drop_page(struct mmu *mmu, uint64_t linear)
@@ -246,7 +229,7 @@ void tlb_flush_page(struct mmu *mmu, uint64_t linear)
     tlb_drop_page(mmu, linear);
     if (unlikely(tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
                  tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT))) {
-        drop_data_where(mmu, piece_of_same_page, &linear);
+        data_visit(mmu, drop_piece, &linear);
         drop_code_where(mmu, piece_of_same_page, &linear);
     }
 }
@@ -282,28 +265,27 @@ static bool has_page(const struct tlb_pages *pages, uint64_t ppn)
     return false;
 }
 
-static inline bool maps_page(struct mmu *mmu, uint64_t tag, uint64_t info, const void *argument)
+static inline bool maps_page(uint64_t tag, uint64_t info, const void *argument)
 {
-    (void)mmu;
     (void)tag;
     const struct tlb_pages *pages = argument;
     uint64_t ppn = info >> INFO_PPN_SHIFT;
     return unlikely(pages->filter[ppn % FILTER_BITS / 64] >> ppn % 64 & 1) && has_page(pages, ppn);
 }
 
-/* The same, where some of the pages' places have been reset: those of entries that stay are added,
- * for they may be shared with one of these. */
-static inline bool maps_page_or_add(struct mmu *mmu, uint64_t tag, uint64_t info,
-                                    const void *argument)
+/* The places of these pages have been reset: those of entries that stay are added, for they may be
+ * shared with one of them. */
+static void drop_or_add(struct mmu *mmu, const struct data_table *table, unsigned slot,
+                        const void *argument)
 {
     const struct tlb_pages *pages = argument;
-    uint64_t ppn = info >> INFO_PPN_SHIFT;
+    uint64_t ppn = *info_at(table, slot) >> INFO_PPN_SHIFT;
     if (likely((pages->filter[ppn % FILTER_BITS / 64] >> ppn % 64 & 1) == 0))
-        return false;
+        return;
     if (has_page(pages, ppn))
-        return true;
-    places_add(mmu, ppn, tag);
-    return false;
+        data_drop(table, slot);
+    else
+        places_add(mmu, ppn, entry_at(table, slot)->tag);
 }
 
 void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages)
@@ -314,7 +296,7 @@ void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages)
     if (unlikely(are_many)) {
         for (unsigned i = 0; i < pages->count; i++)
             places_reset(mmu, pages->ppns[i]);
-        drop_data_where(mmu, maps_page_or_add, pages);
+        data_visit(mmu, drop_or_add, pages);
     } else {
         for (unsigned i = 0; i < pages->count; i++)
             places_visit(mmu, pages->ppns[i], data_drop);
@@ -330,21 +312,18 @@ static void drop_write(const struct data_table *table, unsigned slot)
         data_drop(table, slot);
 }
 
+static void drop_write_of(struct mmu *mmu, const struct data_table *table, unsigned slot,
+                          const void *argument)
+{
+    (void)mmu;
+    if (*info_at(table, slot) >> INFO_PPN_SHIFT == *(const uint64_t *)argument)
+        drop_write(table, slot);
+}
+
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
 {
-    if (likely(!places_are_many(places_of(mmu, ppn)))) {
+    if (unlikely(places_are_many(places_of(mmu, ppn))))
+        data_visit(mmu, drop_write_of, &ppn);
+    else
         places_visit(mmu, ppn, drop_write);
-        return;
-    }
-    for (unsigned number = 0; number < DATA_TABLES; number++) {
-        struct data_table table = data_table(mmu, number);
-        for (unsigned global = 0; global < 2; global++) {
-            struct tlb_set *set = &table.use->of[global];
-            struct tlb_cursor cursor = tlb_set_begin(set);
-            for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
-                if (*info_at(&table, slot) >> INFO_PPN_SHIFT == ppn)
-                    drop_write(&table, slot);
-            }
-        }
-    }
 }

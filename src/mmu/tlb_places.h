@@ -37,6 +37,11 @@ static inline bool places_are_many(const struct tlb_places *places)
     return places->of[0] == PLACES_MANY;
 }
 
+static inline uint32_t place_of(const struct mmu *mmu, uint64_t linear)
+{
+    return 1u << 31 | main_slot(linear) << 16 | tlb_spare_slot(mmu, linear);
+}
+
 /* There are as many places as fit, and this is another. */
 void places_make_room(struct mmu *mmu, uint64_t ppn, uint32_t place);
 
@@ -44,7 +49,7 @@ void places_make_room(struct mmu *mmu, uint64_t ppn, uint32_t place);
 static inline void places_add(struct mmu *mmu, uint64_t ppn, uint64_t linear)
 {
     struct tlb_places *places = places_of(mmu, ppn);
-    uint32_t place = 1u << 31 | main_slot(linear) << 16 | tlb_spare_slot(mmu, linear);
+    uint32_t place = place_of(mmu, linear);
     if (unlikely(places_are_many(places)))
         return;
     for (unsigned i = 0; i < TLB_PLACES; i++) {

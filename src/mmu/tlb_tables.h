@@ -73,6 +73,22 @@ static inline void use_clear(struct tlb_use *use, unsigned slot)
     tlb_set_remove(&use->of[true], slot);
 }
 
+/* Calls visit for every filled entry; it may drop the entry. */
+typedef void data_visit_fn(struct mmu *mmu, const struct data_table *table, unsigned slot,
+                           const void *argument);
+static inline void data_visit(struct mmu *mmu, data_visit_fn *visit, const void *argument)
+{
+    for (unsigned number = 0; number < DATA_TABLES; number++) {
+        struct data_table table = data_table(mmu, number);
+        for (unsigned global = 0; global < 2; global++) {
+            struct tlb_set *set = &table.use->of[global];
+            struct tlb_cursor cursor = tlb_set_begin(set);
+            for (unsigned slot; tlb_set_next(set, &cursor, &slot);)
+                visit(mmu, &table, slot, argument);
+        }
+    }
+}
+
 static inline void data_set(const struct data_table *table, unsigned slot, struct tlb_entry entry,
                             uint64_t info)
 {

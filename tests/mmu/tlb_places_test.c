@@ -53,30 +53,33 @@ static uint64_t ppn_of(uint64_t n)
 static bool is_at_a_place(struct mmu *mmu, uint64_t tag, uint64_t ppn)
 {
     const struct tlb_places *places = places_of(mmu, ppn);
-    uint32_t place = 1u << 31 | main_slot(tag) << 16 | tlb_spare_slot(mmu, tag);
+    uint32_t place = place_of(mmu, tag);
     bool found = places_are_many(places);
     for (unsigned i = 0; i < TLB_PLACES; i++)
         found |= places->of[i] == place;
     return found;
 }
 
-/* All entries: those of `gone` (NULL: none) are not there, not even for writes. */
+/* Pages that have no entries, or none for writes. */
+struct gone {
+    const struct tlb_pages *pages; /* NULL: none */
+    bool for_writes;
+};
+
+static void check_entry(struct mmu *mmu, const struct data_table *table, unsigned slot,
+                        const void *argument)
+{
+    const struct gone *gone = argument;
+    uint64_t ppn = *info_at(table, slot) >> INFO_PPN_SHIFT;
+    assert_true(is_at_a_place(mmu, entry_at(table, slot)->tag, ppn));
+    for (unsigned i = 0; gone->pages != NULL && i < gone->pages->count; i++)
+        assert_true(ppn != gone->pages->ppns[i] || (gone->for_writes && table->access == MMU_READ));
+}
+
 static void check(struct world *world, const struct tlb_pages *gone, bool for_writes)
 {
     struct mmu *mmu = world->mmu;
-    for (unsigned number = 0; number < DATA_TABLES; number++) {
-        struct data_table table = data_table(mmu, number);
-        for (unsigned global = 0; global < 2; global++) {
-            struct tlb_set *set = &table.use->of[global];
-            struct tlb_cursor cursor = tlb_set_begin(set);
-            for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
-                uint64_t ppn = *info_at(&table, slot) >> INFO_PPN_SHIFT;
-                assert_true(is_at_a_place(mmu, entry_at(&table, slot)->tag, ppn));
-                for (unsigned i = 0; gone != NULL && i < gone->count; i++)
-                    assert_true(ppn != gone->ppns[i] || (for_writes && table.access == MMU_READ));
-            }
-        }
-    }
+    data_visit(mmu, check_entry, &(struct gone){gone, for_writes});
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         for (unsigned slot = 0; slot < ITLB_ENTRIES; slot++) {
             const struct itlb_entry *entry = &mmu->itlb[table][slot];

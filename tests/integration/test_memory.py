@@ -32,15 +32,16 @@ def make_initramfs(folder):
 
 
 def inflated(mib):
-    """A command that has the balloon filled with so much, and waits until it is.
+    """A command that has the balloon filled with so much, and waits until it was.
 
     The driver is loaded anew: a guest that has its swap on gives more up. The kernel's own reserve
-    would have it stop a few MiB short of 192 in 256.
+    would have it stop a few MiB short of 192 in 256. At its limits it takes a MiB back for each that
+    it gives, so what it has given since is waited for, not what it holds.
     """
+    given = "$(sed -n 's/balloon_inflate //p' /proc/vmstat)"
     return ("rmmod virtio_balloon && echo 1024 >/proc/sys/vm/min_free_kbytes"
-            " && insmod /modules/*virtio_balloon.ko"
-            " && until set -- $(grep -E 'balloon_(in|de)flate' /proc/vmstat)"
-            f" && [ $(($2 - $4)) -ge {mib * 256} ]; do usleep 100000; done")
+            f" && before={given} && insmod /modules/*virtio_balloon.ko"
+            f" && until [ $(({given} - before)) -ge {mib * 256} ]; do usleep 100000; done")
 
 
 class Memory(harness.TestCase):

@@ -1,8 +1,9 @@
 /*
  * See scan.h.
  *
- * `seen` has 16 bits of each page's hash, as it was named last; 0: not yet. It is what keeps a VM
- * that does not change from naming the same pages for ever, and costs two bytes a page.
+ * `seen` has some bits of each page's hash as of the last look, and whether it was named then; 0:
+ * there was none. It is what keeps a VM that does not change from naming the same pages for ever,
+ * and one that changes all the time from naming what will not last. It costs two bytes a page.
  */
 
 #include "mem/scan.h"
@@ -27,6 +28,13 @@
 #define STEP_TRIES     1024u /* pages looked for in one step */
 #define IMAGE_RANGES   2u    /* a kernel, an initrd */
 #define IMAGE_ROUNDS   2u
+#define YOUNG_MOST     1024u
+
+/* In `seen`: the hash was named; there is one. And of a page that was shared: whatever it has by now
+ * is another. */
+#define SEEN_NAMED   1u
+#define SEEN_HASH    2u
+#define SEEN_CHANGED SEEN_NAMED
 
 struct note {
     uint32_t ppn, count;
@@ -58,6 +66,7 @@ struct scan {
     struct note notes[NOTES];
     unsigned first, count;
     unsigned in_tick; /* notes that are of this tick */
+    unsigned young;   /* pages that may still be named as soon as they have changed */
 
     _Atomic uint64_t scanned, zeroed;
 };
@@ -145,17 +154,19 @@ void scan_note(struct scan *scan, uint64_t ppn, uint64_t count, bool fresh)
     note(scan, ppn, count < scan->span_pages - ppn ? count : scan->span_pages - ppn, fresh, 0);
 }
 
-void scan_tick(struct scan *scan)
+void scan_tick(struct scan *scan, unsigned young)
 {
     pthread_mutex_lock(&scan->lock);
     scan->in_tick = scan->count;
     pthread_mutex_unlock(&scan->lock);
+    scan->young = young < YOUNG_MOST - scan->young ? scan->young + young : YOUNG_MOST;
 }
 
 /* What is to be looked at, and why. */
 struct choice {
     unsigned count;
     uint64_t round; /* that they are of */
+    bool loaded;    /* all of them */
     struct page_look_at pages[SCAN_STEP];
     struct note from[SCAN_STEP]; /* count 0: none */
 };
@@ -178,12 +189,15 @@ static void choose_noted(struct scan *scan, struct choice *choice)
 
 /* ------------------------------------------------------------------------- rounds */
 
-/* A page for the choice, if it is private. What is not has nothing that could have been named. */
+/* A page for the choice, if it is private. What is not has nothing that could have been named; when
+ * a shared one is private again, it has been written. */
 static void choose(struct scan *scan, struct choice *choice, uint64_t ppn)
 {
-    if (pmap_state(scan->map, ppn) != PAGE_PRIVATE) {
-        if (scan->seen[ppn] != 0)
-            scan->seen[ppn] = 0;
+    enum page_state state = pmap_state(scan->map, ppn);
+    if (state != PAGE_PRIVATE) {
+        uint16_t seen = state == PAGE_SHARED ? SEEN_CHANGED : 0;
+        if (scan->seen[ppn] != seen)
+            scan->seen[ppn] = seen;
         return;
     }
     choice->from[choice->count].count = 0;
@@ -278,16 +292,26 @@ static void drop_zeros(struct scan *scan, struct page_batch *batch)
 
 static uint16_t mark_of(uint64_t hash)
 {
-    return (uint16_t)(hash >> 48 | 1);
+    return (uint16_t)((hash >> 48 & ~(uint64_t)SEEN_NAMED) | SEEN_HASH);
 }
 
 /* Whether what is in the page is to be named. */
-static bool is_news(struct scan *scan, const struct page_look_at *page, const struct note *from,
-                    uint64_t round)
+static bool is_news(struct scan *scan, const struct choice *choice, unsigned i)
 {
+    const struct page_look_at *page = &choice->pages[i];
+    const struct note *from = &choice->from[i];
     uint16_t mark = mark_of(page->hash), before = scan->seen[page->ppn];
-    scan->seen[page->ppn] = mark;
-    return mark != before || from->count != 0 || (round % REFRESH_ROUNDS == 0 && round != 0);
+    bool is_noted = from->count != 0, is_leaving = is_noted && !from->fresh;
+    if (before != 0 && (before & ~SEEN_NAMED) != mark && !choice->loaded && !is_leaving) {
+        if (scan->young == 0) {
+            scan->seen[page->ppn] = mark;
+            return false;
+        }
+        scan->young--;
+    }
+    scan->seen[page->ppn] = mark | SEEN_NAMED;
+    return before != (mark | SEEN_NAMED) || is_noted ||
+           (choice->round % REFRESH_ROUNDS == 0 && choice->round != 0);
 }
 
 unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCAN_STEP],
@@ -300,6 +324,7 @@ unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCA
     choice.round = atomic_load(&scan->rounds);
     *looked = 0;
     choose_image(scan, &choice);
+    choice.loaded = choice.count != 0;
     if (choice.count == 0)
         choose_noted(scan, &choice);
     if (choice.count == 0)
@@ -313,7 +338,7 @@ unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCA
             note(scan, page->ppn, 1, from->fresh, from->tries + 1u);
         else if (page->look == PAGE_LOOK_ZERO)
             zeros.ppn[zeros.count++] = page->ppn;
-        else if (page->look == PAGE_LOOK_HASHED && is_news(scan, page, from, choice.round))
+        else if (page->look == PAGE_LOOK_HASHED && is_news(scan, &choice, i))
             offers[count++] = (struct scan_offer){
                 .ppn = page->ppn,
                 .hash = page->hash,
@@ -327,8 +352,8 @@ unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCA
 
 void scan_forget(struct scan *scan, uint64_t ppn)
 {
-    if (ppn < scan->span_pages && scan->seen[ppn] != 0)
-        scan->seen[ppn] = 0;
+    if (ppn < scan->span_pages)
+        scan->seen[ppn] = SEEN_CHANGED;
 }
 
 void scan_forget_all(struct scan *scan)

@@ -9,7 +9,10 @@
  * it boots, in each guest alike; pages that were noted, because they have just been read from a
  * disk, or are about to be taken away; then all of RAM once as it lies; then round after round in
  * random order, in groups of neighbours. A page whose hash is what it was is not named again, but
- * for every 16th round, in case it was forgotten.
+ * for every 16th round, in case it was forgotten. Of those that have changed since the round before
+ * some are named at once, as many as each tick allows, and the others if they have not changed again
+ * in the next: what is as short-lived as that costs more to share and to copy back than it saves.
+ * What was loaded, or is about to be taken away, never waits.
  *
  * Threads: scan_note from any; everything else from one.
  */
@@ -46,8 +49,9 @@ void scan_enable(struct scan *scan, bool enable);
  * pinned still: then they are looked at later. */
 void scan_note(struct scan *scan, uint64_t ppn, uint64_t count, bool fresh);
 
-/* Begins a tick: what is noted from here on, pages that were pinned too, waits for the next. */
-void scan_tick(struct scan *scan);
+/* Begins a tick: what is noted from here on, pages that were pinned too, waits for the next. young:
+ * so many more pages may be named at once that have changed. */
+void scan_tick(struct scan *scan, unsigned young);
 
 /* Looks at some pages, SCAN_STEP at most, with this key. *looked: how many private ones there were;
  * with 0 there was nothing to look at, now. Returns how many offers there are. Blocks as
@@ -56,8 +60,9 @@ void scan_tick(struct scan *scan);
 unsigned scan_step(struct scan *scan, uint64_t key, struct scan_offer offers[SCAN_STEP],
                    unsigned *looked);
 
-/* The page's hash is not what is known of it any more; of all pages. */
+/* The page was to be shared: if it is not, or not for long, it has changed. */
 void scan_forget(struct scan *scan, uint64_t ppn);
+/* Nothing that was named is known any more. */
 void scan_forget_all(struct scan *scan);
 
 void scan_get_stats(const struct scan *scan, struct scan_stats *stats);

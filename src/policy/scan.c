@@ -28,10 +28,10 @@
 #define FIRST_PAGES 32768u
 
 #define YIELD_LEAST 0.02
-/* The mean yield from which on all of the budget is worth it: to share a page costs some 20 us,
- * which is less than to page it out and in again. And the least part that is used: what it costs
- * the guests to look for what is not there must not be seen. */
-#define YIELD_FULL  0.5
+/* The mean yield from which on all of the budget is worth it: to find and share a page costs 60 us
+ * then, which is less than to page it out and in again. And the least part that is used: what it
+ * costs the guests to look for what is not there must not be seen. */
+#define YIELD_FULL  0.1
 #define WORTH_LEAST 0.04
 /* Of a VM's memory: after so much of it the estimate is as good as new. */
 #define YIELD_MEMORY 0.25
@@ -111,7 +111,8 @@ void policy_scan(const struct policy_host *host, struct policy_vm *const *vms, s
         weights += past->weight;
         pages += pages_of(vms[i]);
     }
-    double worth = host->scan_always ? 1 : within(weights / (pages * YIELD_FULL), WORTH_LEAST, 1);
+    double worth = (weights / pages - YIELD_LEAST) / (YIELD_FULL - YIELD_LEAST);
+    worth = host->scan_always ? 1 : within(worth, WORTH_LEAST, 1);
     for (size_t i = 0; i < count; i++) {
         struct policy_vm *vm = vms[i];
         double wish = pressure_for(vm, pressure);

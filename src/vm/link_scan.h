@@ -19,6 +19,8 @@ struct link_scan {
     uint64_t next_ns, last_ns; /* ticks */
     double pages, cpu_ns;      /* that may be spent; less than 0: overspent */
     uint64_t cpu_before;
+    double young; /* scan_tick */
+    uint64_t process_before;
     bool is_new_tick;
     unsigned idle_steps; /* that found nothing to look at */
     struct link_offer offers[LINK_PAGES];

@@ -1,5 +1,6 @@
 /* Which pages the scanner names, and when. */
 
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -118,19 +119,58 @@ static void test_changes(void **state)
 {
     struct scene *scene = *state;
     a_round(scene);
+    /* What has changed is named when it is the same in two rounds. */
     put(scene, 40, 999);
     scan_forget(scene->scan, ppn_of(102));
-    assert_int_equal(a_round(scene), 2);
-    assert_int_equal(scene->named[ppn_of(40)] + scene->named[ppn_of(102)], 2);
+    for (unsigned i = 0; i < 3; i++) {
+        put(scene, 42, 1000 + i);
+        assert_int_equal(a_round(scene), i == 1 ? 2 : 0);
+    }
+    assert_int_equal(a_round(scene), 1);
+    assert_int_equal(scene->named[ppn_of(42)], 1);
+    assert_int_equal(a_round(scene), 0);
+    /* What comes from a disk waits as well, but what is about to be taken away does not. */
+    put(scene, 40, 5);
+    put(scene, 42, 5);
+    scan_enable(scene->scan, true);
+    scan_note(scene->scan, ppn_of(40), 1, false);
+    scan_note(scene->scan, ppn_of(42), 1, true);
+    scan_tick(scene->scan, 0);
+    assert_int_equal(step(scene), 1);
+    assert_int_equal(scene->named[ppn_of(40)], 1);
+    assert_int_equal(a_round(scene), 1);
+    assert_int_equal(scene->named[ppn_of(42)], 1);
     scan_forget_all(scene->scan);
     assert_int_equal(a_round(scene), PAGES / 2);
-    /* A page that was away, or shared, in between is news again. */
+    /* A page that was away in between is news again. */
     uint8_t bytes[1 << PAGE_SHIFT];
     assert_int_equal(pmap_read(scene->map, ppn_of(8) * PAGE_SIZE, bytes, PAGE_SIZE), STATUS_OK);
     assert_int_equal(pmap_release(scene->map, ppn_of(8), 1), 1);
     assert_int_equal(a_round(scene), 0);
     assert_int_equal(pmap_write(scene->map, ppn_of(8) * PAGE_SIZE, bytes, PAGE_SIZE), STATUS_OK);
     assert_int_equal(a_round(scene), 1);
+}
+
+/* So many pages need not wait; what is not used is left for later, up to a limit. */
+static void test_young(void **state)
+{
+    struct scene *scene = *state;
+    a_round(scene);
+    for (unsigned n = 60; n < 68; n += 2)
+        put(scene, n, 2000);
+    scan_tick(scene->scan, 2);
+    scan_tick(scene->scan, 1);
+    assert_int_equal(a_round(scene), 3);
+    assert_int_equal(a_round(scene), 1);
+    scan_tick(scene->scan, UINT_MAX);
+    scan_tick(scene->scan, UINT_MAX);
+    for (unsigned left = 1024, i = 0; i < 12; i++) {
+        for (unsigned n = 0; n < PAGES; n += 2)
+            put(scene, n, 3000 + i);
+        unsigned expected = left < PAGES / 2 ? left : PAGES / 2;
+        assert_int_equal(a_round(scene), expected);
+        left -= expected;
+    }
 }
 
 static void test_zeros(void **state)
@@ -160,7 +200,7 @@ static void test_notes(void **state)
     scan_note(scene->scan, UINT64_MAX, 5, true);
     scan_note(scene->scan, 227, UINT64_MAX, true);
     assert_int_equal(step(scene), 0); /* not before the next tick */
-    scan_tick(scene->scan);
+    scan_tick(scene->scan, 0);
     assert_int_equal(step(scene), 4); /* though nothing has changed */
     assert_int_equal(scene->fresh, 3);
     assert_int_equal(scene->named[10] + scene->named[12] + scene->named[14] + scene->named[60], 4);
@@ -173,20 +213,20 @@ static void test_notes(void **state)
         STATUS_OK);
     scan_note(scene->scan, ppn_of(30), 1, true);
     for (unsigned i = 0; i < 3; i++) {
-        scan_tick(scene->scan);
+        scan_tick(scene->scan, 0);
         step(scene);
         assert_int_equal(scene->named[ppn_of(30)], 0);
     }
     memset(iov.iov_base, 0x77, iov.iov_len);
     pmap_unpin(scene->map, ppn_of(30) * PAGE_SIZE, PAGE_SIZE, true);
-    scan_tick(scene->scan);
+    scan_tick(scene->scan, 1);
     assert_int_equal(step(scene), 1);
     assert_int_equal(scene->named[ppn_of(30)], 1);
 
     /* More than there is room for: some are forgotten, and found in a round. */
     for (unsigned i = 0; i < 10000; i++)
         scan_note(scene->scan, ppn_of(i * 37 % PAGES), 1, i % 2);
-    scan_tick(scene->scan);
+    scan_tick(scene->scan, 0);
     for (unsigned i = 0; i < 20; i++)
         assert_true(step(scene) <= SCAN_STEP);
 }
@@ -200,7 +240,7 @@ static void test_image(void **state)
     scan_image(scene->scan, ppn_of(2), 1); /* there is no third piece */
     scan_enable(scene->scan, true);
     scan_note(scene->scan, ppn_of(40), 1, true);
-    scan_tick(scene->scan);
+    scan_tick(scene->scan, 0);
 
     assert_int_equal(step(scene), 10 + 1 + 3);
     for (unsigned n = 80; n <= 100; n += 2)
@@ -255,6 +295,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_rounds, setup, teardown),
         cmocka_unit_test_setup_teardown(test_changes, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_young, setup, teardown),
         cmocka_unit_test_setup_teardown(test_zeros, setup, teardown),
         cmocka_unit_test_setup_teardown(test_notes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_image, setup, teardown),

@@ -126,7 +126,13 @@ static void test_little_yield_little_time(void **state)
     assert_in_range(ppm_of_all(&f), POLICY_SCAN_DEFAULT / 30, POLICY_SCAN_DEFAULT / 20);
     for (unsigned second = 0; second < 1000; second++) {
         for (unsigned i = 0; i < 8; i++)
-            scan(&f, i, 60);
+            scan(&f, i, 6);
+        step(&f);
+    }
+    assert_in_range(ppm_of_all(&f), POLICY_SCAN_DEFAULT * 4 / 10, POLICY_SCAN_DEFAULT * 6 / 10);
+    for (unsigned second = 0; second < 1000; second++) {
+        for (unsigned i = 0; i < 8; i++)
+            scan(&f, i, 12);
         step(&f);
     }
     assert_true(ppm_of_all(&f) + 8 >= POLICY_SCAN_DEFAULT);

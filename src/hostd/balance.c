@@ -70,7 +70,6 @@ static void vm_measure(struct vm *vm)
     policy->stall_ns = report->stall_ns;
     policy->pages_scanned = report->pages_scanned;
     policy->pages_shared = report->pages_shared;
-    policy->cow_breaks = report->cow_breaks;
 }
 
 static void look_at(struct vm *vm, uint64_t now)

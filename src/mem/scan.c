@@ -30,8 +30,8 @@
 #define IMAGE_ROUNDS   2u
 #define YOUNG_MOST     1024u
 
-/* In `seen`: the hash was named; there is one. And of a page that was shared: whatever it has by now
- * is another. */
+/* In `seen`: the hash was named; there is one. And of a page that was shared: whatever it has by
+ * now is another. */
 #define SEEN_NAMED   1u
 #define SEEN_HASH    2u
 #define SEEN_CHANGED SEEN_NAMED

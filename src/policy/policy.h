@@ -50,7 +50,7 @@ struct policy_past {
     uint64_t allowed; /* resident memory it may have as things are; at least target */
     /* what was measured: at the last step, others at the last look */
     uint64_t resident, balloon, balloon_grown, faults_in, stall_ns;
-    uint64_t scanned, shared, broken;
+    uint64_t scanned, shared;
     uint64_t unused;      /* of what has been given back lately: what the guest may fill yet */
     double watched;       /* seconds since the last look for suffering */
     double hold, backoff; /* seconds to take nothing; the next time */
@@ -88,7 +88,6 @@ struct policy_vm {
     uint64_t stall_ns;      /* waited for them */
     uint64_t pages_scanned; /* by the search for shareable pages */
     uint64_t pages_shared;
-    uint64_t cow_breaks; /* shared pages that were written */
     /* computed */
     uint64_t target; /* resident memory it is entitled to, by shares and use */
     struct policy_ask ask;

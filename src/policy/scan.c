@@ -1,12 +1,13 @@
 /*
  * How fast each VM looks for pages that it could share. All together have a budget of CPU time, of
  * which so much is used as memory is short: all of it from state soft on, next to nothing on a host
- * that has half of its memory free; and less where scanning yields little: pages shared, less those
- * that were written again soon, of pages looked at. VMs get parts of it by their memory and their
- * yield. A VM that has not been scanned counts as if every page could be shared; one that yields
- * nothing keeps a small part, to notice when that changes. What a VM looks at first, what was
- * loaded at its start, it looks at as if memory were short: VMs that boot the same share it from
- * then on.
+ * that has half of its memory free; and less where scanning yields little: pages shared, of pages
+ * looked at. (Those that are written again count too, for in the long run that is as many as are
+ * shared; what is written again at once VMs do not name, mem/scan.h.) VMs get parts of it by their
+ * memory and their yield. A VM that has not been scanned counts as if every page could be shared;
+ * one that yields nothing keeps a small part, to notice when that changes. What a VM looks at
+ * first, what was loaded at its start, it looks at as if memory were short: VMs that boot the same
+ * share it from then on.
  *
  * CPU time is what limits. Pages are limited only so that no VM is scanned over and over: a limit
  * of pages that followed from the CPU time of pages before would make a scanner slow for ever that
@@ -56,7 +57,6 @@ void policy_scan_meet(struct policy_vm *vm)
     struct policy_past *past = &vm->past;
     past->scanned = vm->pages_scanned;
     past->shared = vm->pages_shared;
-    past->broken = vm->cow_breaks;
     past->yield = 1;
 }
 
@@ -69,15 +69,13 @@ static void vm_learn(struct policy_vm *vm)
 {
     struct policy_past *past = &vm->past;
     double scanned = (double)above(vm->pages_scanned, past->scanned);
-    double lasting =
-        (double)above(vm->pages_shared, past->shared) - (double)above(vm->cow_breaks, past->broken);
+    double shared = (double)above(vm->pages_shared, past->shared);
     if (scanned > 0) {
         double gain = within(scanned / (pages_of(vm) * YIELD_MEMORY), 0, 1);
-        past->yield += (within(lasting / scanned, 0, 1) - past->yield) * gain;
+        past->yield += (within(shared / scanned, 0, 1) - past->yield) * gain;
     }
     past->scanned = vm->pages_scanned;
     past->shared = vm->pages_shared;
-    past->broken = vm->cow_breaks;
 }
 
 static double pressure_of(const struct policy_host *host)

@@ -77,9 +77,9 @@ static void vm_live(struct policy_vm *vm, uint64_t *seed)
 
 static void vm_lie(struct policy_vm *vm, uint64_t *seed)
 {
-    uint64_t *const numbers[] = {
-        &vm->active,       &vm->balloon,    &vm->faults_in, &vm->stall_ns, &vm->pages_scanned,
-        &vm->pages_shared, &vm->cow_breaks, &vm->frames,    &vm->resident, &vm->overhead};
+    uint64_t *const numbers[] = {&vm->active,   &vm->balloon,       &vm->faults_in,
+                                 &vm->stall_ns, &vm->pages_scanned, &vm->pages_shared,
+                                 &vm->frames,   &vm->resident,      &vm->overhead};
     *numbers[xorshift_next(seed) % (sizeof numbers / sizeof *numbers)] =
         xorshift_next(seed) >> xorshift_next(seed) % 64;
 }

@@ -96,21 +96,6 @@ static void test_time_goes_where_it_yields(void **state)
     assert_true(f.vm[5].ask.scan_ppm > 5 * f.vm[0].ask.scan_ppm);
 }
 
-/* What is shared only to be written at once is no yield. */
-static void test_broken_pages_do_not_count(void **state)
-{
-    (void)state;
-    struct fixture f = eight_vms(3);
-    step(&f);
-    for (unsigned second = 0; second < 300; second++) {
-        for (unsigned i = 0; i < 8; i++)
-            scan(&f, i, i < 2 ? 40 : 0);
-        f.vm[1].cow_breaks = f.vm[1].pages_shared;
-        step(&f);
-    }
-    assert_true(f.vm[0].ask.scan_ppm > 5 * f.vm[1].ask.scan_ppm);
-}
-
 /* Where little is found, little is spent; where something is, all again. */
 static void test_little_yield_little_time(void **state)
 {
@@ -232,9 +217,9 @@ static void test_falling_counters(void **state)
 {
     (void)state;
     struct fixture f = eight_vms(3);
-    f.vm[0].pages_scanned = f.vm[0].pages_shared = f.vm[0].cow_breaks = UINT64_MAX;
+    f.vm[0].pages_scanned = f.vm[0].pages_shared = UINT64_MAX;
     step(&f);
-    f.vm[0].pages_scanned = f.vm[0].pages_shared = f.vm[0].cow_breaks = 0;
+    f.vm[0].pages_scanned = f.vm[0].pages_shared = 0;
     step(&f);
     f.vm[0].pages_scanned = 1;
     f.vm[0].pages_shared = UINT64_MAX;
@@ -247,7 +232,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_budget_follows_pressure),
         cmocka_unit_test(test_time_goes_where_it_yields),
-        cmocka_unit_test(test_broken_pages_do_not_count),
         cmocka_unit_test(test_little_yield_little_time),
         cmocka_unit_test(test_a_new_vm),
         cmocka_unit_test(test_always),

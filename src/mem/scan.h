@@ -10,9 +10,9 @@
  * disk, or are about to be taken away; then all of RAM once as it lies; then round after round in
  * random order, in groups of neighbours. A page whose hash is what it was is not named again, but
  * for every 16th round, in case it was forgotten. Of those that have changed since the round before
- * some are named at once, as many as each tick allows, and the others if they have not changed again
- * in the next: what is as short-lived as that costs more to share and to copy back than it saves.
- * What was loaded, or is about to be taken away, never waits.
+ * some are named at once, as many as each tick allows, and the others if they have not changed
+ * again in the next: what is as short-lived as that costs more to share and to copy back than it
+ * saves. What was loaded, or is about to be taken away, never waits.
  *
  * Threads: scan_note from any; everything else from one.
  */

@@ -27,6 +27,8 @@ void places_make_room(struct mmu *mmu, uint64_t ppn, uint32_t place)
     struct tlb_places *places = places_of(mmu, ppn);
     for (unsigned i = 0; i < TLB_PLACES; i++) {
         if (!is_live(mmu, places->of[i], ppn)) {
+            for (; i + 1 < TLB_PLACES; i++) /* the oldest is the first to be looked at again */
+                places->of[i] = places->of[i + 1];
             places->of[i] = place;
             mmu->places_lost++;
             return;

@@ -13,8 +13,8 @@
  * here, the guest could find in a TLB that forgets only what it is told to. So an entry goes
  *   - when its page is flushed (INVLPG), in the flush itself: jump_flush is called by the MMU;
  *   - with a flush of everything, and with one that spares global pages (a CR3 load) unless its
- *     page is global. Two bitmaps say which slots are filled and which of those are global, so
- *     that a flush costs what has been filled since the last one;
+ *     page is global. Two sets have the slots that are filled, so that a flush costs what has been
+ *     filled since the last one;
  *   - with its translation: jump_forget. That is under one RIP at a time, although it may be good
  *     at several (relative.c).
  * Most pages that a kernel flushes are data. The filter `pages` has those that have had entries
@@ -56,20 +56,22 @@ static unsigned home_of(uint64_t rip)
 
 static void slot_set(struct jump_cache *cache, unsigned slot, struct jump jump, bool global)
 {
-    uint64_t mask = bit(slot % 64);
     cache->jumps[slot] = jump;
-    cache->filled[slot / 64] |= mask;
-    if (global)
-        cache->global[slot / 64] |= mask;
-    else
-        cache->global[slot / 64] &= ~mask;
+    if (tlb_set_has(&cache->filled[!global], slot))
+        tlb_set_remove(&cache->filled[!global], slot);
+    tlb_set_add(&cache->filled[global], slot);
 }
 
 static void slot_clear(struct jump_cache *cache, unsigned slot)
 {
+    bool global = tlb_set_has(&cache->filled[true], slot);
     cache->jumps[slot].rip = 0;
-    cache->filled[slot / 64] &= ~bit(slot % 64);
-    cache->global[slot / 64] &= ~bit(slot % 64);
+    tlb_set_remove(&cache->filled[global], slot);
+}
+
+static bool is_filled(const struct jump_cache *cache, unsigned slot)
+{
+    return tlb_set_has(&cache->filled[false], slot) || tlb_set_has(&cache->filled[true], slot);
 }
 
 struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip)
@@ -121,15 +123,14 @@ void jump_remember(struct translate *translate, struct translation *t, uint64_t 
         return;
     if (jump->rip == t->rip || cache->jumps[other].rip == t->rip) {
         jump_forget(translate, t);
-    } else if (other != 0 && cache->filled[slot / 64] & bit(slot % 64) &&
-               (!(cache->filled[other / 64] & bit(other % 64)) || toss(translate))) {
-        slot_set(cache, other, *jump, cache->global[slot / 64] & bit(slot % 64));
+    } else if (other != 0 && is_filled(cache, slot) &&
+               (!is_filled(cache, other) || toss(translate))) {
+        slot_set(cache, other, *jump, tlb_set_has(&cache->filled[true], slot));
     }
     bool is_global = note_page(translate, t->privilege, t->rip);
     if (t->is_crossing)
         is_global &= note_page(translate, t->privilege, reach(t->rip));
     slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)}, is_global);
-    cache->is_used = true;
 }
 
 void jump_forget(struct translate *translate, const struct translation *t)
@@ -144,31 +145,26 @@ void jump_forget(struct translate *translate, const struct translation *t)
 
 static void clear(struct jump_cache *cache, bool keep_global)
 {
-    uint64_t keep = keep_global ? UINT64_MAX : 0, kept = 0;
-    if (!cache->is_used)
-        return;
-    for (unsigned word = 0; word < TRANSLATE_JUMPS / 64; word++) {
-        struct jump *jumps = &cache->jumps[word * 64];
-        uint64_t rest = cache->filled[word] & ~(cache->global[word] & keep);
-        for (; rest != 0; rest &= rest - 1)
-            jumps[__builtin_ctzll(rest)].rip = 0;
-        cache->global[word] &= keep;
-        cache->filled[word] = cache->global[word];
-        kept |= cache->filled[word];
+    for (unsigned global = 0; global <= !keep_global; global++) {
+        struct tlb_set *set = &cache->filled[global];
+        struct tlb_cursor cursor = tlb_set_begin(set);
+        for (unsigned slot; tlb_set_next(set, &cursor, &slot);)
+            cache->jumps[slot].rip = 0;
+        tlb_set_clear(set);
     }
-    if (kept == 0) {
+    if (cache->filled[true].groups == 0) {
         tlb_filter_clear(&cache->pages);
         tlb_filter_clear(&cache->large_regions);
-        cache->is_used = false;
     }
 }
 
 /* Everything that may begin or end in the 2^bits bytes around `linear`. */
 static void clear_around(struct jump_cache *cache, uint64_t linear, unsigned bits)
 {
-    for (unsigned word = 0; word < TRANSLATE_JUMPS / 64; word++) {
-        for (uint64_t rest = cache->filled[word]; rest != 0; rest &= rest - 1) {
-            unsigned slot = word * 64 + (unsigned)__builtin_ctzll(rest);
+    for (unsigned global = 0; global <= 1; global++) {
+        struct tlb_set *set = &cache->filled[global];
+        struct tlb_cursor cursor = tlb_set_begin(set);
+        for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
             uint64_t rip = cache->jumps[slot].rip;
             if ((rip ^ linear) >> bits == 0 || (reach(rip) ^ linear) >> bits == 0)
                 slot_clear(cache, slot);

@@ -107,9 +107,8 @@ struct jump {
 
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
-    uint64_t filled[TRANSLATE_JUMPS / 64], global[TRANSLATE_JUMPS / 64];
+    struct tlb_set filled[2]; /* slots: of pages that are not global, and of global ones */
     struct tlb_filter pages, large_regions;
-    bool is_used; /* something is filled */
 };
 
 /* Memory that is used round and round: [at, limit) is free. Offsets. (ring.c) */

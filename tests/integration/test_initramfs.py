@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""guests/make-initramfs makes an archive again when it must, and only then."""
+
+import os
+
+import harness
+
+FIRST, SECOND, THIRD = b"first-5c0f71", b"second-8e2a64", b"third-b97d13"
+
+
+class Initramfs(harness.TestCase):
+    def make(self, *arguments):
+        path = harness.output_of("make-initramfs", self.path("initramfs.cpio"), *arguments)
+        with open(path, "rb") as stream:
+            return stream.read(), os.stat(path).st_ino
+
+    def test_of_other_things(self):
+        """As benchmarks have it, that use one file for guests of two kinds."""
+        one, two = self.make_file("one", FIRST), self.make_file("two", SECOND)
+        data, inode = self.make(f"{one}=bin/one")
+        self.assertTrue(FIRST in data)
+        self.assertTrue(self.make(f"{one}=bin/one") == (data, inode))
+        data, _ = self.make(f"{one}=bin/one", f"{two}=bin/two")
+        self.assertTrue(FIRST in data)
+        self.assertTrue(SECOND in data)
+        data, _ = self.make()
+        self.assertFalse(FIRST in data)
+
+    def test_of_what_is_newer(self):
+        one = self.make_file("one", FIRST)
+        self.make(f"{one}=bin/one")
+        self.make_file("one", THIRD)
+        later = os.stat(self.path("initramfs.cpio")).st_mtime + 10
+        os.utime(one, (later, later))
+        data, _ = self.make(f"{one}=bin/one")
+        self.assertTrue(THIRD in data)
+
+
+if __name__ == "__main__":
+    harness.main()

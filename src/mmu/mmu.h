@@ -191,9 +191,7 @@ struct mmu {
     struct mmu_stats stats;
 
     /* The filled slots of each table: flushes touch nothing else. */
-    struct tlb_use {
-        struct tlb_set of[2]; /* pages that are not global, and global ones */
-    } tlb_use[MMU_PRIVILEGES][2], tlb_spare_use[MMU_PRIVILEGES][2], itlb_use[2];
+    struct tlb_use tlb_use[MMU_PRIVILEGES][2], tlb_spare_use[MMU_PRIVILEGES][2], itlb_use[2];
     /* Where pieces of large pages may be, so that flushing a small page seldom looks for them. */
     struct tlb_filter large_regions, huge_regions; /* of 4 MiB and 1 GiB */
     uint64_t places_lost;                          /* that were forgotten, ever */

@@ -84,7 +84,7 @@ static void put_back(struct mmu *mmu, const struct mmu_space_entry *entry, bool 
 {
     if (entry->table < DATA_TABLES) {
         struct data_table table = data_table(mmu, entry->table);
-        if (is_filled(table.use, entry->slot))
+        if (tlb_use_has(table.use, entry->slot))
             return;
         if (!places_are_known)
             places_add(mmu, entry->info >> INFO_PPN_SHIFT, entry->tag);
@@ -92,11 +92,11 @@ static void put_back(struct mmu *mmu, const struct mmu_space_entry *entry, bool 
         return;
     }
     unsigned table = entry->table - DATA_TABLES;
-    if (is_filled(&mmu->itlb_use[table], entry->slot))
+    if (tlb_use_has(&mmu->itlb_use[table], entry->slot))
         return;
     mmu->itlb[table][entry->slot] = (struct itlb_entry){
         .tag = entry->tag, .host = (const uint8_t *)entry->value, .info = entry->info};
-    use_set(&mmu->itlb_use[table], entry->slot, (unsigned)entry->info);
+    tlb_use_set(&mmu->itlb_use[table], entry->slot, entry->info & TLB_GLOBAL);
 }
 
 bool space_enter(struct mmu *mmu, unsigned pcid)

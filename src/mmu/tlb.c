@@ -62,7 +62,7 @@ static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
 static inline void data_drop(const struct data_table *table, unsigned slot)
 {
     entry_at(table, slot)->tag = TLB_NO_TAG;
-    use_clear(table->use, slot);
+    tlb_use_clear(table->use, slot);
 }
 
 /* In the main table. What was there becomes a spare entry, if it is of another page. */
@@ -72,7 +72,7 @@ static void data_put(struct mmu *mmu, enum mmu_privilege privilege, enum mmu_acc
     struct data_table table = main_table(mmu, privilege, access);
     unsigned slot = main_slot(entry.tag);
     struct tlb_entry old = *entry_at(&table, slot);
-    if (is_filled(table.use, slot) && old.tag != entry.tag) {
+    if (tlb_use_has(table.use, slot) && old.tag != entry.tag) {
         struct data_table spare = spare_table(mmu, privilege, access);
         data_set(&spare, tlb_spare_slot(mmu, old.tag), old, *info_at(&table, slot));
     }
@@ -90,7 +90,7 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         unsigned slot = main_slot(linear);
         if (kind == MMU_WRITE && !page->writable)
             continue;
-        if (kind != access && is_filled(table.use, slot) && entry_at(&table, slot)->tag != tag)
+        if (kind != access && tlb_use_has(table.use, slot) && entry_at(&table, slot)->tag != tag)
             continue;
         data_put(mmu, privilege, kind, entry, info);
         /* An older one of the same page never comes back. */
@@ -124,7 +124,7 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         .host = page->host,
         .info = page->ppn << INFO_PPN_SHIFT | page->info,
     };
-    use_set(&mmu->itlb_use[table], slot, page->info);
+    tlb_use_set(&mmu->itlb_use[table], slot, page->info & TLB_GLOBAL);
     note_large(mmu, linear, page->info);
 }
 
@@ -219,7 +219,7 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
         struct itlb_entry *entry = &mmu->itlb[table][slot];
         if (entry->tag == tag) {
             entry->tag = TLB_NO_TAG;
-            use_clear(&mmu->itlb_use[table], slot);
+            tlb_use_clear(&mmu->itlb_use[table], slot);
         }
     }
 }

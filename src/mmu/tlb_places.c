@@ -16,7 +16,7 @@ static bool is_live(struct mmu *mmu, uint32_t place, uint64_t ppn)
         struct data_table table = data_table(mmu, number);
         unsigned slot = slot_at(place, number);
         uint64_t mapped = *info_at(&table, slot) >> INFO_PPN_SHIFT;
-        if (places_of(mmu, mapped) == places_of(mmu, ppn) && is_filled(table.use, slot))
+        if (places_of(mmu, mapped) == places_of(mmu, ppn) && tlb_use_has(table.use, slot))
             return true;
     }
     return false;
@@ -44,7 +44,7 @@ void places_visit(struct mmu *mmu, uint64_t ppn, places_visit_fn *visit)
         for (unsigned number = 0; number < DATA_TABLES; number++) {
             struct data_table table = data_table(mmu, number);
             unsigned slot = slot_at(places->of[i], number);
-            if (*info_at(&table, slot) >> INFO_PPN_SHIFT == ppn && is_filled(table.use, slot))
+            if (*info_at(&table, slot) >> INFO_PPN_SHIFT == ppn && tlb_use_has(table.use, slot))
                 visit(&table, slot);
         }
     }

@@ -87,6 +87,30 @@ static inline bool tlb_set_next(const struct tlb_set *set, struct tlb_cursor *cu
     return true;
 }
 
+/* The filled slots of a table, by whether their page is global: a slot is in one of the sets, or in
+ * none. A flush passes through the sets that it is for. */
+struct tlb_use {
+    struct tlb_set of[2]; /* pages that are not global, and global ones */
+};
+
+static inline void tlb_use_set(struct tlb_use *use, unsigned slot, bool global)
+{
+    if (unlikely(tlb_set_has(&use->of[!global], slot)))
+        tlb_set_remove(&use->of[!global], slot);
+    tlb_set_add(&use->of[global], slot);
+}
+
+static inline bool tlb_use_has(const struct tlb_use *use, unsigned slot)
+{
+    return tlb_set_has(&use->of[false], slot) || tlb_set_has(&use->of[true], slot);
+}
+
+static inline void tlb_use_clear(struct tlb_use *use, unsigned slot)
+{
+    tlb_set_remove(&use->of[false], slot);
+    tlb_set_remove(&use->of[true], slot);
+}
+
 /* ------------------------------------------------------------------------- of pages */
 
 /* May say that it has what was never put in. Each half of the linear addresses has a half of the

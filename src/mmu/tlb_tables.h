@@ -54,25 +54,6 @@ static inline unsigned main_slot(uint64_t linear)
     return (unsigned)(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1);
 }
 
-static inline void use_set(struct tlb_use *use, unsigned slot, unsigned info)
-{
-    bool global = info & TLB_GLOBAL;
-    if (unlikely(tlb_set_has(&use->of[!global], slot)))
-        tlb_set_remove(&use->of[!global], slot);
-    tlb_set_add(&use->of[global], slot);
-}
-
-static inline bool is_filled(const struct tlb_use *use, unsigned slot)
-{
-    return tlb_set_has(&use->of[false], slot) || tlb_set_has(&use->of[true], slot);
-}
-
-static inline void use_clear(struct tlb_use *use, unsigned slot)
-{
-    tlb_set_remove(&use->of[false], slot);
-    tlb_set_remove(&use->of[true], slot);
-}
-
 /* Calls visit for every filled entry; it may drop the entry. */
 typedef void data_visit_fn(struct mmu *mmu, const struct data_table *table, unsigned slot,
                            const void *argument);
@@ -94,7 +75,7 @@ static inline void data_set(const struct data_table *table, unsigned slot, struc
 {
     *entry_at(table, slot) = entry;
     *info_at(table, slot) = info;
-    use_set(table->use, slot, (unsigned)info);
+    tlb_use_set(table->use, slot, info & TLB_GLOBAL);
 }
 
 #endif

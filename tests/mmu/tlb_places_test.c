@@ -84,7 +84,7 @@ static void check(struct world *world, const struct tlb_pages *gone, bool for_wr
         for (unsigned slot = 0; slot < ITLB_ENTRIES; slot++) {
             const struct itlb_entry *entry = &mmu->itlb[table][slot];
             for (unsigned i = 0; gone != NULL && !for_writes && i < gone->count; i++)
-                assert_true(!is_filled(&mmu->itlb_use[table], slot) ||
+                assert_true(!tlb_use_has(&mmu->itlb_use[table], slot) ||
                             entry->info >> INFO_PPN_SHIFT != gone->ppns[i]);
         }
     }

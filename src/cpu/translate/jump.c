@@ -57,21 +57,13 @@ static unsigned home_of(uint64_t rip)
 static void slot_set(struct jump_cache *cache, unsigned slot, struct jump jump, bool global)
 {
     cache->jumps[slot] = jump;
-    if (tlb_set_has(&cache->filled[!global], slot))
-        tlb_set_remove(&cache->filled[!global], slot);
-    tlb_set_add(&cache->filled[global], slot);
+    tlb_use_set(&cache->use, slot, global);
 }
 
 static void slot_clear(struct jump_cache *cache, unsigned slot)
 {
-    bool global = tlb_set_has(&cache->filled[true], slot);
     cache->jumps[slot].rip = 0;
-    tlb_set_remove(&cache->filled[global], slot);
-}
-
-static bool is_filled(const struct jump_cache *cache, unsigned slot)
-{
-    return tlb_set_has(&cache->filled[false], slot) || tlb_set_has(&cache->filled[true], slot);
+    tlb_use_clear(&cache->use, slot);
 }
 
 struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_t rip)
@@ -123,9 +115,9 @@ void jump_remember(struct translate *translate, struct translation *t, uint64_t 
         return;
     if (jump->rip == t->rip || cache->jumps[other].rip == t->rip) {
         jump_forget(translate, t);
-    } else if (other != 0 && is_filled(cache, slot) &&
-               (!is_filled(cache, other) || toss(translate))) {
-        slot_set(cache, other, *jump, tlb_set_has(&cache->filled[true], slot));
+    } else if (other != 0 && tlb_use_has(&cache->use, slot) &&
+               (!tlb_use_has(&cache->use, other) || toss(translate))) {
+        slot_set(cache, other, *jump, tlb_set_has(&cache->use.of[true], slot));
     }
     bool is_global = note_page(translate, t->privilege, t->rip);
     if (t->is_crossing)
@@ -146,13 +138,13 @@ void jump_forget(struct translate *translate, const struct translation *t)
 static void clear(struct jump_cache *cache, bool keep_global)
 {
     for (unsigned global = 0; global <= !keep_global; global++) {
-        struct tlb_set *set = &cache->filled[global];
+        struct tlb_set *set = &cache->use.of[global];
         struct tlb_cursor cursor = tlb_set_begin(set);
         for (unsigned slot; tlb_set_next(set, &cursor, &slot);)
             cache->jumps[slot].rip = 0;
         tlb_set_clear(set);
     }
-    if (cache->filled[true].groups == 0) {
+    if (cache->use.of[true].groups == 0) {
         tlb_filter_clear(&cache->pages);
         tlb_filter_clear(&cache->large_regions);
     }
@@ -162,7 +154,7 @@ static void clear(struct jump_cache *cache, bool keep_global)
 static void clear_around(struct jump_cache *cache, uint64_t linear, unsigned bits)
 {
     for (unsigned global = 0; global <= 1; global++) {
-        struct tlb_set *set = &cache->filled[global];
+        struct tlb_set *set = &cache->use.of[global];
         struct tlb_cursor cursor = tlb_set_begin(set);
         for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
             uint64_t rip = cache->jumps[slot].rip;

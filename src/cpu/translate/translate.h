@@ -107,7 +107,7 @@ struct jump {
 
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
-    struct tlb_set filled[2]; /* slots: of pages that are not global, and of global ones */
+    struct tlb_use use; /* filled slots */
     struct tlb_filter pages, large_regions;
 };
 

@@ -441,14 +441,31 @@ static void test_output_gone(void **state)
     close(null);
 }
 
-/* Writes until the transmitter stays busy: everything on the way to the host is full. */
+static void post_event(void *context)
+{
+    atomic_store((_Atomic bool *)context, true);
+}
+
+/* Waits until the loop has done something that was asked of it after all that it is doing now. */
+static void turn_loop(struct machine *machine)
+{
+    _Atomic bool done = false;
+    struct io_event *event;
+    assert_int_equal(io_event_create(&event, machine->loop, post_event, &done, NULL), STATUS_OK);
+    io_event_signal(event);
+    while (!done)
+        sched_yield();
+    io_event_destroy(event);
+}
+
+/* Writes until the transmitter stays busy: everything on the way to the host is full. The loop
+ * takes a turn to learn that there is something to write, and one to write what still fits. */
 static void fill_output(struct machine *machine)
 {
-    for (unsigned busy = 0; busy < 100000; busy++) {
-        if (get(machine, LSR) & 0x20) {
+    for (unsigned turns = 0; turns < 4; turns++) {
+        for (; get(machine, LSR) & 0x20; turns = 0)
             set(machine, DATA, 'x');
-            busy = 0;
-        }
+        turn_loop(machine);
     }
 }
 
@@ -482,11 +499,6 @@ static void test_output_congested(void **state)
     close_pipe(fds);
 }
 
-static void post_event(void *context)
-{
-    atomic_store((_Atomic bool *)context, true);
-}
-
 /* A terminal that nobody reads (or that was stopped with ^S) does not hold up the loop, on which
  * timers run too. */
 static void test_terminal_never_blocks_the_loop(void **state)
@@ -498,12 +510,7 @@ static void test_terminal_never_blocks_the_loop(void **state)
     print(&machine, text, sizeof text); /* so that the last piece does not fit exactly */
     serial_flush(machine.serial, 60 * NS_PER_SECOND);
     fill_output(&machine);
-    _Atomic bool done = false;
-    struct io_event *event;
-    assert_int_equal(io_event_create(&event, machine.loop, post_event, &done, NULL), STATUS_OK);
-    io_event_signal(event);
-    while (!done)
-        sched_yield();
+    turn_loop(&machine);
     assert_int_equal(fcntl(terminal, F_GETFL) & O_NONBLOCK, 0);
     machine_destroy(&machine);
     close(terminal);

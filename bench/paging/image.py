@@ -12,7 +12,7 @@ import contest
 SIZE = "512M"
 
 
-def make(folder, name, packages, trees=()):
+def make(folder, name, packages, trees=(), size=SIZE):
     """Makes an image in that folder and gives its path; trees are (path here, path in it)."""
     root, image = os.path.join(folder, name), os.path.join(folder, f"{name}.img")
     for empty in ("dev", "proc", "tmp"):
@@ -23,7 +23,7 @@ def make(folder, name, packages, trees=()):
         shutil.copytree(here, os.path.join(root, there))
     for waste in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(os.path.join(root, waste), ignore_errors=True)
-    contest.make_ext4(image, root, SIZE)
+    contest.make_ext4(image, root, size)
     return image
 
 

@@ -63,6 +63,7 @@ static void vm_measure(struct vm *vm)
     policy->active =
         vm->has_reported && report->sample_periods != 0 ? least(report->active, vm->max) : vm->max;
     policy->balloon = least(report->balloon, vm->max);
+    policy->spare = report->spare;
     policy->balloon_works = vm->has_reported && (report->balloon_state == BALLOON_STEADY ||
                                                  report->balloon_state == BALLOON_MOVING);
     policy->is_paused = report->is_paused != 0;

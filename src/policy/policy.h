@@ -81,6 +81,7 @@ struct policy_vm {
     uint64_t active;    /* how much of its memory is in use, at most max; max for "not known" */
     uint64_t overhead;  /* of its process, which is charged as well and cannot be taken */
     uint64_t balloon;   /* what the balloon has */
+    uint64_t spare;     /* what the guest says that it could do without; 0 for "not known" */
     bool balloon_works; /* there is a driver that answers; false while stalled or absent */
     bool is_paused;     /* uses nothing, and its balloon does not move */
     /* measured, since it started: struct link_report */

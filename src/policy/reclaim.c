@@ -10,6 +10,8 @@
  *
  * Two things stop taking for a while, longer each time: a balloon that does not grow (then its VM
  * is paged instead), and a VM that has to wait for pages (then others yield, if that is enough).
+ * But for what the guest itself says that it can spare: a guest that fills its page cache is paged
+ * for it all the time, and waits, until its balloon has made it use less.
  */
 
 #include "policy/policy_private.h"
@@ -22,6 +24,9 @@
 
 /* A guest that is left with less than this has no use of what it has. ESX's limit as well. */
 #define BALLOON_MOST_PERCENT 65.0
+/* A suffering guest's balloon grows as long as this part of its max is left of what it can spare:
+ * what it says is a second old, and its programs are in what it calls spare. */
+#define SPARE_LEAST_PERCENT 12.5
 /* A balloon that has not grown by this in this many seconds is stuck. */
 #define BALLOON_GROWTH   (256u << 10)
 #define BALLOON_PATIENCE 5.0
@@ -139,9 +144,15 @@ static uint64_t take_most(const struct policy_vm *vm, enum policy_state state, d
         return UINT64_MAX;
     double percent = state == POLICY_HARD ? TAKE_HARD_PERCENT : TAKE_SOFT_PERCENT;
     double bytes = (double)most(percent_of(percent, vm->max), TAKE_LEAST) * seconds;
-    if (vm->past.hold > 0)
-        bytes *= state == POLICY_HARD ? 0.25 : 0;
     return bytes < 0x1p62 ? (uint64_t)bytes : 1ull << 62;
+}
+
+/* That of one that suffers; from all others `rate`. */
+static uint64_t held_most(const struct policy_vm *vm, enum policy_state state, uint64_t rate)
+{
+    if (vm->past.hold <= 0 || state == POLICY_LOW)
+        return rate;
+    return state == POLICY_HARD ? rate / 4 : 0;
 }
 
 /* What is taken of what is wanted. What was asked before, and has not come yet, stands: so that a
@@ -154,14 +165,16 @@ static uint64_t taken(const struct policy_vm *vm, uint64_t want, uint64_t limit,
 /* From a VM that is above what it is allowed. Where nothing is paged, it may grow to `limit`. */
 static void vm_take(struct policy_vm *vm, enum policy_state state, uint64_t limit, double seconds)
 {
-    uint64_t excess = vm->resident - vm->past.allowed, in_time = take_most(vm, state, seconds);
+    uint64_t excess = vm->resident - vm->past.allowed, rate = take_most(vm, state, seconds);
+    uint64_t held = held_most(vm, state, rate);
+    uint64_t spare = least(rate, above(vm->spare, percent_of(SPARE_LEAST_PERCENT, vm->max)));
     uint64_t by_balloon = least(excess, balloon_room(vm));
     uint64_t by_paging = state >= POLICY_HARD ? excess : excess - by_balloon;
     uint64_t balloon_asked = above(vm->ask.balloon, vm->balloon);
     uint64_t paging_asked = above(vm->resident, vm->ask.resident);
 
-    vm->ask.balloon = vm->balloon + taken(vm, by_balloon, in_time, balloon_asked);
-    uint64_t paged = taken(vm, by_paging, in_time, paging_asked);
+    vm->ask.balloon = vm->balloon + taken(vm, by_balloon, most(held, spare), balloon_asked);
+    uint64_t paged = taken(vm, by_paging, held, paging_asked);
     vm->ask.resident = paged != 0 || state >= POLICY_HARD ? vm->resident - paged : limit;
 }
 

@@ -30,7 +30,7 @@ static const struct form {
 _Static_assert(sizeof(struct link_hello) == 2 * 4 + 2 * LINK_NAME_SIZE + 2 + 4 + 5 * 8, "packed");
 _Static_assert(sizeof(struct link_welcome) == 4 * 8, "packed");
 _Static_assert(sizeof(struct link_target) == 4 * 8, "packed");
-_Static_assert(sizeof(struct link_report) == 28 * 8, "packed");
+_Static_assert(sizeof(struct link_report) == 29 * 8, "packed");
 _Static_assert(sizeof(struct link_head) + LINK_PAGES * sizeof(struct link_offer) == LINK_MOST,
                "the longest message");
 

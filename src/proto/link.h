@@ -92,6 +92,7 @@ struct link_target {
 struct link_report {
     uint64_t resident, active, balloon, zero, shared, compressed, compressed_size, disk_backed,
         swapped, swap_room, overhead;
+    uint64_t spare;          /* what the guest says that it could do without; 0: not known */
     uint64_t sample_periods; /* that `active` rests on; 0: it is a guess */
     uint64_t faults_in;      /* pages brought back */
     uint64_t stall_ns;       /* waited for pages */

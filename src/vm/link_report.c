@@ -11,6 +11,9 @@
 
 #define CPU_WORTH_NS      (NS_PER_SECOND / 20) /* since the last look: then it is no idle guest */
 #define SCANS_WORTH_PAGES 1024u                /* since the last report */
+/* Since the last look: then it is asked what it could do without. An idle guest is not. */
+#define STALL_WORTH_NS (NS_PER_SECOND / 100)
+#define FAULTS_WORTH   64u
 
 /* Counters, which a machine begins at 0. */
 static const size_t counters[] = {
@@ -60,10 +63,14 @@ static struct link_report essence(const struct link_report *report)
 bool link_reporter_look(struct link_reporter *reporter, struct machine *machine,
                         struct sharing *sharing)
 {
-    uint64_t cpu_ns = reporter->last.cpu_ns;
+    struct link_report last = reporter->last;
     link_reporter_fill(reporter, machine, sharing);
+    if (reporter->last.stall_ns - last.stall_ns >= STALL_WORTH_NS ||
+        reporter->last.faults_in - last.faults_in >= FAULTS_WORTH)
+        machine_watch_guest(machine, 0);
     struct link_report now = essence(&reporter->last), before = essence(&reporter->said);
-    if (memcmp(&now, &before, sizeof now) == 0 && reporter->last.cpu_ns - cpu_ns < CPU_WORTH_NS &&
+    if (memcmp(&now, &before, sizeof now) == 0 &&
+        reporter->last.cpu_ns - last.cpu_ns < CPU_WORTH_NS &&
         reporter->last.pages_scanned - reporter->said.pages_scanned < SCANS_WORTH_PAGES)
         return false;
     reporter->said = reporter->last;

@@ -12,6 +12,7 @@
 
 #define SERIAL_FLUSH_NS  (2 * NS_PER_SECOND)
 #define VCPU_STACK_BYTES (256 * KIB)
+#define SPARE_AGE_NS     (2 * BALLOON_STATS_PERIOD_NS) /* then it is no news */
 
 void machine_finish(struct machine *machine, enum machine_end end, uint32_t value)
 {
@@ -220,6 +221,14 @@ static void get_vcpus(const struct machine *machine, struct vcpu *vcpus[OPTIONS_
         vcpus[i] = machine->cpus[i].vcpu;
 }
 
+/* What it could do without: news only, for what it could do without a while ago it may use now. */
+static uint64_t spare_of(const struct balloon_info *balloon)
+{
+    bool is_told = (balloon->stats_present & bit(BALLOON_STAT_AVAILABLE)) != 0;
+    return is_told && balloon->stats_age_ns <= SPARE_AGE_NS ? balloon->stats[BALLOON_STAT_AVAILABLE]
+                                                            : 0;
+}
+
 void machine_report_to(struct machine *machine, struct link_report *report)
 {
     struct vcpu *vcpus[OPTIONS_MAX_CPUS];
@@ -241,6 +250,7 @@ void machine_report_to(struct machine *machine, struct link_report *report)
         .swapped = pages.swapped * PAGE_SIZE,
         .swap_room = (paging.swap.slots - paging.swap.used) * PAGE_SIZE,
         .overhead = paging.overhead,
+        .spare = spare_of(&balloon),
         .sample_periods = paging.sample_periods,
         .faults_in = pages.faults_compressed + pages.faults_swap_in + pages.faults_disk,
         .stall_ns = paging.stall_ns,

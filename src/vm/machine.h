@@ -67,7 +67,7 @@ bool machine_press_power(struct machine *machine);
 /* Any thread but vCPUs' and the loops': how much the balloon is to take, and how much of the
  * guest's memory may be resident. Bytes, whole pages, not more than the memory.
  * machine_watch_guest: balloon_watch (dev/virtio/balloon.h), before machine_stats, for fresh news
- * of the guest. */
+ * of the guest; also for machine_report_to's of a while. */
 void machine_set_balloon(struct machine *machine, uint64_t size);
 uint64_t machine_balloon_target(const struct machine *machine);
 bool machine_watch_guest(struct machine *machine, uint64_t wait_ns);

@@ -12,11 +12,11 @@ OFFER_FORM = struct.Struct("=QII")
 HELLO_FORM = struct.Struct("=II65s65s2xI5Q")
 WELCOME_FORM = struct.Struct("=IIQQB7x")
 TARGET_FORM = struct.Struct("=QQQII")
-REPORT_FORM = struct.Struct("=26QIIII")
+REPORT_FORM = struct.Struct("=27QIIII")
 REPORT_NAMES = (
     "resident active balloon zero shared compressed compressed_size disk_backed swapped swap_room "
-    "overhead sample_periods faults_in stall_ns swap_read swap_written pages_scanned pages_shared "
-    "cow_breaks scan_cpu_ns cpu_ns tlb_misses walk_references hidden_faults traced_writes "
+    "overhead spare sample_periods faults_in stall_ns swap_read swap_written pages_scanned "
+    "pages_shared cow_breaks scan_cpu_ns cpu_ns tlb_misses walk_references hidden_faults traced_writes "
     "shadow_memory balloon_state is_paused mmu_mode mmu_is_chosen").split()
 
 

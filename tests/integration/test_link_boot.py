@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """The checker in guests all of whose pages are shared as fast as it goes, and written again, by a
-manager that overwrites a frame as soon as it is dropped (fake_manager.py)."""
+manager that overwrites a frame as soon as it is dropped (fake_manager.py); and what a guest is asked
+for the manager's sake."""
 
 import os
 
 import control
 import harness
+import test_balloon
 import test_memory
 from fake_manager import FakeManager
 
@@ -47,6 +49,31 @@ class Shared(control.TestCase):
     def test_paging(self):
         """What reclaim has chosen is shared before it goes."""
         self.check_shared(target={"resident": 64 << 20}, rounds=ROUNDS // 3)
+
+
+class Spare(control.TestCase):
+    def test_told_while_it_waits(self):
+        """What the guest could do without is told while it waits for pages, and at no other time."""
+        with test_balloon.Guest(self.folder, "128M", "--swap-dir", self.folder) as guest:
+            guest.wait_for_shell()
+            manager = FakeManager(self.runtime)
+            self.addCleanup(manager.close)
+            link = manager.adopt("guest")
+            link.target()
+            guest.run("mount -o remount,size=90% /tmp"
+                      " && dd if=/dev/urandom of=/tmp/x bs=1M count=50 2>/dev/null")
+            self.wait_for(lambda: link.reports and link.reports[-1]["spare"] == 0,
+                          "what the driver has said when it started is no news")
+            link.target(resident=40 << 20)
+            for _ in range(100):
+                guest.run("md5sum /tmp/x")
+                if told := link.reports[-1]["spare"]:
+                    break
+            self.assertAlmostEqual(told, guest.meminfo("MemAvailable"), delta=8 << 20)
+            link.target()
+            self.wait_for(lambda: link.reports[-1]["spare"] == 0, "it is not asked any more")
+            self.assertEqual(link.breaches, [])
+            self.assertEqual(guest.power_off(), harness.STATUS_OK)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ static void vm_make(struct policy_vm *vm, uint64_t *seed)
 static void vm_live(struct policy_vm *vm, uint64_t *seed)
 {
     uint64_t room = vm->max - vm->balloon;
-    switch (xorshift_next(seed) % 8) {
+    switch (xorshift_next(seed) % 9) {
     case 0:
         vm->resident = random_within(seed, 0, room);
         break;
@@ -63,6 +63,9 @@ static void vm_live(struct policy_vm *vm, uint64_t *seed)
     case 5:
         vm->is_paused = xorshift_next(seed) % 4 == 0;
         break;
+    case 6:
+        vm->spare = random_within(seed, 0, vm->max);
+        break;
     default:
         vm->balloon += (uint64_t)((double)above(vm->ask.balloon, vm->balloon) * random_part(seed));
         vm->balloon = vm->balloon > vm->ask.balloon ? vm->ask.balloon : vm->balloon;
@@ -77,9 +80,9 @@ static void vm_live(struct policy_vm *vm, uint64_t *seed)
 
 static void vm_lie(struct policy_vm *vm, uint64_t *seed)
 {
-    uint64_t *const numbers[] = {&vm->active,   &vm->balloon,       &vm->faults_in,
-                                 &vm->stall_ns, &vm->pages_scanned, &vm->pages_shared,
-                                 &vm->frames,   &vm->resident,      &vm->overhead};
+    uint64_t *const numbers[] = {
+        &vm->active,       &vm->balloon, &vm->faults_in, &vm->stall_ns, &vm->pages_scanned,
+        &vm->pages_shared, &vm->frames,  &vm->resident,  &vm->overhead, &vm->spare};
     *numbers[xorshift_next(seed) % (sizeof numbers / sizeof *numbers)] =
         xorshift_next(seed) >> xorshift_next(seed) % 64;
 }

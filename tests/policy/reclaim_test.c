@@ -328,6 +328,41 @@ static void test_spares_who_suffers(void **state)
     }
 }
 
+/* A guest that waits for pages of its cache: what it says that it can spare is no loss. */
+static void test_suffering_gives_what_it_can_spare(void **state)
+{
+    (void)state;
+    struct fixture f;
+    fixture_idle_and_busy(&f, 3.5);
+    struct policy_vm *vm = &f.vm[0];
+    fixture_step(&f, 1);
+    uint64_t rate = vm->ask.balloon, spare = 100 * MIB;
+    assert_about(rate, (uint64_t)(0.05 * 256 * MIB));
+    for (unsigned second = 0; second < 60; second++) {
+        bool has_enough = second % 2 == 0;
+        vm->stall_ns += 200 * 1000 * 1000;
+        vm->spare = has_enough ? spare : 32 * MIB; /* an eighth is left to it */
+        fixture_step(&f, 1);
+        if (has_enough || vm->past.hold <= 0)
+            assert_about(vm->ask.balloon - vm->balloon, rate);
+        else
+            assert_int_equal(vm->ask.balloon, vm->balloon);
+        assert_true(vm->ask.resident >= vm->resident); /* it is not paged for that */
+    }
+    vm->spare = 32 * MIB + MIB;
+    vm->stall_ns += 200 * 1000 * 1000;
+    fixture_step(&f, 1);
+    assert_about(vm->ask.balloon - vm->balloon, MIB);
+
+    /* In hard as much as from others, of that. */
+    vm->spare = spare;
+    f.vm[1].resident += f.host.free - f.host.memory / 100 * 15 / 10;
+    fixture_step(&f, 1);
+    assert_int_equal(f.host.state, POLICY_HARD);
+    assert_about(vm->ask.balloon - vm->balloon, 2 * rate);
+    assert_about(vm->resident - vm->ask.resident, rate / 2);
+}
+
 /* Faults that are told once a second are no storm when steps are a hundredth apart. */
 static void test_suffering_is_over_time(void **state)
 {
@@ -377,6 +412,7 @@ int main(void)
         cmocka_unit_test(test_balloon_to_and_fro),
         cmocka_unit_test(test_balloon_that_grows_slowly),
         cmocka_unit_test(test_spares_who_suffers),
+        cmocka_unit_test(test_suffering_gives_what_it_can_spare),
         cmocka_unit_test(test_suffering_is_over_time),
         cmocka_unit_test(test_slack_is_used),
     };

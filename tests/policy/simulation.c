@@ -143,6 +143,13 @@ static void guest_measure(const struct guest *guest, struct policy_vm *vm, uint6
     vm->active = active > vm->active ? (vm->active + active) / 2 : (vm->active * 7 + active) / 8;
 }
 
+/* What it could do without: free memory, and content that it does not touch. */
+static void guest_tell(const struct guest *guest, struct policy_vm *vm)
+{
+    uint64_t set = guest->working_set > GUEST_LEAST ? guest->working_set : GUEST_LEAST;
+    vm->spare = guest->has_balloon ? above(vm->max - vm->balloon, set) : 0;
+}
+
 static void guest_count_turns(struct guest *guest, const struct policy_vm *vm)
 {
     uint64_t far = (uint64_t)(TURN_PART * (double)vm->max), now = vm->resident;
@@ -167,6 +174,7 @@ void simulation_live(struct simulation *simulation)
             guest_page_out(guest, vm);
             guest_grow(guest, vm);
         }
+        guest_tell(guest, vm);
         if ((simulation->seconds + i) % 30 == 0)
             guest_measure(guest, vm, &simulation->seed);
         guest_count_turns(guest, vm);

@@ -16,8 +16,8 @@ REPORT_FORM = struct.Struct("=27QIIII")
 REPORT_NAMES = (
     "resident active balloon zero shared compressed compressed_size disk_backed swapped swap_room "
     "overhead spare sample_periods faults_in stall_ns swap_read swap_written pages_scanned "
-    "pages_shared cow_breaks scan_cpu_ns cpu_ns tlb_misses walk_references hidden_faults traced_writes "
-    "shadow_memory balloon_state is_paused mmu_mode mmu_is_chosen").split()
+    "pages_shared cow_breaks scan_cpu_ns cpu_ns tlb_misses walk_references hidden_faults "
+    "traced_writes shadow_memory balloon_state is_paused mmu_mode mmu_is_chosen").split()
 
 
 def message(kind, count, body=b""):

@@ -121,7 +121,7 @@ class HostFaults(harness.TestCase):
 
     def test_killed_for_its_cgroup(self):
         """The kernel's out-of-memory killer: no trace is left of a VM in the background."""
-        cgroup = make_cgroup(96 * MIB)  # enough to begin a boot with, not for what MAKE makes
+        cgroup = make_cgroup(112 * MIB)  # enough to begin a boot with, not for what MAKE makes
         if cgroup is None:
             self.skipTest("no memory cgroup to make here")
         self.addCleanup(os.rmdir, cgroup)

@@ -2,6 +2,8 @@
 """guests/make-initramfs makes an archive again when it must, and only then."""
 
 import os
+import shutil
+import subprocess
 
 import harness
 
@@ -25,6 +27,21 @@ class Initramfs(harness.TestCase):
         self.assertTrue(SECOND in data)
         data, _ = self.make()
         self.assertFalse(FIRST in data)
+
+    def test_busybox_is_found(self):
+        """Wherever Debian's package has it: what is there is not fetched again."""
+        real = os.path.dirname(os.path.dirname(harness.kernel()))
+        place = next(place for place in ("bin", "usr/bin")
+                     if os.path.exists(f"{real}/busybox/{place}/busybox"))
+        for other in ("bin", "usr/bin"):
+            cache = self.path(other.replace("/", "-"))
+            os.makedirs(f"{cache}/busybox/{other}")
+            os.symlink(f"{real}/kernel", f"{cache}/kernel")
+            shutil.copy(f"{real}/busybox/{place}/busybox", f"{cache}/busybox/{other}/busybox")
+            made = subprocess.run([os.path.join(harness.ROOT, "guests", "make-initramfs")],
+                                  env={**os.environ, "AEROSTAT_CACHE": cache}, text=True,
+                                  check=True, capture_output=True)
+            self.assertEqual((made.stdout, made.stderr), (f"{cache}/initramfs.cpio\n", ""))
 
     def test_of_what_is_newer(self):
         one = self.make_file("one", FIRST)

@@ -71,9 +71,12 @@ class Case(control.TestCase):
         self.wait_for(lambda: self.stats(name)["instructions"] > before + 1000000, "the guest runs")
 
     def wait_for_storm(self, link, breaks=600):
-        """So many pages written that were shared, from now on."""
-        before = self.stats("v")["cow_breaks"]
-        self.wait_for(lambda: self.stats("v")["cow_breaks"] > before + breaks or link.breaches,
+        """So many pages written that were shared, from now on, as the VM tells its manager: what
+        `aerostat stats` counts begins again with a reset."""
+        self.wait_for(lambda: link.reports or link.breaches, "a report")
+        self.check_link(link)
+        before = link.reports[-1]["cow_breaks"]
+        self.wait_for(lambda: link.reports[-1]["cow_breaks"] > before + breaks or link.breaches,
                       "shared pages are written")
         self.check_link(link)
 

@@ -28,7 +28,9 @@
 #define REST_NS       200000u /* where nothing may be taken */
 #define BALLOON_TURNS 1000u
 #define CHECK_TURNS   4000u
-#define CHECK_TRIES   100u /* while devices finish what they do */
+/* While devices and other threads finish what they do. The host may let one of them wait for long:
+ * what is broken is still broken after half a minute. */
+#define CHECK_TRIES   15000u
 #define CHECK_REST_NS 2000000u
 #define STACK_BYTES   (128 * KIB)
 
@@ -180,6 +182,8 @@ static void turn_check(struct chaos *chaos)
     for (unsigned i = 0; i < CHECK_TRIES && status != STATUS_OK; i++) {
         if (i != 0)
             rest(CHECK_REST_NS);
+        if (atomic_load(&chaos->stopping))
+            break;
         status = pmap_check(chaos->map, &err);
     }
     atomic_fetch_add(&chaos->checks, 1);

@@ -11,9 +11,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <semaphore.h>
 
 #include "faulty_swap.h"
 #include "mem/chaos.h"
@@ -216,12 +218,77 @@ static void test_tiny(void **state)
     pager_destroy(pager);
 }
 
+/* ------------------------------------------------------------------------- a slow thread */
+
+struct slow {
+    struct world world; /* for its counts; the first, for on_wrong */
+    pthread_t thread;
+    sem_t checks;
+};
+
+/* Begins before a check and ends long after; or at last, should chaos itself wait for the page. */
+static void revoke_slowly(void *context, const struct pmap_revocation *what)
+{
+    struct slow *slow = context;
+    struct timespec until;
+    (void)what;
+    if (!pthread_equal(slow->thread, pthread_self()))
+        return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 5;
+    sem_timedwait(&slow->checks, &until);
+    nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+}
+
+static bool on_stand_still_slowly(void *context)
+{
+    struct slow *slow = context;
+    sem_post(&slow->checks);
+    return true;
+}
+
+static void on_go_on_slowly(void *context)
+{
+    (void)context;
+}
+
+/* What a thread has not finished, because the host lets it wait, is no fault of the map's. */
+static void test_slow_thread(void **state)
+{
+    static const struct chaos_ops ops = {
+        .stand_still = on_stand_still_slowly, .go_on = on_go_on_slowly, .wrong = on_wrong};
+    struct error err = {0};
+    struct ram_range range = {0, 4 * PAGES * PAGE_SIZE}; /* so that chaos does not wait for it */
+    struct slow slow = {.thread = pthread_self()};
+    struct pmap *map = NULL;
+    struct pager *pager = NULL;
+    struct chaos *chaos = NULL;
+    struct chaos_stats stats = {0};
+    bool writable;
+    (void)state;
+    assert_int_equal(pmap_create(&map, &range, 1, &err), STATUS_OK);
+    assert_int_equal(pager_create(&pager, map, NULL, NULL, NULL, &err), STATUS_OK);
+    sem_init(&slow.checks, 0, 0);
+    pmap_set_revoke_hook(map, revoke_slowly, &slow);
+    assert_non_null(pmap_page_read(map, 0, &writable)); /* lent */
+    assert_int_equal(chaos_create(&chaos, map, pager, &ops, &slow, 3, &err), STATUS_OK);
+    assert_non_null(pmap_page_write(map, 0)); /* settling meanwhile */
+    while (stats.checks < 2)
+        chaos_get_stats(chaos, &stats);
+    chaos_destroy(chaos);
+    assert_int_equal(slow.world.wrong_books, 0);
+    sem_destroy(&slow.checks);
+    pmap_destroy(map);
+    pager_destroy(pager);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nothing_is_lost),
         cmocka_unit_test(test_wrong_bytes_are_noticed),
         cmocka_unit_test(test_tiny),
+        cmocka_unit_test(test_slow_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

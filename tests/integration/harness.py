@@ -81,6 +81,23 @@ def sha256_of(path, length=None):
         return hashlib.sha256(stream.read() if length is None else stream.read(length)).hexdigest()
 
 
+def threads_of(pid):
+    """What each thread does, twice, a while apart: for a process that should have ended."""
+    told = ""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            for thread in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
+                with open(f"/proc/{pid}/task/{thread}/stat", encoding="utf-8") as stream:
+                    name, fields = stream.read().split("(", 1)[1].rsplit(") ", 1)
+                state, user, system = (fields.split()[i] for i in (0, 11, 12))
+                told += f"{thread} {name}: {state}, {user} + {system} ticks\n"
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            told += subprocess.run(["eu-stack", "-p", str(pid)], check=False, text=True, timeout=60,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+        time.sleep(2)
+    return told
+
+
 class Vm:
     """A running `aerostat run`. Its console is read all the time, so that it never blocks.
 
@@ -176,7 +193,8 @@ class Vm:
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {seconds} s\n{self.report()}") from None
+            raise AssertionError(f"still running after {seconds} s\n{self.report()}\n"
+                                 f"{threads_of(self.pid)}") from None
         if self._reader is not None:
             self._reader.join(10)
         return status

@@ -121,7 +121,7 @@ class HostFaults(harness.TestCase):
 
     def test_killed_for_its_cgroup(self):
         """The kernel's out-of-memory killer: no trace is left of a VM in the background."""
-        cgroup = make_cgroup(112 * MIB)  # enough to begin a boot with, not for what MAKE makes
+        cgroup = make_cgroup(144 * MIB)  # enough to begin a boot with, not for what is made then
         if cgroup is None:
             self.skipTest("no memory cgroup to make here")
         self.addCleanup(os.rmdir, cgroup)
@@ -129,7 +129,9 @@ class HostFaults(harness.TestCase):
         script = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
         started = subprocess.run(
             ["sh", "-c", script, "sh", cgroup, AEROSTAT, "run", "--detach", "--name", "it",
-             "--swap-dir", self.path("swap"), *harness.boot_arguments(f"{MAKE}; read line")],
+             "--swap-dir", self.path("swap"),
+             *harness.boot_arguments("head -c 104857600 /dev/urandom > /tmp/x; read line",
+                                     memory="256M")],
             env=self.environment, text=True, stdout=subprocess.PIPE, check=True)
         self.assertEqual(started.stdout, "it\n")
         deadline = time.monotonic() + harness.BOOT_SECONDS

@@ -179,11 +179,10 @@ static void turn_check(struct chaos *chaos)
     if (chaos->ops.stand_still == NULL || !chaos->ops.stand_still(chaos->context))
         return;
     enum status status = STATUS_INTERNAL;
-    for (unsigned i = 0; i < CHECK_TRIES && status != STATUS_OK; i++) {
+    for (unsigned i = 0; i < CHECK_TRIES && status != STATUS_OK && !atomic_load(&chaos->stopping);
+         i++) {
         if (i != 0)
             rest(CHECK_REST_NS);
-        if (atomic_load(&chaos->stopping))
-            break;
         status = pmap_check(chaos->map, &err);
     }
     atomic_fetch_add(&chaos->checks, 1);

@@ -84,7 +84,8 @@ def sha256_of(path, length=None):
 def threads_of(pid):
     """What each thread does, twice, a while apart: for a process that should have ended."""
     told = ""
-    for _ in range(2):
+    for pause in (0, 2):
+        time.sleep(pause)
         with contextlib.suppress(OSError):
             for thread in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
                 with open(f"/proc/{pid}/task/{thread}/stat", encoding="utf-8") as stream:
@@ -94,7 +95,6 @@ def threads_of(pid):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             told += subprocess.run(["eu-stack", "-p", str(pid)], check=False, text=True, timeout=60,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
-        time.sleep(2)
     return told
 
 
@@ -170,8 +170,9 @@ class Vm:
                 return match
             left = deadline - time.monotonic()
             if ended or left <= 0:
-                what = "the console ended" if ended else f"{seconds} s passed"
-                raise AssertionError(f"{what} without {pattern!r}\n{self.report()}")
+                what, report = ("the console ended", self.report()) if ended else \
+                    (f"{seconds} s passed", self.hang_report())
+                raise AssertionError(f"{what} without {pattern!r}\n{report}")
             with self._changed:
                 if not self._ended:
                     self._changed.wait(min(left, 1))
@@ -193,8 +194,7 @@ class Vm:
         try:
             status = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {seconds} s\n{self.report()}\n"
-                                 f"{threads_of(self.pid)}") from None
+            raise AssertionError(f"still running after {seconds} s\n{self.hang_report()}") from None
         if self._reader is not None:
             self._reader.join(10)
         return status
@@ -202,6 +202,9 @@ class Vm:
     def report(self):
         return (f"--- console (end)\n{self.console[-4000:]}\n"
                 f"--- errors\n{self.errors[-2000:]}---")
+
+    def hang_report(self):
+        return f"{self.report()}\n{threads_of(self.pid)}"
 
 
 class TestCase(unittest.TestCase):

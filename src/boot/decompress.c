@@ -12,14 +12,19 @@
 #include <lzma.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <zlib.h>
+#define ZSTD_STATIC_LINKING_ONLY  /* for ZSTD_d_stableOutBuffer, which libraries have since 1.4.7  \
+                                   */
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include "util/bits.h"
 
 enum {
     INPUT_CHUNK = 128 * 1024,
     OUTPUT_CHUNK = 256 * 1024,
+    RELEASE_CHUNK = 1024 * 1024,
     LZ4_BLOCK_MAX = 8 * 1024 * 1024, /* plain bytes in one block of a legacy frame */
     ZSTD_WINDOW_LOG_MAX = 27,        /* zstd -22 --ultra, as the kernel's build calls it */
 };
@@ -144,36 +149,64 @@ static enum status decompress_lzma(struct stream *stream, bool is_xz, struct err
     return status;
 }
 
-static enum status decompress_zstd(struct stream *stream, struct error *err)
+/* The plain bytes go to the sink, and their memory back to the host as they do. */
+static enum status emit_and_release(struct stream *stream, uint8_t *plain, size_t length,
+                                    struct error *err)
 {
-    ZSTD_DStream *z = ZSTD_createDStream();
-    if (z == NULL ||
-        ZSTD_isError(ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG_MAX))) {
-        ZSTD_freeDStream(z);
-        return host_memory(stream, err);
-    }
-
     enum status status = STATUS_OK;
+    for (size_t at = 0; at < length && status == STATUS_OK; at += RELEASE_CHUNK) {
+        size_t size = length - at < RELEASE_CHUNK ? length - at : RELEASE_CHUNK;
+        status = stream_emit(stream, plain + at, size, err);
+        madvise(plain + at, size, MADV_DONTNEED);
+    }
+    return status;
+}
+
+static enum status run_zstd(struct stream *stream, ZSTD_DStream *z, ZSTD_outBuffer *out,
+                            struct error *err)
+{
     ZSTD_inBuffer in = {.src = stream->input};
-    for (size_t result = 1; result != 0 && status == STATUS_OK;) {
+    for (size_t result = 1; result != 0;) {
         if (in.pos == in.size) {
-            status = stream_fill(stream, &in.size, err);
+            enum status status = stream_fill(stream, &in.size, err);
             in.pos = 0;
             if (status != STATUS_OK)
-                break;
-            if (in.size == 0) {
-                status = corrupt(stream, err, "it ends early");
-                break;
-            }
+                return status;
+            if (in.size == 0)
+                return corrupt(stream, err, "it ends early");
         }
-        ZSTD_outBuffer out = {.dst = stream->output, .size = OUTPUT_CHUNK};
-        result = ZSTD_decompressStream(z, &out, &in);
+        result = ZSTD_decompressStream(z, out, &in);
+        if (ZSTD_getErrorCode(result) == ZSTD_error_dstSize_tooSmall)
+            return corrupt(stream, err, "it is longer than it says");
         if (ZSTD_isError(result))
-            status = corrupt(stream, err, ZSTD_getErrorName(result));
-        else
-            status = stream_emit(stream, stream->output, out.pos, err);
+            return corrupt(stream, err, ZSTD_getErrorName(result));
     }
+    return STATUS_OK;
+}
+
+/* Kernels are made with the largest window, so that a decoder that keeps one keeps all of the
+ * kernel. So does this one: it has it in one piece, which is its own window, and gives that back
+ * while it becomes the guest's. There are never two of it. */
+static enum status decompress_zstd(struct stream *stream, struct error *err)
+{
+    enum status status = STATUS_OK;
+    ZSTD_outBuffer out = {.size = stream->plain_left};
+    uint8_t *plain = mmap(NULL, out.size, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (plain == MAP_FAILED)
+        return host_memory(stream, err);
+    out.dst = plain;
+    ZSTD_DStream *z = ZSTD_createDStream();
+    if (z == NULL ||
+        ZSTD_isError(ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG_MAX)) ||
+        ZSTD_isError(ZSTD_DCtx_setParameter(z, ZSTD_d_stableOutBuffer, 1)))
+        status = host_memory(stream, err);
+    if (status == STATUS_OK)
+        status = run_zstd(stream, z, &out, err);
     ZSTD_freeDStream(z);
+    if (status == STATUS_OK)
+        status = emit_and_release(stream, plain, out.pos, err);
+    munmap(plain, out.size);
     return status;
 }
 

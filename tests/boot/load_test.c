@@ -5,6 +5,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -160,6 +163,57 @@ static void test_bzimage_large(void **state)
         bytes_free(&payload);
         bytes_free(&elf);
         pmap_destroy(map);
+    }
+}
+
+static long peak_kib(void)
+{
+    struct rusage usage;
+    assert_int_equal(getrusage(RUSAGE_SELF, &usage), 0);
+    return usage.ru_maxrss;
+}
+
+/* Loads it in a process of its own. Returns by how much that grew at most, in KiB. */
+static long loading_peak(const struct bytes *image)
+{
+    int pipe_ends[2];
+    long growth = 0;
+    assert_int_equal(pipe(pipe_ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct pmap *map = make_map(128 * MIB);
+        struct boot_config config = {.append = ""};
+        struct boot_entry entry;
+        struct error err;
+        long before = peak_kib();
+        bool done = boot_load_bytes(map, image->data, image->size, NULL, 0, &config, &entry,
+                                    &err) == STATUS_OK;
+        growth = peak_kib() - before;
+        _exit(!done || write(pipe_ends[1], &growth, sizeof(growth)) != sizeof(growth));
+    }
+    close(pipe_ends[1]);
+    assert_int_equal(read(pipe_ends[0], &growth, sizeof(growth)), sizeof(growth));
+    close(pipe_ends[0]);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    return growth;
+}
+
+/* A kernel with its guest's copy of it is never in memory twice, whatever window it was made with.
+ */
+static void test_held_once(void **state)
+{
+    static const struct test_segment segments[] = {{0, 0x1000000, 48 << 20, 48 << 20, 5}};
+    const enum packing packings[] = {PACK_GZIP, PACK_ZSTD};
+    for (unsigned i = 0; i < ARRAY_LENGTH(packings); i++) {
+        struct bytes elf = make_elf64(segments, 1, 0x1000000);
+        struct bytes payload = pack(packings[i], &elf);
+        struct bytes image = make_bzimage(&payload);
+        bytes_free(&payload);
+        bytes_free(&elf);
+        long growth = loading_peak(&image);
+        if (growth < 48 << 10 || growth > 64 << 10)
+            fail_msg("%s: 48 MiB took %ld KiB", packing_names[packings[i]], growth);
+        bytes_free(&image);
     }
 }
 
@@ -459,7 +513,7 @@ int main(void)
         cmocka_unit_test(test_linux32),    cmocka_unit_test(test_e820),
         cmocka_unit_test(test_initrd),     cmocka_unit_test(test_initrd_does_not_fit),
         cmocka_unit_test(test_multiboot),  cmocka_unit_test(test_multiboot_addresses),
-        cmocka_unit_test(test_zero_pages),
+        cmocka_unit_test(test_zero_pages), cmocka_unit_test(test_held_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

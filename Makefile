@@ -54,7 +54,7 @@ soak: all fuzz ## Fuzzing; a complete Debian at work; random programs, garbage, 
 	@$(BUILD)/tests/translate/native_test --forever $$(($(SOAK_SECONDS) / 6))
 	@$(BUILD)/tests/translate/stress_test --seed $$(date +%s) --count 100000
 	@tests/integration/soak.py --seconds $(SOAK_SECONDS)
-	@tests/integration/soak_memory.py --seconds $(SOAK_SECONDS)
+	@tests/integration/soak_memory.py --seconds $$((2 * $(SOAK_SECONDS))) # chaos every other life
 
 fuzz: ## Every libFuzzer target for FUZZ_SECONDS
 	@scripts/setup build fuzz

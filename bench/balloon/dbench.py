@@ -49,12 +49,18 @@ def copy_image(image, copy):
         os.fsync(stream.fileno())
 
 
-def commands(seconds, balloon_mib):
+# Linux allows as many dirty pages as its memory had room for at boot until it has been writing for a
+# while; it counts anew when the setting changes.
+RESET_DIRTY_LIMIT = "".join(f"echo {ratio} >/proc/sys/vm/dirty_ratio; " for ratio in (21, 20))
+
+
+def commands(seconds, balloon_mib, resets_dirty_limit):
     """What the guest runs. It waits until its balloon has the pages that it is to have."""
     pages = balloon_mib * 256
     wait = ("until set -- $(grep -E 'balloon_(in|de)flate' /proc/vmstat)"
             f" && [ $(($2 - $4)) -ge {pages} ]; do sleep 1; done; ") if pages else ""
-    return (f"{wait}mount -t ext4 /dev/vda /mnt && cd /mnt && free | grep Mem:"
+    reset = RESET_DIRTY_LIMIT if resets_dirty_limit else ""
+    return (f"{wait}{reset}mount -t ext4 /dev/vda /mnt && cd /mnt && free | grep Mem:"
             f" && ./{LOADER} --library-path . ./dbench -c client.txt -D data -t {seconds}"
             f" {CLIENTS} | grep -E 'Throughput|Flush|failed'"
             " && grep -E 'balloon_|pswp|oom_kill' /proc/vmstat"
@@ -62,10 +68,10 @@ def commands(seconds, balloon_mib):
             " && cd / && umount /mnt && read line")
 
 
-def measure(contestant, initrd, seconds, balloon_mib, stats):
+def measure(contestant, initrd, seconds, balloon_mib, resets_dirty_limit, stats):
     """One life of a guest: its throughput, and what says whether it was what was meant."""
     with contest.Guest(contestant, contest.harness.kernel(), initrd,
-                       commands(seconds, balloon_mib)) as guest:
+                       commands(seconds, balloon_mib, resets_dirty_limit)) as guest:
         _, match = guest.expect(r"^Throughput ([0-9.]+) MB/sec",
                                 INFLATE_SECONDS + 3 * seconds + 120)
         result = {"mb_per_second": float(match.group(1))}

@@ -118,11 +118,13 @@ static void check_jump_cache(struct translate *translate, unsigned privilege)
         const struct jump *jump = &cache->jumps[slot];
         if (jump->rip == 0)
             continue;
-        bool found = false;
+        bool is_put_away = !tlb_use_has(&cache->use, slot), found = false;
+        uint64_t rip = is_put_away ? jump->rip ^ JUMP_PUT_AWAY : jump->rip;
         for (const struct translation *t = ref_get(translate, translate->oldest);
              t != NULL && !found; t = ref_get(translate, t->younger))
-            found = !t->is_dead && t->rip == jump->rip && t->privilege == privilege &&
-                    jump->code == TRANSLATION_ENTRY(translate, t);
+            found = !t->is_dead && t->rip == rip && t->privilege == privilege &&
+                    jump->code == TRANSLATION_ENTRY(translate, t) &&
+                    (cache->ppns[slot] == 0 || (cache->ppns[slot] == t->ppn && !t->is_crossing));
         assert_true(found);
     }
 }

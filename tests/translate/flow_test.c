@@ -167,6 +167,50 @@ static void test_large_page(void **state)
     testvm_destroy(&vm);
 }
 
+/* What a flush has taken comes back for who is in the same page again, as long as its translation
+ * is there. */
+static void test_recall(void **state)
+{
+    struct testvm vm;
+    create(&vm, &translate_engine);
+    struct translate *translate = translate_of(vm.vcpu);
+    const uint64_t ppn = FIRST >> PAGE_SHIFT;
+    const struct jump *jump = jump_entry(translate, MMU_SUPERVISOR, VIRTUAL);
+    put_function(&vm, FIRST, 1);
+    map(&vm, 0, FIRST, 0);
+    map(&vm, 1, FIRST + 0x1000, 0);
+    call(&vm, VIRTUAL, 5);
+    assert_int_equal(jump->rip, VIRTUAL);
+    const void *code = jump->code;
+    assert_null(jump_recall(translate, MMU_SUPERVISOR, VIRTUAL, ppn)); /* it is there */
+
+    RUN(&vm, LOAD_CR3);
+    assert_int_equal(jump->rip, VIRTUAL ^ JUMP_PUT_AWAY);
+    assert_null(jump_recall(translate, MMU_USER, VIRTUAL, ppn));
+    assert_null(jump_recall(translate, MMU_SUPERVISOR, VIRTUAL, ppn + 1));
+    assert_null(jump_recall(translate, MMU_SUPERVISOR, VIRTUAL + 1, ppn));
+    assert_ptr_equal(jump_recall(translate, MMU_SUPERVISOR, VIRTUAL, ppn), code);
+    assert_int_equal(jump->rip, VIRTUAL);
+
+    /* A page that is only looked at keeps its translations, and they are found again. */
+    translate_keep(translate, ppn);
+    assert_int_equal(jump->rip, VIRTUAL ^ JUMP_PUT_AWAY);
+    assert_int_equal(call(&vm, VIRTUAL, 5), 1);
+    assert_int_equal(jump->rip, VIRTUAL);
+    assert_ptr_equal(jump->code, code);
+
+    /* Not what has been dropped. */
+    RUN(&vm, LOAD_CR3);
+    put_function(&vm, FIRST, 2);
+    assert_null(jump_recall(translate, MMU_SUPERVISOR, VIRTUAL, ppn));
+    assert_int_equal(call(&vm, VIRTUAL, 5), 2);
+    RUN(&vm, LOAD_CR3);
+    ring_empty(translate);
+    assert_null(jump_recall(translate, MMU_SUPERVISOR, VIRTUAL, ppn));
+    assert_int_equal(call(&vm, VIRTUAL, 5), 2);
+    testvm_destroy(&vm);
+}
+
 /* Flushes of other pages, and of all but global ones, cost nothing: what was known stays known. */
 static void test_kept(void **state)
 {
@@ -185,7 +229,7 @@ static void test_kept(void **state)
         invlpg(&vm, 0x7fff00000000 + 0x1000 * i);
     assert_int_equal(jump->rip, VIRTUAL);
     invlpg(&vm, VIRTUAL);
-    assert_int_equal(jump->rip, 0);
+    assert_int_equal(jump->rip, VIRTUAL ^ JUMP_PUT_AWAY);
     assert_true(translate->stats.jump_flushes >= 18);
 
     /* Two RIPs with one home share its two slots, and both are found. */
@@ -481,10 +525,10 @@ static void test_endless(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flushes),   cmocka_unit_test(test_large_page),
-        cmocka_unit_test(test_kept),      cmocka_unit_test(test_crossing),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_every_look),
-        cmocka_unit_test(test_endless),
+        cmocka_unit_test(test_flushes),    cmocka_unit_test(test_large_page),
+        cmocka_unit_test(test_recall),     cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_crossing),   cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_every_look), cmocka_unit_test(test_endless),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

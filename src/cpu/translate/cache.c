@@ -220,7 +220,7 @@ void translate_keep(void *context, uint64_t ppn)
     for (struct translation *t = translate_page_first(translate, ppn); t != NULL;
          t = ref_get(translate, t->page_next)) {
         if (t->ppn == ppn)
-            jump_forget(translate, t);
+            jump_put_away(translate, t);
     }
 }
 

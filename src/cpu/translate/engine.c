@@ -62,19 +62,37 @@ static void interpret(struct vcpu *vcpu, const struct block *block, unsigned cou
     }
 }
 
-/* The translation at RIP, if there is one and the instruction TLB has its page (*has_page). */
-static struct translation *find_known(struct vcpu *vcpu, struct translate *translate,
-                                      bool *has_page)
+/* Where RIP is, if the instruction TLB has its page. */
+static bool find_gpa(const struct vcpu *vcpu, uint64_t *gpa)
 {
     uint64_t rip = vcpu->rip;
     const struct itlb_entry *entry =
         &vcpu->mmu.itlb[vcpu->cpl != 3][(rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    *has_page = entry->tag == (rip & ~PAGE_MASK);
-    if (unlikely(!*has_page))
+    *gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
+    return entry->tag == (rip & ~PAGE_MASK);
+}
+
+/* The translation at RIP, if there is one and the instruction TLB has its page. */
+static struct translation *find_known(struct vcpu *vcpu, struct translate *translate)
+{
+    uint64_t gpa;
+    if (!find_gpa(vcpu, &gpa))
         return NULL;
-    uint64_t gpa = (entry->info & ~PAGE_MASK) | (rip & PAGE_MASK);
-    struct translation *t = translate_look_up(translate, gpa, rip, vcpu->privilege);
+    struct translation *t = translate_look_up(translate, gpa, vcpu->rip, vcpu->privilege);
     return t != NULL && unlikely(t->is_crossing) ? crossing_current(vcpu, t) : t;
+}
+
+/* Has the page of RIP in the instruction TLB, or raises what fetching raises. Then: what the jump
+ * cache knew of RIP before a flush, if that still holds. What comes by a link is for find, which
+ * patches it. */
+static const void *recall(struct vcpu *vcpu, struct translate *translate)
+{
+    uint64_t gpa;
+    if (unlikely(!find_gpa(vcpu, &gpa)))
+        block_locate(vcpu);
+    if (translate->left_by != NULL || translate->is_lockstep || !find_gpa(vcpu, &gpa))
+        return NULL;
+    return jump_recall(translate, vcpu->privilege, vcpu->rip, gpa >> PAGE_SHIFT);
 }
 
 /* The link by which the guest came to RIP; NULL: none. */
@@ -133,12 +151,7 @@ static bool has_foreign_runs(const struct vcpu *vcpu, struct translate *translat
 static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
-    bool has_page;
-    struct translation *t = find_known(vcpu, translate, &has_page);
-    if (!has_page) {
-        block_locate(vcpu); /* into the instruction TLB */
-        t = find_known(vcpu, translate, &has_page);
-    }
+    struct translation *t = find_known(vcpu, translate);
     if (t != NULL) {
         bool grows = heat(vcpu, translate, t) && could_grow(translate, t);
         if (likely(!grows && !has_foreign_runs(vcpu, translate, t)))
@@ -164,12 +177,12 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     return t;
 }
 
-void translate_enter(struct translate *translate, const struct translation *t)
+void translate_enter(struct translate *translate, const void *code)
 {
     translate_serialize(translate);
     enter_fn *enter = (enter_fn *)(uintptr_t)(translate->code.execute + translate->enter);
     translate->stats.dispatches++;
-    struct link *link = enter(TRANSLATION_ENTRY(translate, t));
+    struct link *link = enter(code);
     if (link != NULL)
         translate->vcpu->rip =
             translation_page(translate, link_from(translate, link)) | link->target;
@@ -202,12 +215,16 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
             return VCPU_EXIT_HALTED;
         vcpu->leave_block = false;
         const struct block *block = NULL;
+        const void *code = NULL;
         struct translation *t = NULL;
-        if (likely(vcpu->is_translatable && !step && !interpreted))
-            t = find(vcpu, translate, &block);
-        else
+        if (likely(vcpu->is_translatable && !step && !interpreted)) {
+            code = recall(vcpu, translate);
+            if (code == NULL)
+                t = find(vcpu, translate, &block);
+        } else {
             block = block_find(vcpu);
-        if (unlikely(t == NULL)) {
+        }
+        if (unlikely(code == NULL && t == NULL)) {
             translate->stats.interpreted++;
             vcpu->leave_block = false;
             interpret(vcpu, block, step ? 1 : block->count);
@@ -222,12 +239,15 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
             translate_bury(translate);
         if (unlikely(translate->is_lockstep)) {
             if (!run_lockstep(vcpu, translate, t))
-                translate_enter(translate, t);
+                translate_enter(translate, TRANSLATION_ENTRY(translate, t));
             continue;
         }
-        if (!translate_chain(translate, t))
-            jump_remember(translate, t, vcpu->rip);
-        translate_enter(translate, t);
+        if (code == NULL) {
+            code = TRANSLATION_ENTRY(translate, t);
+            if (!translate_chain(translate, t))
+                jump_remember(translate, t, vcpu->rip);
+        }
+        translate_enter(translate, code);
     }
 }
 

@@ -17,6 +17,12 @@
  *     filled since the last one;
  *   - with its translation: jump_forget. That is under one RIP at a time, although it may be good
  *     at several (relative.c).
+ * What a flush takes is not forgotten but put away: its RIP is made one that nobody looks for (the
+ * bit JUMP_PUT_AWAY), and the dispatcher, which knows by the ITLB where RIP is now, takes it back
+ * if that is the page that it was in (jump_recall). Most flushes are of other pages or of an
+ * address space that comes back, and so what was known costs the dispatcher neither the tables nor
+ * the translation itself, a cache miss each. Only jump_forget takes an entry away for good.
+ *
  * Most pages that a kernel flushes are data. The filter `pages` has those that have had entries
  * since the last full flush, and a flush of any other page ends there. An entry from a large page
  * goes with a flush of any page in its GiB: `large_regions` has those. An instruction that crosses
@@ -54,10 +60,26 @@ static unsigned home_of(uint64_t rip)
 
 #define REGION_SHIFT 30
 
-static void slot_set(struct jump_cache *cache, unsigned slot, struct jump jump, bool global)
+#define NO_PPN 0u /* a translation that is not to be recalled: nobody runs much of page 0 */
+
+static bool is_for(const struct jump *jump, uint64_t rip)
+{
+    return jump->rip == rip || jump->rip == (rip ^ JUMP_PUT_AWAY);
+}
+
+static void slot_set(struct jump_cache *cache, unsigned slot, struct jump jump, uint32_t ppn,
+                     bool global)
 {
     cache->jumps[slot] = jump;
+    cache->ppns[slot] = ppn;
     tlb_use_set(&cache->use, slot, global);
+}
+
+/* It is filled. */
+static void slot_put_away(struct jump_cache *cache, unsigned slot)
+{
+    cache->jumps[slot].rip ^= JUMP_PUT_AWAY;
+    tlb_use_clear(&cache->use, slot);
 }
 
 static void slot_clear(struct jump_cache *cache, unsigned slot)
@@ -113,26 +135,53 @@ void jump_remember(struct translate *translate, struct translation *t, uint64_t 
     }
     if (t->rip == 0)
         return;
-    if (jump->rip == t->rip || cache->jumps[other].rip == t->rip) {
+    if (is_for(jump, t->rip) || is_for(&cache->jumps[other], t->rip)) {
         jump_forget(translate, t);
     } else if (other != 0 && tlb_use_has(&cache->use, slot) &&
                (!tlb_use_has(&cache->use, other) || toss(translate))) {
-        slot_set(cache, other, *jump, tlb_set_has(&cache->use.of[true], slot));
+        slot_set(cache, other, *jump, cache->ppns[slot], tlb_set_has(&cache->use.of[true], slot));
     }
     bool is_global = note_page(translate, t->privilege, t->rip);
-    if (t->is_crossing)
+    uint32_t ppn = t->ppn <= UINT32_MAX ? (uint32_t)t->ppn : NO_PPN;
+    if (t->is_crossing) {
         is_global &= note_page(translate, t->privilege, reach(t->rip));
-    slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)}, is_global);
+        ppn = NO_PPN; /* where its second page is now, has to be looked at, too */
+    }
+    slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)}, ppn, is_global);
+}
+
+const void *jump_recall(struct translate *translate, unsigned privilege, uint64_t rip, uint64_t ppn)
+{
+    struct jump_cache *cache = &translate->jumps[privilege];
+    unsigned slot = home_of(rip);
+    if (cache->jumps[slot].rip != (rip ^ JUMP_PUT_AWAY))
+        slot ^= 1;
+    if (cache->jumps[slot].rip != (rip ^ JUMP_PUT_AWAY) || cache->ppns[slot] != ppn ||
+        ppn == NO_PPN)
+        return NULL;
+    cache->jumps[slot].rip = rip;
+    tlb_use_set(&cache->use, slot, note_page(translate, privilege, rip));
+    return cache->jumps[slot].code;
 }
 
 void jump_forget(struct translate *translate, const struct translation *t)
 {
     struct jump_cache *cache = &translate->jumps[t->privilege];
     unsigned slot = home_of(t->rip);
-    if (cache->jumps[slot].rip == t->rip)
+    if (is_for(&cache->jumps[slot], t->rip))
         slot_clear(cache, slot);
-    if (cache->jumps[slot ^ 1].rip == t->rip)
+    if (is_for(&cache->jumps[slot ^ 1], t->rip))
         slot_clear(cache, slot ^ 1);
+}
+
+void jump_put_away(struct translate *translate, const struct translation *t)
+{
+    struct jump_cache *cache = &translate->jumps[t->privilege];
+    unsigned slot = home_of(t->rip);
+    if (cache->jumps[slot].rip == t->rip)
+        slot_put_away(cache, slot);
+    if (cache->jumps[slot ^ 1].rip == t->rip)
+        slot_put_away(cache, slot ^ 1);
 }
 
 static void clear(struct jump_cache *cache, bool keep_global)
@@ -141,7 +190,7 @@ static void clear(struct jump_cache *cache, bool keep_global)
         struct tlb_set *set = &cache->use.of[global];
         struct tlb_cursor cursor = tlb_set_begin(set);
         for (unsigned slot; tlb_set_next(set, &cursor, &slot);)
-            cache->jumps[slot].rip = 0;
+            cache->jumps[slot].rip ^= JUMP_PUT_AWAY;
         tlb_set_clear(set);
     }
     if (cache->use.of[true].groups == 0) {
@@ -159,7 +208,7 @@ static void clear_around(struct jump_cache *cache, uint64_t linear, unsigned bit
         for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
             uint64_t rip = cache->jumps[slot].rip;
             if ((rip ^ linear) >> bits == 0 || (reach(rip) ^ linear) >> bits == 0)
-                slot_clear(cache, slot);
+                slot_put_away(cache, slot);
         }
     }
 }

@@ -208,7 +208,7 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
         return true; /* it has been run */
     registers_get(vcpu, &want);
     registers_set(vcpu, &start);
-    translate_enter(translate, t);
+    translate_enter(translate, TRANSLATION_ENTRY(translate, t));
     registers_get(vcpu, &got);
     uint64_t mask = ~undefined_flags(block);
     bool equal = memcmp(want.gpr, got.gpr, sizeof(want.gpr)) == 0 && want.rip == got.rip &&

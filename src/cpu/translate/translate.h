@@ -99,7 +99,10 @@ _Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand o
 #define TRANSLATION_ENTRY(translate, t)                                                            \
     ((const void *)((translate)->code.execute + (t)->code + (t)->unloaded))
 
-/* Looked up by generated code: RIP and where its translation begins, flags in the slot. */
+/* Looked up by generated code: RIP and where its translation begins, flags in the slot. A RIP with
+ * this bit the wrong way round is not canonical, so nobody looks for it (jump.c). */
+#define JUMP_PUT_AWAY bit(62)
+
 struct jump {
     uint64_t rip; /* 0: none */
     const void *code;
@@ -107,7 +110,8 @@ struct jump {
 
 struct jump_cache {
     struct jump jumps[TRANSLATE_JUMPS];
-    struct tlb_use use; /* filled slots */
+    uint32_t ppns[TRANSLATE_JUMPS]; /* where that RIP is, for those that a flush puts away */
+    struct tlb_use use;             /* filled slots */
     struct tlb_filter pages, large_regions;
 };
 
@@ -298,6 +302,12 @@ struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_
 /* So that generated code finds it by this RIP, and by no other, from now on. */
 void jump_remember(struct translate *translate, struct translation *t, uint64_t rip);
 void jump_forget(struct translate *translate, const struct translation *t);
+/* As a flush of its page. */
+void jump_put_away(struct translate *translate, const struct translation *t);
+/* RIP is in page ppn now, says the ITLB. Returns where to enter generated code, and has it find
+ * that by itself again, if the jump cache had it before a flush; NULL: it has not. */
+const void *jump_recall(struct translate *translate, unsigned privilege, uint64_t rip,
+                        uint64_t ppn);
 /* mmu_code_flush_fn; the context is the struct translate. */
 void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear);
 /* The dispatcher's, before it enters generated code: has look-ups hit again if attention is 0. */
@@ -337,8 +347,8 @@ uint32_t translate_entry(struct translate *translate, struct translation *t,
 bool translate_is_inline(const struct insn *insn);
 
 /* engine.c */
-/* Runs generated code from t on, and sets left_by. */
-void translate_enter(struct translate *translate, const struct translation *t);
+/* Runs generated code from there on, and sets left_by. */
+void translate_enter(struct translate *translate, const void *code);
 
 /* lockstep.c: runs the block, whose translation is t, on both engines. False: it is not one that
  * can be compared, and has not been run. */

@@ -5,8 +5,9 @@
  * before, its block follows in line instead: so loops, which are translated the second time round,
  * have their first way round in line. Everything else asks the jump cache (jump.c). It
  * has been filled by the dispatcher, so whatever is found there has been checked: canonical,
- * mapped, executable. What is not found there goes to the instruction's handler before anything of
- * it has been done, and to the dispatcher after that.
+ * mapped, executable. What is not found there is for the dispatcher, after the branch; but an
+ * address that is not canonical goes to the instruction's handler before anything of it has been
+ * done.
  *
  * Attention (see vcpu.h) is looked at on every way that can close a loop: where RIP is looked up in
  * the jump cache, and where a direct branch goes backward (entry.c). All else only makes RIP grow,

@@ -37,7 +37,8 @@
  * attention in handlers, which leave the block then.
  *
  * RIP 0 belongs in slot 0, is found there always, and its code leaves for the dispatcher. So a
- * table of zeros is an empty one: no other RIP is 0, and nobody looks for 0 anywhere else.
+ * table of zeros is an empty one: no other RIP is 0, and nobody looks for 0 anywhere else. Who
+ * finds nothing out of line goes by slot 0 as well: the branch itself is done then.
  */
 
 #include <string.h>
@@ -240,5 +241,5 @@ void jump_arm(struct vcpu *vcpu)
 void jump_init(struct translate *translate)
 {
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++)
-        translate->jumps[p].jumps[0].code = translate->code.execute + translate->exit_zero;
+        translate->jumps[p].jumps[0].code = translate->code.execute + translate->exit_saved;
 }

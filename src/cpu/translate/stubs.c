@@ -13,8 +13,9 @@
  *   exit_link_host       the same, flags in the CPU
  *   exit_jump            T0: RIP to go on at; flags in their slot. Where there is nothing for the
  *                        dispatcher to do, goes on at the code that the jump cache has
- *   jump_second          a subroutine: looks T0 up again in the table at T2, in both places. ZF:
- *                        [T2 + 8 * T1] is the entry; never when attention is wanted
+ *   jump_second          a subroutine: looks T0 up again in the table at T2, in both places. Then
+ *                        [T2 + 8 * T1] is the entry to go on by; that of the dispatcher if there is
+ *                        none, or attention is wanted. ZF: T0 is canonical
  *   second_look          a subroutine: looks T0, a linear address, up in the TLB's spare table, and
  *                        then asks the MMU (slow_find); T2 is the page of its last byte. ZF: T0 is
  *                        the host address. Spoils T1 and T2. One for each privilege and access
@@ -281,11 +282,20 @@ static void emit_jump_second(struct emit *e)
     emit_op(e, 0, 0x33, T1, rm_reg(T0));
     emit_alu_immediate(e, 4, 4, rm_reg(T1), JUMP_MASK);
     emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
-    uint32_t found = emit_jcc(e, CONDITION_E);
+    uint32_t first = emit_jcc(e, CONDITION_E);
     emit_alu_immediate(e, 6, 4, rm_reg(T1), 2); /* xor */
     emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
-    emit_link(e, found, emit_offset(e));
+    uint32_t second = emit_jcc(e, CONDITION_E);
     emit_link(e, attention, emit_offset(e));
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 4, rm_reg(T1)); /* shl */
+    emit_u8(e, 64 - 48);
+    emit_op(e, EMIT_W, 0xc1, 7, rm_reg(T1)); /* sar */
+    emit_u8(e, 64 - 48);
+    emit_op(e, EMIT_W, 0x3b, T1, rm_reg(T0));
+    emit_constant(e, T1, 0); /* entry 0, for the dispatcher */
+    emit_link(e, first, emit_offset(e));
+    emit_link(e, second, emit_offset(e));
     emit_u8(e, 0xc3);
 }
 
@@ -316,9 +326,6 @@ void translate_emit_stubs(struct translate *translate)
     emit_flags_save(&e);
     translate->exit_link_saved = emit_offset(&e);
     emit_exit_link(&e, translate);
-    translate->exit_zero = emit_offset(&e);
-    emit_constant(&e, T0, 0);
-    emit_jmp_to(&e, translate->exit_saved);
     translate->jump_second = emit_offset(&e);
     emit_jump_second(&e);
     vectors_emit_load_stubs(translate, &e);

@@ -161,7 +161,7 @@ struct translate {
     uint8_t bad_runs[BAD_RUNS]; /* by a hash of its address: how often a run of a block failed */
 
     /* Offsets of the fixed routines. */
-    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump, exit_zero;
+    uint32_t enter, call_handler, call_handler_exit, exit_saved, exit_host, exit_jump;
     uint32_t exit_link_saved, exit_link_host;
     uint32_t jump_second, vectors_save;
     uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */

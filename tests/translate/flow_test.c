@@ -211,6 +211,46 @@ static void test_recall(void **state)
     testvm_destroy(&vm);
 }
 
+/* A branch to where the jump cache has nothing needs no handler, unless it is to fault. */
+static void test_missed(void **state)
+{
+    static const char branches[][4] = {"\xff\xd3", "\xff\xe3", "\x53\xc3"}; /* call, jmp, ret */
+    for (unsigned i = 0; i < ARRAY_LENGTH(branches); i++) {
+        struct testvm vm;
+        create(&vm, &translate_engine);
+        struct translate *translate = translate_of(vm.vcpu);
+        map(&vm, 0, FIRST, 0);
+        testvm_put(&vm, FIRST, "\xf4", 1);
+        testvm_put(&vm, FIRST + 0x800, "\xf4", 1);
+        testvm_put(&vm, CODE, branches[i], 2);
+        for (unsigned again = 0; again < 2; again++) {
+            uint64_t target = VIRTUAL + 0x800 * again, slow_paths = translate->stats.slow_paths;
+            vm.vcpu->gpr[GPR_RSP] = 0x9000;
+            vm.vcpu->gpr[GPR_RBX] = target;
+            assert_int_equal(testvm_run(&vm, CODE), VCPU_EXIT_HALTED);
+            assert_int_equal(vm.vcpu->rip, target + 1);
+            assert_int_equal(vm.vcpu->gpr[GPR_RSP], i == 0 ? 0x8ff8 : 0x9000);
+            assert_int_equal(translate->stats.slow_paths, slow_paths);
+        }
+
+        /* A fault of the branch, not of its target; without an IDT, that is the end. */
+        mmu_flush(&vm.vcpu->mmu, true);
+        const struct jump *jump = jump_entry(translate, MMU_SUPERVISOR, VIRTUAL);
+        assert_int_equal(jump->rip, VIRTUAL ^ JUMP_PUT_AWAY);
+        const uint64_t targets[] = {0x0000800000000000, 0xffff7fffffffffff, VIRTUAL | bit(62),
+                                    jump->rip};
+        for (unsigned t = 0; t < ARRAY_LENGTH(targets); t++) {
+            testvm_set_mode(&vm, MODE_LONG, 8);
+            vm.vcpu->gpr[GPR_RSP] = 0x9000;
+            vm.vcpu->gpr[GPR_RBX] = targets[t];
+            assert_int_equal(testvm_run(&vm, CODE), VCPU_EXIT_SHUTDOWN);
+            assert_int_equal(vm.vcpu->rip, CODE + (i == 2));
+            assert_int_equal(vm.vcpu->gpr[GPR_RSP], i == 2 ? 0x8ff8 : 0x9000);
+        }
+        testvm_destroy(&vm);
+    }
+}
+
 /* Flushes of other pages, and of all but global ones, cost nothing: what was known stays known. */
 static void test_kept(void **state)
 {
@@ -525,10 +565,11 @@ static void test_endless(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flushes),    cmocka_unit_test(test_large_page),
-        cmocka_unit_test(test_recall),     cmocka_unit_test(test_kept),
-        cmocka_unit_test(test_crossing),   cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_every_look), cmocka_unit_test(test_endless),
+        cmocka_unit_test(test_flushes),   cmocka_unit_test(test_large_page),
+        cmocka_unit_test(test_recall),    cmocka_unit_test(test_missed),
+        cmocka_unit_test(test_kept),      cmocka_unit_test(test_crossing),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_every_look),
+        cmocka_unit_test(test_endless),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

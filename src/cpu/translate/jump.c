@@ -17,8 +17,8 @@
  *     filled since the last one;
  *   - with its translation: jump_forget. That is under one RIP at a time, although it may be good
  *     at several (relative.c).
- * What a flush takes is not forgotten but put away: its RIP is made one that nobody looks for (the
- * bit JUMP_PUT_AWAY), and the dispatcher, which knows by the ITLB where RIP is now, takes it back
+ * What a flush takes is not forgotten but put away: its RIP is made one that nobody looks for here
+ * (JUMP_PUT_AWAY), and the dispatcher, which knows by the ITLB where RIP is now, takes it back
  * if that is the page that it was in (jump_recall). Most flushes are of other pages or of an
  * address space that comes back, and so what was known costs the dispatcher neither the tables nor
  * the translation itself, a cache miss each. Only jump_forget takes an entry away for good.
@@ -46,6 +46,8 @@
 #include "cpu/translate/translate.h"
 
 _Static_assert(JUMP_MASK == (TRANSLATE_JUMPS - 1) << 1, "a bit below the slot's");
+_Static_assert((JUMP_PUT_AWAY & JUMP_MASK) > 2 && (JUMP_PUT_AWAY >> JUMP_SHIFT & JUMP_MASK) == 0,
+               "who looks for a RIP that was put away looks in two other slots");
 
 static unsigned slot_of(uint64_t rip)
 {

@@ -99,9 +99,14 @@ _Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand o
 #define TRANSLATION_ENTRY(translate, t)                                                            \
     ((const void *)((translate)->code.execute + (t)->code + (t)->unloaded))
 
-/* Looked up by generated code: RIP and where its translation begins, flags in the slot. A RIP with
- * this bit the wrong way round is not canonical, so nobody looks for it (jump.c). */
-#define JUMP_PUT_AWAY bit(62)
+/*
+ * Looked up by generated code: RIP and where its translation begins, flags in the slot.
+ *
+ * With these bits the wrong way round, nobody finds it (jump.c). A guest may branch to any address,
+ * to that one as well: but bit 2 is one of those that say in which slots to look, so it is looked
+ * for elsewhere; and with bit 62 it is no address that another RIP could be, nor 0.
+ */
+#define JUMP_PUT_AWAY (1ull << 62 | 1ull << 2)
 
 struct jump {
     uint64_t rip; /* 0: none */

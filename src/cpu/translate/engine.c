@@ -237,15 +237,14 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         jump_arm(vcpu);
         if (unlikely(translate->dead != 0))
             translate_bury(translate);
-        if (unlikely(translate->is_lockstep)) {
-            if (!run_lockstep(vcpu, translate, t))
-                translate_enter(translate, TRANSLATION_ENTRY(translate, t));
-            continue;
-        }
         if (code == NULL) {
             code = TRANSLATION_ENTRY(translate, t);
-            if (!translate_chain(translate, t))
+            if (unlikely(translate->is_lockstep)) {
+                if (run_lockstep(vcpu, translate, t))
+                    continue;
+            } else if (!translate_chain(translate, t)) {
                 jump_remember(translate, t, vcpu->rip);
+            }
         }
         translate_enter(translate, code);
     }

@@ -14,8 +14,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <zlib.h>
-#define ZSTD_STATIC_LINKING_ONLY  /* for ZSTD_d_stableOutBuffer, which libraries have since 1.4.7  \
-                                   */
+/* For ZSTD_d_stableOutBuffer, which the library has since 1.4.7. */
+#define ZSTD_STATIC_LINKING_ONLY
 #include <zstd.h>
 #include <zstd_errors.h>
 

@@ -183,9 +183,13 @@ static inline void emit_store(struct emit *e, struct emit_rm to, unsigned from)
     emit_op(e, EMIT_W, 0x89, from, to);
 }
 
+/* No flags. An address that is a register is moved, which many CPUs do in no time. */
 static inline void emit_lea(struct emit *e, unsigned to, struct emit_rm from)
 {
-    emit_op(e, EMIT_W, 0x8d, to, from);
+    if (from.reg == HOST_NONE || from.index != HOST_NONE || from.displacement != 0)
+        emit_op(e, EMIT_W, 0x8d, to, from);
+    else if (from.reg != to)
+        emit_mov(e, to, from.reg);
 }
 
 /* Shortest move of a constant; no flags. */

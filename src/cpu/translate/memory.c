@@ -176,11 +176,10 @@ void context_address_to(struct context *c, unsigned to)
             rm.index = (uint8_t)context_get(c, insn->index, T1);
             rm.scale = insn->scale;
         }
-        bool is_plain = wide && rm.index == HOST_NONE && rm.displacement == 0;
-        if (!is_plain)
-            emit_op(e, wide, 0x8d, to, rm);
-        else if (rm.reg != to)
-            emit_mov(e, to, rm.reg); /* which many CPUs do in no time */
+        if (wide)
+            emit_lea(e, to, rm);
+        else
+            emit_op(e, 0, 0x8d, to, rm);
     }
     if (insn->seg >= SEG_FS)
         emit_op(e, EMIT_W, 0x03, to,
@@ -241,10 +240,7 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
     tag.reg = addend.reg = T1;
     c->in_host = false;
     emit_slot(c);
-    if (last.index == HOST_NONE && last.displacement == 0)
-        emit_mov(e, T2, last.reg);
-    else
-        emit_lea(e, T2, last);
+    emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, tag);
     return addend;

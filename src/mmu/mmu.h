@@ -45,7 +45,7 @@
 #include "util/bits.h"
 #include "util/status.h"
 
-#define TLB_ENTRIES       4096u  /* per privilege */
+#define TLB_ENTRIES       8192u  /* per privilege */
 #define TLB_SPARE_ENTRIES 65536u /* per privilege, at most: see tlb_init */
 #define ITLB_ENTRIES      1024u  /* per privilege */
 #define MMU_SPACES        8u   /* address spaces that are kept while another one is current, ... */

@@ -225,7 +225,7 @@ static void emit_slot(struct context *c)
 
 /*
  *      rorx r10, r9, 7                 or MOV and SHR; a slot is 32 bytes
- *      and  r10d, 0x1ffe0              4096 slots
+ *      and  r10d, 0x3ffe0              8192 slots
  *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
  *      and  r11, -4096
  *      cmp  r11, gs:[r10 + tag]

@@ -101,11 +101,7 @@ static enum status load_payload(const struct boot_job *job, uint64_t offset, uin
                          job->kernel->name, plain_size);
     /* So what a file says bounds no more of the host's memory than the guest may have. */
     if (plain_size > memory_total(job->map))
-        return error_set(err, STATUS_INVALID,
-                         "kernel '%s' does not fit in %llu MiB of memory: give "
-                         "--memory at least %lluM",
-                         job->kernel->name, (unsigned long long)(memory_total(job->map) / MIB),
-                         (unsigned long long)((plain_size + MIB - 1) / MIB));
+        return image_refuse_size(job->map, job->kernel, plain_size, err);
 
     struct payload payload = {
         .image = image,

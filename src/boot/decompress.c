@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <zlib.h>
-/* For ZSTD_d_stableOutBuffer, which the library has since 1.4.7. */
+/* For ZSTD_d_stableOutBuffer. */
 #define ZSTD_STATIC_LINKING_ONLY
 #include <zstd.h>
 #include <zstd_errors.h>

@@ -16,6 +16,15 @@ static bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
     return a < b + b_size && b < a + a_size;
 }
 
+enum status image_refuse_size(const struct pmap *map, const struct boot_source *source,
+                              uint64_t needed, struct error *err)
+{
+    return error_set(err, STATUS_INVALID,
+                     "%s '%s' does not fit in %llu MiB of memory: give --memory at least %lluM",
+                     source->what, source->name, (unsigned long long)(memory_total(map) / MIB),
+                     (unsigned long long)(align_up(needed, MIB) / MIB));
+}
+
 enum status image_add(struct image *image, const struct image_segment *segment, struct error *err)
 {
     const char *what = image->source->what, *name = image->source->name;
@@ -48,11 +57,7 @@ enum status image_add(struct image *image, const struct image_segment *segment, 
                              "%s '%s' wants memory at 0x%llx, where there is "
                              "none",
                              what, name, (unsigned long long)segment->gpa);
-        return error_set(err, STATUS_INVALID,
-                         "%s '%s' does not fit in %llu MiB of memory: give "
-                         "--memory at least %lluM",
-                         what, name, (unsigned long long)(memory_total(image->map) / MIB),
-                         (unsigned long long)(align_up(end, MIB) / MIB));
+        return image_refuse_size(image->map, image->source, end, err);
     }
     for (unsigned i = 0; i < image->count; i++) {
         if (overlap(segment->gpa, segment->mem_size, image->segments[i].gpa,

@@ -37,6 +37,10 @@ struct image {
 void image_init(struct image *image, struct pmap *map, const struct boot_source *source,
                 uint64_t file_size);
 
+/* Says that the VM has too little memory for it, and how much it needs at least. */
+enum status image_refuse_size(const struct pmap *map, const struct boot_source *source,
+                              uint64_t needed, struct error *err);
+
 enum status image_add(struct image *image, const struct image_segment *segment, struct error *err);
 
 /* From the lowest segment to the end of the highest. */

@@ -275,7 +275,7 @@ static void test_payload_size(void **state)
             {63, "which no kernel does"},
             {0xffffffff, "which no kernel does"},
             {512 * MIB + 1, "which no kernel does"},
-            {512 * MIB, ""},
+            {512 * MIB, "does not fit in"},
             {64, ""},
         };
         for (unsigned i = 0; i < ARRAY_LENGTH(cases); i++) {

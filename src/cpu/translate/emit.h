@@ -323,4 +323,15 @@ static inline void emit_stmxcsr(struct emit *e, struct emit_rm to)
 #define CONDITION_BE 6u
 #define CONDITION_A  7u
 
+/* ZF: reg is a canonical address. Spoils `scratch`. */
+static inline void emit_compare_canonical(struct emit *e, unsigned scratch, unsigned reg)
+{
+    emit_mov(e, scratch, reg);
+    emit_op(e, EMIT_W, 0xc1, 4, rm_reg(scratch)); /* shl */
+    emit_u8(e, 64 - 48);
+    emit_op(e, EMIT_W, 0xc1, 7, rm_reg(scratch)); /* sar */
+    emit_u8(e, 64 - 48);
+    emit_op(e, EMIT_W, 0x3b, scratch, rm_reg(reg));
+}
+
 #endif

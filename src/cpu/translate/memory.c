@@ -72,13 +72,7 @@ void context_run_end(struct context *c)
 
 void context_slow_unless_canonical(struct context *c, struct slow_path *slow, unsigned reg)
 {
-    struct emit *e = &c->e;
-    emit_mov(e, T1, reg);
-    emit_op(e, EMIT_W, 0xc1, 4, rm_reg(T1)); /* shl */
-    emit_u8(e, 16);
-    emit_op(e, EMIT_W, 0xc1, 7, rm_reg(T1)); /* sar */
-    emit_u8(e, 16);
-    emit_op(e, EMIT_W, 0x3b, T1, rm_reg(reg));
+    emit_compare_canonical(&c->e, T1, reg);
     context_slow_jump(c, slow, CONDITION_NE);
 }
 

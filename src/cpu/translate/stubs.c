@@ -287,12 +287,7 @@ static void emit_jump_second(struct emit *e)
     emit_op(e, EMIT_W, 0x3b, T0, rm_jump(offsetof(struct jump, rip)));
     uint32_t second = emit_jcc(e, CONDITION_E);
     emit_link(e, attention, emit_offset(e));
-    emit_mov(e, T1, T0);
-    emit_op(e, EMIT_W, 0xc1, 4, rm_reg(T1)); /* shl */
-    emit_u8(e, 64 - 48);
-    emit_op(e, EMIT_W, 0xc1, 7, rm_reg(T1)); /* sar */
-    emit_u8(e, 64 - 48);
-    emit_op(e, EMIT_W, 0x3b, T1, rm_reg(T0));
+    emit_compare_canonical(e, T1, T0);
     emit_constant(e, T1, 0); /* entry 0, for the dispatcher */
     emit_link(e, first, emit_offset(e));
     emit_link(e, second, emit_offset(e));

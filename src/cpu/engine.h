@@ -7,14 +7,15 @@
 
 /* What an engine counts of its own since it was attached. */
 struct engine_stats {
-    uint64_t translations; /* blocks of guest code translated */
-    uint64_t evictions;    /* translations that gave way to others */
-    uint64_t dispatches;   /* times that generated code was entered */
-    uint64_t slow_paths;   /* accesses in generated code that C was called for */
-    uint64_t interpreted;  /* blocks that the interpreter ran */
-    uint64_t code_bytes;   /* memory of generated code and its tables that has been used, ... */
-    uint64_t code_limit;   /* ... and that has been granted */
-    uint64_t trims;        /* times that it was given back */
+    uint64_t translations;      /* blocks of guest code translated */
+    uint64_t evictions;         /* translations that gave way to others */
+    uint64_t dispatches;        /* times that generated code was entered */
+    uint64_t slow_paths;        /* accesses in generated code that C was called for, */
+    uint64_t slow_instructions; /* and instructions that it ran for them */
+    uint64_t interpreted;       /* blocks that the interpreter ran */
+    uint64_t code_bytes; /* memory of generated code and its tables that has been used, ... */
+    uint64_t code_limit; /* ... and that has been granted */
+    uint64_t trims;      /* times that it was given back */
 };
 
 struct engine_ops {

@@ -249,6 +249,7 @@ static void park(struct mmu *mmu)
 {
     serve_posted(mmu);
     mmu->parked = true;
+    mmu->parkings++;
     if (mmu->stopped)
         pthread_cond_broadcast(&mmu->served);
 }

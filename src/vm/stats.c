@@ -62,6 +62,7 @@ static void add_engine(json_t *stats, const struct engine_ops *engine, struct vc
         {"evictions", offsetof(struct engine_stats, evictions)},
         {"dispatches", offsetof(struct engine_stats, dispatches)},
         {"slow_paths", offsetof(struct engine_stats, slow_paths)},
+        {"slow_instructions", offsetof(struct engine_stats, slow_instructions)},
         {"blocks_interpreted", offsetof(struct engine_stats, interpreted)},
         {"code_cache", offsetof(struct engine_stats, code_bytes)},
         {"code_cache_max", offsetof(struct engine_stats, code_limit)},

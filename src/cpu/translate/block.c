@@ -128,9 +128,14 @@ static void emit_slow_paths(struct context *c)
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
             .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
             .count = (uint8_t)(slow->end - slow->index + 1)};
-        entries[i].insn |= slow->run.writes ? SLOW_WRITES : 0;
-        entries[i].at = slow->at;
-        entries[i].span = slow->run.span;
+        if (slow->run.span != 0) {
+            entries[i].insn |= slow->run.writes ? SLOW_RUN | SLOW_WRITES : SLOW_RUN;
+            entries[i].at = slow->at;
+            entries[i].span = slow->run.span;
+        } else if (slow->alone != 0) {
+            entries[i].insn |= SLOW_ALONE;
+            entries[i].alone = (uint16_t)(slow->alone - t->code);
+        }
     }
 }
 

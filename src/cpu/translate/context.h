@@ -59,7 +59,8 @@ struct slow_path {
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count, look_count;
     struct second_look looks[SLOW_LOOKS];
-    uint32_t resume; /* offset of what follows the instruction */
+    uint32_t resume; /* offset of what follows the instructions; */
+    uint32_t alone;  /* of what follows the first one, if others follow and can do without C; or 0 */
     uint64_t rip;
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */
     uint8_t at;         /* the place of the access in the run, */

@@ -373,6 +373,7 @@ __attribute__((no_sanitize("thread"))) static void translate_get_stats(const str
         .evictions = translate->stats.evictions,
         .dispatches = translate->stats.dispatches,
         .slow_paths = translate->stats.slow_paths,
+        .slow_instructions = translate->stats.slow_instructions,
         .interpreted = translate->stats.interpreted,
         .code_bytes = ring_bytes(translate),
         .code_limit = translate->code.granted,

@@ -56,10 +56,14 @@ void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condi
 
 void context_slow_end(struct context *c, struct slow_path *slow)
 {
-    if (slow == NULL || slow->end != c->index)
-        return; /* context_run_end will */
-    slow->resume = emit_offset(&c->e);
+    if (slow == NULL)
+        return;
     slow->vectors = (uint8_t)c->vectors;
+    if (slow->end == c->index)
+        slow->resume = emit_offset(&c->e);
+    /* Else context_run_end will. What T0 holds of a run is lost in C; what the frame has is not. */
+    else if (slow->run.span == 0 && c->held == RUN_NONE)
+        slow->alone = emit_offset(&c->e);
 }
 
 void context_run_end(struct context *c)

@@ -16,10 +16,11 @@
  * probe has said stays true: blocks have no safepoint inside, and code that calls handlers in line
  * ends all runs.
  *
- * When a probe fails (of a run, or of an access between those of one) C runs everything up to the
- * end of the run, or of all runs that overlap, by handlers; generated code goes on after that. That
- * is exact, and slow for who does it often: a run over a page border. So it is counted, and the
- * block translated again without runs (slow.c).
+ * When the probe of a run fails C runs everything up to its end, or that of all runs that overlap,
+ * by handlers; generated code goes on after that. That is exact, and slow for who does it often: a
+ * run over a page border. So it is counted, and the block translated again without runs (slow.c).
+ * When the probe of an access between those of a run fails, that alone is for C, unless the MMU
+ * parks meanwhile, after which the host address in the frame is no good.
  */
 
 #include "cpu/translate/run.h"

@@ -8,7 +8,8 @@
  *
  * Where the operand is in a run (run.c), so go the instructions up to its end. Runs that fail too
  * often are given up, until the code runs at another address (relative.c): another process has its
- * stack elsewhere.
+ * stack elsewhere. An access between those of a run goes alone, as long as the MMU has not parked
+ * for it: up to then the host addresses that the run has found stay good (mmu.h).
  *
  * That its bytes are still those that were translated is sure: a translation that runs has not been
  * dropped, and that it would have been by the first write to its page. So what is in the cache is
@@ -29,13 +30,18 @@ static unsigned first_slot(uint64_t ppn)
     return (unsigned)(ppn * 0x9e3779b97f4a7c15u >> 32) % SLOW_INSNS;
 }
 
+/* It is good until the next call. */
 static const struct insn *find_insn(struct vcpu *vcpu, struct translate *translate, uint64_t gpa)
 {
+    unsigned first = first_slot(gpa >> PAGE_SHIFT);
     unsigned slot_in_page = (unsigned)(gpa ^ gpa >> 6) % SLOW_PAGE;
-    struct slow_insn *slot =
-        &translate->slow_insns[(first_slot(gpa >> PAGE_SHIFT) + slot_in_page) % SLOW_INSNS];
+    struct slow_insn *slot = &translate->slow_insns[(first + slot_in_page) % SLOW_INSNS];
+    struct slow_insn *other = &translate->slow_insns[(first + (slot_in_page ^ 1)) % SLOW_INSNS];
     if (likely(slot->gpa == gpa))
         return &slot->insn;
+    if (other->gpa == gpa)
+        return &other->insn;
+    *other = *slot;
     uint8_t bytes[INSN_MAX_LENGTH];
     uint64_t in_page = PAGE_SIZE - (gpa & PAGE_MASK);
     unsigned length = in_page < sizeof(bytes) ? (unsigned)in_page : (unsigned)sizeof(bytes);
@@ -110,20 +116,26 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     const struct insn *insn = t->is_crossing ? &((const struct crossing *)t)->insn
                                              : find_insn(vcpu, translate, gpa + offset);
     vcpu->rip = rip + offset;
-    uint64_t linear = entry->span != 0 ? access_address(vcpu, insn) - entry->at : 0;
+    bool is_run = entry->insn & SLOW_RUN, is_alone = entry->insn & SLOW_ALONE;
+    uint64_t linear = is_run ? access_address(vcpu, insn) - entry->at : 0;
+    uint64_t parkings = vcpu->mmu.parkings;
     for (unsigned left = entry->count;;) {
         vcpu->next_rip = vcpu->rip + insn->length;
         insn->exec(vcpu, insn);
         vcpu->rip = vcpu->next_rip;
-        if (--left == 0 || vcpu->leave_block)
+        translate->stats.slow_instructions++;
+        is_alone = is_alone && left == entry->count && vcpu->mmu.parkings == parkings;
+        if (--left == 0 || vcpu->leave_block || is_alone)
             break;
         insn = find_insn(vcpu, translate, gpa + (vcpu->rip - rip));
     }
-    if (entry->span != 0 && !translate->is_lockstep)
+    if (is_run && !translate->is_lockstep)
         weigh_run(vcpu, translate, t, entry, linear);
-    if (entry->insn & SLOW_EXITS || vcpu->leave_block || t->is_dead)
+    if (vcpu->leave_block || t->is_dead)
         return NULL;
-    return translate->code.execute + t->code + entry->resume;
+    if (is_alone)
+        return translate->code.execute + t->code + entry->alone;
+    return entry->insn & SLOW_EXITS ? NULL : translate->code.execute + t->code + entry->resume;
 }
 
 void slow_forget(struct translate *translate, uint64_t ppn)

@@ -51,17 +51,23 @@ _Static_assert(sizeof(struct link) == 16 && BLOCK_DATA_MAX / REF_UNIT < 1u << 12
 
 /* An instruction that generated code may send to its handler (slow.c). */
 struct slow_entry {
-    uint16_t insn;   /* offset from the translation's RIP, and SLOW_EXITS, SLOW_WRITES */
+    uint16_t insn;   /* offset from the translation's RIP, and enum slow_flags */
     uint16_t resume; /* where to go on, from the start of the code */
     uint8_t count;   /* instructions that are to be run */
-    /* Where the probe was that of a run: its size, the place of the instruction's own access in it,
-     * and whether it writes. */
-    uint8_t at;
-    uint16_t span; /* 0: it was not */
+    uint8_t at;      /* SLOW_RUN: the place of the instruction's own access in the run */
+    union {
+        uint16_t span;  /* SLOW_RUN: the run's size */
+        uint16_t alone; /* SLOW_ALONE: where to go on after the first instruction */
+    };
 };
 
-#define SLOW_EXITS  0x8000u /* never resumes: goes on at the handler's RIP, by the dispatcher */
-#define SLOW_WRITES 0x4000u
+enum slow_flags {
+    SLOW_EXITS = 0x8000,  /* never resumes: goes on at the handler's RIP, by the dispatcher */
+    SLOW_RUN = 0x4000,    /* the probe was that of a run, */
+    SLOW_WRITES = 0x2000, /* which writes */
+    SLOW_ALONE = 0x1000,  /* the first instruction is in none of the runs that the others are in */
+};
+_Static_assert((SLOW_ALONE & PAGE_MASK) == 0, "above the offset");
 
 /* Ways into a translation that only some have (entry.c). Offsets of code; 0: not made yet. */
 struct ways {
@@ -180,7 +186,8 @@ struct translate {
     uint64_t relative_pages;
 
     struct {
-        uint64_t translations, evictions, dispatches, slow_paths, interpreted, jump_flushes;
+        uint64_t translations, evictions, dispatches, interpreted, jump_flushes;
+        uint64_t slow_paths, slow_instructions;
         uint64_t trims;
         uint64_t lockstep_blocks, lockstep_differences;
     } stats;

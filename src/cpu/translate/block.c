@@ -75,6 +75,8 @@ static const struct block *emit_block(struct context *c, const struct block *blo
     c->held = RUN_NONE;
     /* The second copy of a loop goes on in the middle of this one (loop.c). */
     bool is_loop = is_first && c->loop_count != 0;
+    c->keeps_copies = !is_loop;
+    context_forget_copies(c);
     runs_find(&c->runs, block,
               !is_loop && !slow_has_bad_runs(c->translate, translation_gpa(c->translation)));
     for (unsigned i = 0; i < block->count; i++) {
@@ -104,11 +106,14 @@ static const struct block *emit_block(struct context *c, const struct block *blo
         context_run_end(c);
         if (!done && c->runs.run[i] == RUN_NONE)
             c->held = RUN_NONE;
+        if (!done)
+            context_forget_copies(c);
         if (is_last)
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
     }
     c->rip = c->next_rip;
+    c->keeps_copies = false;
     return next;
 }
 
@@ -162,7 +167,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
     enum flags_need need = block_need(block);
     struct context c;
     memset(&c, 0, CONTEXT_CLEARED);
-    c.e = (struct emit){translate->code.write, translate->code.write + t->code};
+    c.e = emit_begin(translate->code.write, t->code);
     c.translate = translate;
     c.translation = t;
     c.privilege = vcpu->privilege;

@@ -228,7 +228,7 @@ void translate_keep(void *context, uint64_t ppn)
 
 static void patch(struct translate *translate, const struct link *link, uint32_t target)
 {
-    struct emit e = {translate->code.write, translate->code.write};
+    struct emit e = emit_begin(translate->code.write, 0);
     emit_link(&e, link_from(translate, link)->code + link->at, target);
     translate->code_is_new = true;
 }

@@ -100,6 +100,8 @@ struct context {
     bool in_host, in_slot;
     struct flags_recipe recipe;
     unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
+    bool keeps_copies; /* see context_get */
+    uint8_t copies[2]; /* the guest registers that T1 and T2 have been given the values of */
 
     unsigned held;                   /* the run whose host address T0 holds, or RUN_NONE */
     unsigned slow_count, slow_first; /* slow_first: of the block, as is index */
@@ -192,13 +194,47 @@ void context_call_handler(struct context *c, bool exits);
 /* For handlers: a copy of an instruction that stays. */
 const struct insn *context_keep(struct context *c, const struct insn *insn);
 
+/*
+ * Copies. A guest register that lives in struct vcpu is loaded for each instruction that reads it,
+ * but where T1 or T2 still has its value: from an instruction before, and no other has named that
+ * host register since (emit.h says), nor does any way lead in here from elsewhere (whoever emits
+ * one forgets). struct vcpu always has the value too: what is written is stored at once.
+ */
+static inline bool context_has_copy(const struct context *c, unsigned gpr, unsigned in)
+{
+    return c->keeps_copies && c->copies[in - T1] == gpr && (c->e.spoilt >> in & 1) == 0;
+}
+
+static inline void context_forget_copies(struct context *c)
+{
+    c->e.spoilt |= 1u << T1 | 1u << T2;
+}
+
+/* `in`, T1 or T2 (else nothing is noted), has the value of gpr. */
+static inline void context_note_copy(struct context *c, unsigned gpr, unsigned in)
+{
+    if (in != T1 && in != T2)
+        return;
+    c->copies[in - T1] = (uint8_t)gpr;
+    c->e.spoilt &= ~(1u << in);
+}
+
 /* The host register to use for a guest register: its own, or `scratch`. */
 static inline unsigned context_get(struct context *c, unsigned gpr, unsigned scratch)
 {
     unsigned host = host_of(gpr);
     if (host != HOST_NONE)
         return host;
-    emit_load(&c->e, scratch, rm_gpr(gpr));
+    unsigned from = context_has_copy(c, gpr, T1) ? T1 : T2;
+    if (context_has_copy(c, gpr, from)) {
+        if (from == scratch)
+            return scratch;
+        emit_mov(&c->e, scratch, from);
+        context_note_copy(c, gpr, from);
+    } else {
+        emit_load(&c->e, scratch, rm_gpr(gpr));
+    }
+    context_note_copy(c, gpr, scratch);
     return scratch;
 }
 
@@ -211,8 +247,14 @@ static inline unsigned context_place(unsigned gpr, unsigned scratch)
 
 static inline void context_put(struct context *c, unsigned gpr, unsigned from)
 {
-    if (host_of(gpr) == HOST_NONE)
-        emit_store(&c->e, rm_gpr(gpr), from);
+    if (host_of(gpr) != HOST_NONE)
+        return;
+    emit_store(&c->e, rm_gpr(gpr), from);
+    for (unsigned in = T1; in <= T2; in++) {
+        if (c->copies[in - T1] == gpr)
+            c->e.spoilt |= 1u << in;
+    }
+    context_note_copy(c, gpr, from);
 }
 
 /* What an instruction wants of the flags before anything else, for the entry of a block. */

@@ -19,7 +19,15 @@
 
 struct emit {
     uint8_t *base, *at;
+    /* Registers, a bit each, that may have been written since somebody cleared the bit: all that an
+     * instruction has named but as an address. */
+    unsigned spoilt;
 };
+
+static inline struct emit emit_begin(uint8_t *base, uint32_t offset)
+{
+    return (struct emit){.base = base, .at = base + offset, .spoilt = UINT32_MAX};
+}
 
 enum host_register {
     HOST_RAX,
@@ -145,6 +153,7 @@ static inline void emit_op(struct emit *e, unsigned flags, uint32_t opcode, unsi
         emit_u8(e, 0x65);
 
     unsigned base = rm.reg, index = rm.is_memory ? rm.index : HOST_NONE, rex = 0;
+    e->spoilt |= 1u << reg | (rm.is_memory ? 0 : 1u << base);
     rex |= flags & EMIT_W ? 0x48 : 0;
     rex |= reg & 8 ? 0x44 : 0;
     rex |= base != HOST_NONE && base & 8 ? 0x41 : 0;
@@ -195,6 +204,7 @@ static inline void emit_lea(struct emit *e, unsigned to, struct emit_rm from)
 /* Shortest move of a constant; no flags. */
 static inline void emit_constant(struct emit *e, unsigned to, uint64_t value)
 {
+    e->spoilt |= 1u << to;
     if (value <= UINT32_MAX) {
         if (to & 8)
             emit_u8(e, 0x41);
@@ -263,6 +273,7 @@ static inline void emit_jmp_to(struct emit *e, uint32_t target)
 
 static inline void emit_call_to(struct emit *e, uint32_t target)
 {
+    e->spoilt = UINT32_MAX;
     emit_u8(e, 0xe8);
     emit_u32(e, 0);
     emit_link(e, emit_offset(e) - 4, target);
@@ -292,6 +303,7 @@ static inline void emit_vex(struct emit *e, struct vex v, unsigned reg, unsigned
     unsigned x = rm.is_memory && rm.index != HOST_NONE ? rm.index >> 3 : 0;
     unsigned b = rm.reg != HOST_NONE ? rm.reg >> 3 : 0;
     unsigned last = (~vvvv & 15) << 3 | (unsigned)v.l << 2 | v.pp;
+    e->spoilt |= 1u << reg | 1u << vvvv | (rm.is_memory ? 0 : 1u << rm.reg);
     if (rm.is_memory && rm.gs)
         emit_u8(e, 0x65);
     if (v.map == 1 && !v.w && x == 0 && b == 0) {

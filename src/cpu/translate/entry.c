@@ -163,7 +163,7 @@ void entry_emit(struct context *c, enum flags_need need, uint32_t body)
 static bool elsewhere_begin(const struct translate *translate, struct emit *e)
 {
     const struct ring *ring = &translate->code_ring;
-    *e = (struct emit){translate->code.write, translate->code.write + ring->at};
+    *e = emit_begin(translate->code.write, ring->at);
     return ring->limit - ring->at >= ELSEWHERE_MAX;
 }
 

@@ -22,16 +22,40 @@ static unsigned take_register(struct context *c, const struct operand *op, bool 
                                  : context_place(op->reg, scratch);
 }
 
-/* The r/m operand where it is a register. One that lives in struct vcpu is used there, if that is
- * the same thing: 32-bit results must clear the rest, bit offsets and XCHG mean something else;
- * what writes both operands may have the same one twice. */
-static struct emit_rm take_rm(struct context *c, const struct plan *p, const struct operand *op)
+/* Which of T1 and T2 is for the r/m operand: that which has it, or else has no copy of another. */
+static unsigned choose_scratch(const struct context *c, const struct operand *op, unsigned reg)
+{
+    bool is_taken = c->keeps_copies && (c->e.spoilt >> T1 & 1) == 0;
+    bool is_free = (c->e.spoilt >> T2 & 1) != 0;
+    if (reg == T2 || context_has_copy(c, op->reg, T1))
+        return T1;
+    return context_has_copy(c, op->reg, T2) || (is_taken && is_free) ? T2 : T1;
+}
+
+/* The r/m operand where it is a register. One that lives in struct vcpu, and of which there is no
+ * copy, is used there, if that is the same thing: 32-bit results must clear the rest, bit offsets
+ * and XCHG mean something else; what writes both operands may have the same one twice. */
+static struct emit_rm take_rm(struct context *c, const struct plan *p, const struct operand *op,
+                              unsigned reg)
 {
     bool in_place = !(p->effects & ATOMIC) && (p->opcode & ~0x18u) != 0x0fa3 &&
                     !(p->effects & RM_WRITE && (op->size == 4 || p->effects & REG_WRITE));
-    if (host_of(op->reg) == HOST_NONE && in_place)
+    if (host_of(op->reg) == HOST_NONE && in_place && !context_has_copy(c, op->reg, T1) &&
+        !context_has_copy(c, op->reg, T2))
         return rm_gpr(op->reg);
-    return rm_reg(take_register(c, op, p->effects & RM_READ, T1));
+    return rm_reg(take_register(c, op, p->effects & RM_READ, choose_scratch(c, op, reg)));
+}
+
+/* After the instruction: what it has only read is where it was. */
+static void keep_copies(struct context *c, const struct plan *p, const struct operand *reg_op,
+                        unsigned reg, const struct operand *rm_op, struct emit_rm rm)
+{
+    if (reg_op != NULL && (p->effects & (REG_READ | REG_WRITE)) == REG_READ &&
+        host_of(reg_op->reg) == HOST_NONE)
+        context_note_copy(c, reg_op->reg, reg);
+    if (!rm.is_memory && (p->effects & (RM_READ | RM_WRITE)) == RM_READ &&
+        host_of(rm_op->reg) == HOST_NONE)
+        context_note_copy(c, rm_op->reg, rm.reg);
 }
 
 /* The operand that lives in struct vcpu as r/m: no load of it then. */
@@ -170,17 +194,18 @@ static void generic_emit(struct context *c, struct plan *p)
         reg_op = &insn->op[p->reg];
         reg = take_register(c, reg_op, p->effects & REG_READ, T2);
     }
-    struct emit_rm rm = memory ? operand : take_rm(c, p, rm_op);
+    struct emit_rm rm = memory ? operand : take_rm(c, p, rm_op, reg);
     unsigned flags = p->flags | (memory && insn->prefixes & INSN_LOCK ? EMIT_LOCK : 0);
     emit_op(e, flags, p->opcode, reg, rm);
     if (p->immediate_size != 0)
         emit_immediate(e, insn->immediate, p->immediate_size);
 
+    keep_copies(c, p, reg_op, reg, rm_op, rm);
     /* XADD of a register with itself leaves the sum: the r/m is written last. */
     if (reg_op != NULL && p->effects & REG_WRITE)
         context_put(c, reg_op->reg, T2);
     if (!rm.is_memory && p->effects & RM_WRITE)
-        context_put(c, rm_op->reg, T1);
+        context_put(c, rm_op->reg, rm.reg);
     if (p->effects & FLAGS_WRITE) {
         context_flags_written(c);
         c->recipe = recipe;
@@ -241,6 +266,7 @@ static void emit_bswap(struct context *c)
         emit_u8(&c->e, rex);
     emit_u8(&c->e, 0x0f);
     emit_u8(&c->e, 0xc8 | (reg & 7));
+    c->e.spoilt |= 1u << reg;
     context_put(c, op->reg, reg);
 }
 

@@ -417,6 +417,8 @@ static struct check emit_iteration(struct context *c, const struct loop *loop, u
     struct emit *e = &c->e;
     struct check check = {0, 0};
     context_flags_written(c);
+    c->keeps_copies = true;
+    context_forget_copies(c);
     c->rip = c->translation->rip;
     for (unsigned i = 0; i < loop->count; i++) {
         c->insn = &loop->insns[i];
@@ -428,12 +430,14 @@ static struct check emit_iteration(struct context *c, const struct loop *loop, u
             emit_alu_immediate(e, 5, 4, rm_reg(loop->counter), step); /* sub */
             check.out = emit_jcc(e, CONDITION_B);
             context_flags_written(c); /* all that the CPU had are about to be overwritten */
+            context_forget_copies(c); /* who goes on with single iterations comes in here */
         }
         if (!integer_emit(c))
             vector_emit(c);
         c->rip = c->next_rip;
     }
     c->operand = (struct emit_rm){.is_memory = false};
+    c->keeps_copies = false;
     context_flags_load(c);
     return check;
 }

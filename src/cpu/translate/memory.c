@@ -58,6 +58,7 @@ void context_slow_end(struct context *c, struct slow_path *slow)
 {
     if (slow == NULL)
         return;
+    context_forget_copies(c);
     slow->vectors = (uint8_t)c->vectors;
     if (slow->end == c->index)
         slow->resume = emit_offset(&c->e);
@@ -97,6 +98,7 @@ static struct second_look *look_begin(struct context *c, struct slow_path *slow,
 
 static void look_resume(struct context *c, struct second_look *look)
 {
+    context_forget_copies(c);
     if (look != NULL)
         look->back = emit_offset(&c->e);
 }

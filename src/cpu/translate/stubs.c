@@ -309,7 +309,7 @@ static void emit_exit_jump(struct emit *e, const struct translate *translate)
 
 void translate_emit_stubs(struct translate *translate)
 {
-    struct emit e = {translate->code.write, translate->code.write};
+    struct emit e = emit_begin(translate->code.write, 0);
     vectors_emit_save_stub(translate, &e);
     translate->enter = emit_offset(&e);
     emit_enter(&e);

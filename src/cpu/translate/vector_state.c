@@ -252,7 +252,8 @@ void vectors_require(struct context *c, unsigned level)
     struct emit *e = &c->e;
     if (c->vectors >= level)
         return;
-    c->held = RUN_NONE; /* loading spoils T0 */
+    c->held = RUN_NONE; /* loading spoils T0 to T2 */
+    context_forget_copies(c);
     struct vectors_load *load = &c->loads[c->load_count++];
     *load = (struct vectors_load){.rip = c->rip, .level = (uint8_t)level, .in_host = !c->in_slot};
     if (c->in_slot) {

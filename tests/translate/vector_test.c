@@ -310,6 +310,18 @@ static void put_loop_insn(struct program *p)
     put_operand(p, below(p, 4) ? below(p, 2) : below(p, 8) & 1); /* rax, rcx; R8, R9; XMM0, 1 */
 }
 
+/* Between registers that are none of the loop's own; some of them live in memory on the host. */
+static void put_register_insn(struct program *p)
+{
+    static const uint8_t registers[] = {GPR_RAX, GPR_RCX, GPR_R8, GPR_R9, GPR_R10, GPR_R11, GPR_R15};
+    static const uint8_t opcodes[] = {0x89, 0x89, 0x01, 0x31}; /* mov, add, xor */
+    unsigned reg = registers[below(p, ARRAY_LENGTH(registers))];
+    unsigned rm = registers[below(p, ARRAY_LENGTH(registers))];
+    put_u8(p, 0x40 | below(p, 2) << 3 | (reg >> 3) << 2 | rm >> 3);
+    put_u8(p, opcodes[below(p, ARRAY_LENGTH(opcodes))]);
+    put_u8(p, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
 /* rsi and rdx advance, the others do not. */
 static void put_advance(struct program *p, int step, unsigned kind)
 {
@@ -352,6 +364,8 @@ static void make_loop(struct program *p)
             put_advance(p, step, kind);
         if (i < insns)
             put_loop_insn(p);
+        while (below(p, 3) == 0)
+            put_register_insn(p);
         if (below(p, 12) == 0) { /* a loop of several blocks */
             put_u8(p, 0x70 | below(p, 16));
             put_u8(p, 0);
@@ -545,6 +559,34 @@ static void test_loop_stays(void **state)
     testvm_destroy(&vm);
 }
 
+/* At the end of each page the second copy of a loop goes on in the middle of the first, where other
+ * scratch registers have copies of R9 and R10: none may be taken for granted there. */
+static void test_loop_forgets_copies(void **state)
+{
+    static const uint8_t code[] = "\x41\x89\xda"     /* 1: mov r10d, ebx */
+                                  "\x03\x0e"         /* add ecx, [rsi] */
+                                  "\x48\x8d\x76\x04" /* lea rsi, [rsi + 4] */
+                                  "\x41\x89\xc1"     /* mov r9d, eax */
+                                  "\x49\x83\xec\x01" /* sub r12, 1 */
+                                  "\x4f\x8d\x04\x08" /* lea r8, [r8 + r9] */
+                                  "\x8d\x40\x03"     /* lea eax, [rax + 3] */
+                                  "\x75\xe7"         /* jnz 1b */
+                                  "\xf4";
+    const uint64_t count = 3500;
+    struct testvm vm;
+    testvm_create(&vm, RAM_SIZE);
+    testvm_use_engine(&vm, &translate_engine);
+    testvm_put(&vm, CODE, code, sizeof(code) - 1);
+    testvm_set_mode(&vm, MODE_LONG, 8);
+    vm.vcpu->gpr[GPR_RSI] = ARRAY;
+    vm.vcpu->gpr[GPR_RBX] = 0x40000000;
+    vm.vcpu->gpr[GPR_RAX] = vm.vcpu->gpr[GPR_R8] = 0;
+    vm.vcpu->gpr[GPR_R12] = count;
+    assert_int_equal(testvm_run(&vm, CODE), VCPU_EXIT_HALTED);
+    assert_int_equal(vm.vcpu->gpr[GPR_R8], 3 * count * (count - 1) / 2);
+    testvm_destroy(&vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -552,6 +594,7 @@ int main(void)
         cmocka_unit_test(test_all_forms_in_lockstep),
         cmocka_unit_test(test_loops),
         cmocka_unit_test(test_loop_stays),
+        cmocka_unit_test(test_loop_forgets_copies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -313,7 +313,8 @@ static void put_loop_insn(struct program *p)
 /* Between registers that are none of the loop's own; some of them live in memory on the host. */
 static void put_register_insn(struct program *p)
 {
-    static const uint8_t registers[] = {GPR_RAX, GPR_RCX, GPR_R8, GPR_R9, GPR_R10, GPR_R11, GPR_R15};
+    static const uint8_t registers[] = {GPR_RAX, GPR_RCX, GPR_R8, GPR_R9,
+                                        GPR_R10, GPR_R11, GPR_R15};
     static const uint8_t opcodes[] = {0x89, 0x89, 0x01, 0x31}; /* mov, add, xor */
     unsigned reg = registers[below(p, ARRAY_LENGTH(registers))];
     unsigned rm = registers[below(p, ARRAY_LENGTH(registers))];

@@ -424,6 +424,21 @@ static void put_skip(struct program *p)
     p->bytes[at] = (uint8_t)(p->length - at - 1);
 }
 
+/* A load or store by RIP, near a border of pages; at times over a jump to what comes next. */
+static void put_relative(struct program *p)
+{
+    uint64_t to = PAGES + PAGE_SIZE - 0x20 + 8 * below(p, 6);
+    if (below(p, 2)) {
+        put_u8(p, 0xeb);
+        put_u8(p, 3);
+        put(p, "\x90\x90\x90", 3);
+    }
+    put_u8(p, 0x48);
+    put_u8(p, below(p, 2) ? 0x8b : 0x89);
+    put_u8(p, 0x05); /* rax */
+    put_u32(p, (uint32_t)(to - (CODE + p->length + 4)));
+}
+
 /* A call of what comes next: its return address is popped. */
 static void put_call(struct program *p)
 {
@@ -433,6 +448,57 @@ static void put_call(struct program *p)
     put_u8(p, 0x5b); /* pop r11 */
 }
 
+static void put_bases(struct program *p)
+{
+    for (unsigned i = 0; i < ARRAY_LENGTH(bases); i++)
+        put_constant(p, bases[i], any_address(p));
+    put_constant(p, GPR_RCX, below(p, 8));
+}
+
+/* Back to `start` so many times as COUNTER says. */
+static void put_end(struct program *p, size_t start)
+{
+    put(p, "\xff\x0c\x25", 3); /* dec dword [COUNTER] */
+    put_u32(p, COUNTER);
+    put(p, "\x0f\x85", 2); /* jnz */
+    put_u32(p, (uint32_t)(start - (p->length + 4)));
+    put_u8(p, 0xf4);
+}
+
+/* A loop that stays in its page, its bases on the move: its blocks are made anew in one piece, with
+ * runs from one to the next. */
+static void make_hot_loop(struct program *p)
+{
+    p->length = 0;
+    put_bases(p);
+    size_t start = p->length;
+    unsigned count = 4 + below(p, 16);
+    for (unsigned i = 0; i < count; i++) {
+        switch (below(p, 9)) {
+        case 0:
+            put_skip(p);
+            break;
+        case 1:
+            put_relative(p);
+            break;
+        case 2:
+        case 8:
+            put_base(p);
+            break;
+        case 3:
+            put_stack(p);
+            break;
+        case 4:
+            put_arithmetic(p);
+            break;
+        default:
+            put_access(p);
+            break;
+        }
+    }
+    put_end(p, start);
+}
+
 static void make_program(struct program *p)
 {
     p->length = 0;
@@ -440,9 +506,7 @@ static void make_program(struct program *p)
     put_constant(p, GPR_RAX, PAGES + FUNCTION);
     put(p, "\xc6\x00\xc3", 3); /* mov byte [rax], ret: strings may have been there */
     put(p, "\xff\xd0", 2);     /* call rax: its page has code now */
-    for (unsigned i = 0; i < ARRAY_LENGTH(bases); i++)
-        put_constant(p, bases[i], any_address(p));
-    put_constant(p, GPR_RCX, below(p, 8));
+    put_bases(p);
     unsigned count = 4 + below(p, 30);
     for (unsigned i = 0; i < count; i++) {
         switch (below(p, 16)) {
@@ -487,11 +551,7 @@ static void make_program(struct program *p)
             break;
         }
     }
-    put(p, "\xff\x0c\x25", 3); /* dec dword [COUNTER] */
-    put_u32(p, COUNTER);
-    put(p, "\x0f\x85", 2); /* jnz to the start */
-    put_u32(p, (uint32_t) - (int64_t)(p->length + 4));
-    put_u8(p, 0xf4);
+    put_end(p, 0);
 }
 
 /* ------------------------------------------------------------------------- machines */
@@ -594,7 +654,9 @@ static void print_program(const struct program *p)
     print_error("\n");
 }
 
-static void run_programs(const struct engine_ops *engine, uint64_t start)
+typedef void make_fn(struct program *p);
+
+static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_t start)
 {
     static struct program program;
     static struct inputs inputs;
@@ -612,7 +674,7 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
     testvm_create(&translated, RAM_SIZE);
     testvm_use_engine(&translated, engine);
     for (unsigned i = 0; i < programs; i++) {
-        make_program(&program);
+        make(&program);
         make_inputs(&program, &inputs);
         /* That the last program's runs were bad says nothing about this one's. */
         memset(translate_of(translated.vcpu)->bad_runs, 0, BAD_RUNS);
@@ -643,125 +705,25 @@ static void run_programs(const struct engine_ops *engine, uint64_t start)
 
 static void test_runs(void **state)
 {
-    run_programs(&translate_engine, 0x5eed1u);
+    run_programs(&translate_engine, make_program, 0x5eed1u);
 }
 
 static void test_lockstep(void **state)
 {
-    run_programs(&translate_lockstep_engine, 0x5eed3u);
+    run_programs(&translate_lockstep_engine, make_program, 0x5eed3u);
 }
 
-/* call rsi; dec edi; jnz; hlt */
-static const uint8_t caller[] = {0xff, 0xd6, 0xff, 0xcf, 0x75, 0xfa, 0xf4};
-
-static void create_caller(struct testvm *vm)
+static void test_hot_loops(void **state)
 {
-    testvm_create(vm, RAM_SIZE);
-    testvm_use_engine(vm, &translate_engine);
-    testvm_set_mode(vm, MODE_LONG, 8);
-    testvm_put(vm, CODE, caller, sizeof(caller));
-}
-
-/* Calls the function `count` times with RBX = pointer; how often generated code called C for it. */
-static uint64_t call_often(struct testvm *vm, uint64_t function, uint64_t pointer, unsigned count)
-{
-    uint64_t before = translate_of(vm->vcpu)->stats.slow_paths;
-    vm->vcpu->gpr[GPR_RSP] = POOL - 64;
-    vm->vcpu->gpr[GPR_RSI] = function;
-    vm->vcpu->gpr[GPR_RBX] = pointer;
-    vm->vcpu->gpr[GPR_RDI] = count;
-    assert_int_equal(testvm_run(vm, CODE), VCPU_EXIT_HALTED);
-    return translate_of(vm->vcpu)->stats.slow_paths - before;
-}
-
-/* A block whose runs lie over a page border loses them, also where another block of the same hash
- * has lost its own before. */
-static void test_bad_runs_of_one_hash(void **state)
-{
-    static const uint8_t function[] = {0x48, 0x8b, 0x03, 0x48, 0x8b, 0x4b, 0x08, 0xc3};
-    const uint64_t first = CODE + 0x1020, second = CODE + 0x2023;
-    const uint64_t good = POOL, bad = POOL + PAGE_SIZE - 8;
-    struct testvm vm;
-    assert_int_equal((first ^ first >> PAGE_SHIFT) % BAD_RUNS,
-                     (second ^ second >> PAGE_SHIFT) % BAD_RUNS);
-    create_caller(&vm);
-    testvm_put(&vm, first, function, sizeof(function));
-    testvm_put(&vm, second, function, sizeof(function));
-
-    call_often(&vm, second, good, 100); /* translated, with a run */
-    assert_in_range(call_often(&vm, first, bad, 1000), BAD_RUNS_MAX, 100);
-    assert_in_range(call_often(&vm, second, bad, 1000), 1, 100);
-    testvm_destroy(&vm);
-}
-
-/* An access over a page border between those of a run up to the end of its block: C runs it and
- * nothing else, and vector registers are in the CPU afterwards as they were before. */
-static void test_border_in_run(void **state)
-{
-    /* push rax; movups xmm0, [rbx]; mov rdx, [rbp]; paddq xmm0, xmm0; pop rax; call r8;
-     * R8: pop rax; movups [rbx + 16], xmm0; ret */
-    static const uint8_t function[] = {0x50, 0x0f, 0x10, 0x03, 0x48, 0x8b, 0x55, 0x00,
-                                       0x66, 0x0f, 0xd4, 0xc0, 0x58, 0x41, 0xff, 0xd0,
-                                       0x58, 0x0f, 0x11, 0x43, 0x10, 0xc3};
-    const uint64_t pair[] = {0x1111, 0x2222}, split = 0x3333333344444444;
-    uint64_t copy[2];
-    const uint64_t at = CODE + 0x1000, border = POOL + PAGE_SIZE - 4;
-    struct testvm vm;
-    create_caller(&vm);
-    testvm_put(&vm, at, function, sizeof(function));
-    testvm_put(&vm, POOL, pair, sizeof(pair));
-    testvm_put(&vm, border, &split, sizeof(split));
-
-    vm.vcpu->gpr[GPR_RBP] = border;
-    vm.vcpu->gpr[GPR_R8] = at + 16;
-    call_often(&vm, at, POOL, 1); /* translated, and pages brought */
-    uint64_t before = translate_of(vm.vcpu)->stats.slow_instructions;
-    assert_int_equal(call_often(&vm, at, POOL, 1000), 1000);
-    assert_int_equal(translate_of(vm.vcpu)->stats.slow_instructions - before, 1000);
-    assert_int_equal(vm.vcpu->gpr[GPR_RDX], split);
-    pmap_read(vm.map, POOL + sizeof(pair), copy, sizeof(copy));
-    assert_int_equal(copy[0], 2 * pair[0]);
-    assert_int_equal(copy[1], 2 * pair[1]);
-    testvm_destroy(&vm);
-}
-
-static bool is_kept(const struct translate *translate, uint64_t gpa)
-{
-    for (unsigned i = 0; i < SLOW_INSNS; i++) {
-        if (translate->slow_insns[i].gpa == gpa)
-            return true;
-    }
-    return false;
-}
-
-/* Two instructions of one hash that C runs in turns: neither is decoded each time. */
-static void test_slow_of_one_hash(void **state)
-{
-    static const uint8_t load[] = {0x48, 0x8b, 0x13}; /* mov rdx, [rbx] */
-    const uint64_t at = CODE + 0x1000, other = at + 0x41;
-    uint8_t function[0x45];
-    struct testvm vm;
-    assert_int_equal((at ^ at >> 6) % SLOW_PAGE, (other ^ other >> 6) % SLOW_PAGE);
-    memset(function, 0x90, sizeof(function));
-    memcpy(function, load, sizeof(load));
-    memcpy(function + (other - at), load, sizeof(load));
-    function[sizeof(function) - 1] = 0xc3;
-    create_caller(&vm);
-    testvm_put(&vm, at, function, sizeof(function));
-    call_often(&vm, at, POOL + PAGE_SIZE - 4, 2);
-    assert_true(is_kept(translate_of(vm.vcpu), at));
-    assert_true(is_kept(translate_of(vm.vcpu), other));
-    testvm_destroy(&vm);
+    run_programs(&translate_engine, make_hot_loop, 0x5eed5u);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_runs_of_one_hash),
-        cmocka_unit_test(test_border_in_run),
-        cmocka_unit_test(test_slow_of_one_hash),
         cmocka_unit_test(test_runs),
         cmocka_unit_test(test_lockstep),
+        cmocka_unit_test(test_hot_loops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /*
- * Blocks of decoded instructions to host code: one, and those that follow in line (flow.c).
+ * Blocks of decoded instructions to host code: one, and those that follow in line (trace.c).
  *
  *      entry      flags in the CPU; where its first instructions want them in the slot:
  *      entry      saves them
@@ -23,9 +23,8 @@ _Static_assert(sizeof(struct crossing) +
                "room for all that a translation can have");
 _Static_assert(BLOCK_MAX_INSNS <= 1 << SLOW_KEY_BITS, "slow paths have numbers");
 
-/* Instructions that change the privilege without asking to leave the block, where their handler
- * runs them. */
-static bool changes_privilege(const struct insn *insn)
+/* Without asking to leave the block, where their handler runs them. */
+bool translate_changes_privilege(const struct insn *insn)
 {
     return insn->mnemonic == ZYDIS_MNEMONIC_STAC || insn->mnemonic == ZYDIS_MNEMONIC_CLAC;
 }
@@ -63,27 +62,25 @@ unsigned translate_block_vectors(const struct block *block)
     return vectors;
 }
 
-/* Returns the block that follows in line; NULL: none does. */
-static const struct block *emit_block(struct context *c, const struct block *block)
+static void emit_blocks(struct context *c)
 {
-    const struct block *next = NULL;
-    bool is_first = c->insn_count == 0;
-    c->insn_count += block->count;
-    c->insns = block->insns;
-    c->count = block->count;
-    c->slow_first = c->slow_count;
+    /* Of the first block, if it is a loop: its second copy comes back into the middle of it. So
+     * runs begin behind that place, and no copies of registers are kept. */
+    unsigned looping = c->loop_count != 0 ? (unsigned)__builtin_ctzll(c->block_ends) + 1 : 0;
+    bool has_bad_runs = slow_has_bad_runs(c->translate, translation_gpa(c->translation));
+    runs_find(&c->runs, c->insns, c->count,
+              has_bad_runs   ? c->count
+              : looping != 0 ? c->loop_writer + 1
+                             : 0);
     c->held = RUN_NONE;
-    /* The second copy of a loop goes on in the middle of this one (loop.c). */
-    bool is_loop = is_first && c->loop_count != 0;
-    c->keeps_copies = !is_loop;
-    context_forget_copies(c);
-    runs_find(&c->runs, block,
-              !is_loop && !slow_has_bad_runs(c->translate, translation_gpa(c->translation)));
-    for (unsigned i = 0; i < block->count; i++) {
-        const struct insn *insn = c->insn = &block->insns[i];
+    for (unsigned i = 0; i < c->count; i++) {
+        const struct insn *insn = c->insn = &c->insns[i];
         c->index = i;
-        bool is_last = i + 1 == block->count;
-        if (is_first)
+        bool is_last = c->block_ends >> i & 1, is_loop = i < looping;
+        c->keeps_copies = !is_loop;
+        if (i <= looping)
+            context_forget_copies(c);
+        if (is_loop)
             c->loop_offsets[i] = emit_offset(&c->e);
         c->next_rip = c->rip + insn->length;
         bool done = integer_emit(c);
@@ -91,14 +88,16 @@ static const struct block *emit_block(struct context *c, const struct block *blo
             context_flags_make(c);
         if (is_last && is_loop)
             context_flags_settle(c);
-        if (is_last && !done && flow_emit(c, &next))
-            break;
+        if (is_last && !done && flow_emit(c)) {
+            c->rip = c->next_rip;
+            continue;
+        }
         if (!done)
             context_flags_settle(c);
         if (is_last && !done && level_emit(c))
             break;
         if (!done && !vector_emit(c) && !privileged_emit(c, is_last)) {
-            bool exits = is_last || changes_privilege(insn);
+            bool exits = is_last || translate_changes_privilege(insn);
             context_call_handler(c, exits);
             if (exits)
                 break;
@@ -112,9 +111,7 @@ static const struct block *emit_block(struct context *c, const struct block *blo
             flow_edge(c, c->next_rip);
         c->rip = c->next_rip;
     }
-    c->rip = c->next_rip;
     c->keeps_copies = false;
-    return next;
 }
 
 /* The slow paths' code, and what slow.c has to know of each. */
@@ -183,8 +180,8 @@ struct translation *translate_block(struct translate *translate, const struct bl
     else if (need == FLAGS_SAVED)
         entry_emit_saving(&c);
     uint32_t body = emit_offset(&c.e);
-    while (block != NULL)
-        block = emit_block(&c, block);
+    trace_find(&c, block);
+    emit_blocks(&c);
     flow_emit_loops(&c);
     uint32_t code_end = emit_offset(&c.e);
     c.e.at = c.e.base + t->aside;

@@ -60,7 +60,7 @@ struct slow_path {
     unsigned jump_count, look_count;
     struct second_look looks[SLOW_LOOKS];
     uint32_t resume; /* offset of what follows the instructions; */
-    uint32_t alone;  /* of what follows the first one, if others follow and can do without C; or 0 */
+    uint32_t alone; /* of what follows the first one, if others follow and can do without C; or 0 */
     uint64_t rip;
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */
     uint8_t at;         /* the place of the access in the run, */
@@ -95,20 +95,22 @@ struct context {
     const struct insn *insn; /* being translated */
     uint64_t rip, next_rip;
     struct emit_rm operand;   /* is_memory: its memory operand, no probe is needed (loop.c) */
-    const struct insn *insns; /* the block, */
-    unsigned index, count;    /* where insn is in it, and how many there are */
+    const struct insn *insns; /* the blocks, one after the other, */
+    unsigned index, count;    /* where insn is in them, and how many there are */
+    /* Bits by index: the last of a block; and of those, where the next one follows (trace.c). */
+    uint64_t block_ends, follows;
     bool in_host, in_slot;
     struct flags_recipe recipe;
-    unsigned vectors; /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
+    unsigned vectors;  /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
     bool keeps_copies; /* see context_get */
     uint8_t copies[2]; /* the guest registers that T1 and T2 have been given the values of */
 
-    unsigned held;                   /* the run whose host address T0 holds, or RUN_NONE */
-    unsigned slow_count, slow_first; /* slow_first: of the block, as is index */
+    unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
+    unsigned slow_count;
     unsigned load_count;
     bool has_saving_entry;
-    unsigned insn_count;  /* of all blocks */
     unsigned loop_count;  /* without the branch; 0: it is none */
+    unsigned loop_writer; /* the instruction where its second copy comes back to the first */
     uint64_t loop_branch; /* RIP of that */
     unsigned edge_count;
     uint32_t jump_miss, jump_resume; /* of the look-up in the jump cache; 0: there is none */
@@ -119,6 +121,7 @@ struct context {
     struct slow_path slow[BLOCK_MAX_INSNS];
     struct vectors_load loads[BLOCK_MAX_INSNS + 1];
     struct edge edges[BLOCK_MAX_INSNS + 1];
+    struct insn trace[BLOCK_MAX_INSNS]; /* room for insns, if they are of several blocks */
     /* The first block, where it is a loop (loop.c), and where its instructions begin. */
     struct insn loop[BLOCK_MAX_INSNS];
     uint32_t loop_offsets[BLOCK_MAX_INSNS];
@@ -329,11 +332,20 @@ void entry_emit_saving(struct context *c);
 void entry_emit_loop(struct context *c, const struct block *block, enum flags_need need);
 void entry_emit(struct context *c, enum flags_need need, uint32_t body);
 
-/* flow.c: near branches, calls, returns. False: it is none of them. *next becomes the block that is
- * to follow in line, at c->next_rip. */
-bool flow_emit(struct context *c, const struct block **next);
+/* block.c: STAC, CLAC. */
+bool translate_changes_privilege(const struct insn *insn);
+
+/* trace.c: finds what is to be translated, from this block on: insns, and what goes with them. */
+void trace_find(struct context *c, const struct block *block);
+/* The way on from a branch at `from` does not follow in line, but it will once it has been run. */
+bool trace_may_grow(const struct context *c, uint64_t from, uint64_t to);
+
+/* flow.c: near branches, calls, returns. False: it is none of them. c->next_rip becomes where it
+ * goes on in line, if it does. */
+bool flow_emit(struct context *c);
+/* In the same page, and whole in it: an instruction there might cross into the next. */
+bool flow_is_linked(const struct context *c, uint64_t target);
 bool flow_is_inline(const struct insn *insn);
-bool flow_is_jcc(const struct insn *insn);
 void flow_emit_loops(struct context *c); /* second copies of loops (loop.c) */
 void flow_emit_rest(struct context *c);  /* aside, before the slow paths */
 /* Where nothing else ends the block. */

@@ -13,6 +13,7 @@
  *   ring.c      their memory
  *   slow.c      instructions that miss the TLB
  *   stubs.c     entering and leaving generated code, calls of handlers
+ *   trace.c     which blocks make a translation
  *   block.c     a translation
  *   entry.c     the ways into it
  *   flow.c      branches
@@ -103,7 +104,7 @@ static const struct link *link_here(const struct vcpu *vcpu, const struct transl
 }
 
 /*
- * Loops are made anew as more of them is known, so that their ways follow in line (flow.c). A
+ * Loops are made anew as more of them is known, so that their ways follow in line (trace.c). A
  * translation is hot if it was made for a loop, or reached by a link from a hot one. One that has
  * gone on by a link where it could have gone on in line is dropped, to be made when it is next
  * reached; this happens once for each such link.

@@ -1,13 +1,11 @@
 /*
  * Near branches, calls and returns: how one translation goes on to the next.
  *
- * A direct branch within the page becomes a link. Where the way on is forward and has been run
- * before, its block follows in line instead: so loops, which are translated the second time round,
- * have their first way round in line. Everything else asks the jump cache (jump.c). It
- * has been filled by the dispatcher, so whatever is found there has been checked: canonical,
- * mapped, executable. What is not found there is for the dispatcher, after the branch; but an
- * address that is not canonical goes to the instruction's handler before anything of it has been
- * done.
+ * A direct branch within the page becomes a link, if its way on does not follow in line (trace.c).
+ * Everything else asks the jump cache (jump.c). It has been filled by the dispatcher, so whatever
+ * is found there has been checked: canonical, mapped, executable. What is not found there is for
+ * the dispatcher, after the branch; but an address that is not canonical goes to the instruction's
+ * handler before anything of it has been done.
  *
  * Attention (see vcpu.h) is looked at on every way that can close a loop: where RIP is looked up in
  * the jump cache, and where a direct branch goes backward (entry.c). All else only makes RIP grow,
@@ -79,8 +77,7 @@ static void edge_far(struct context *c, uint64_t target)
     emit_op(e, 0, 0xff, 4, rm_at(T2, offsetof(struct jump, code)));
 }
 
-/* In the same page, and whole in it: an instruction there might cross into the next. */
-static bool flow_is_linked(const struct context *c, uint64_t target)
+bool flow_is_linked(const struct context *c, uint64_t target)
 {
     return (target ^ c->translation->rip) >> PAGE_SHIFT == 0 &&
            (target & PAGE_MASK) <= PAGE_SIZE - INSN_MAX_LENGTH;
@@ -134,28 +131,15 @@ static void emit_edges(struct context *c)
     }
 }
 
-/* Goes on at rip: with the block that follows in line, which it returns, or by an edge. Only in
- * what is hot, forward, in the same page, and only where something has been run before. */
-static const struct block *follow(struct context *c, uint64_t rip)
+/* Goes on at rip: in line, or by an edge. */
+static void go_on(struct context *c, uint64_t rip)
 {
-    struct translate *translate = c->translate;
-    const struct block *block = NULL;
-    bool may_follow = !translate->is_lockstep && rip > c->rip && flow_is_linked(c, rip);
-    uint64_t gpa = (uint64_t)c->translation->ppn << PAGE_SHIFT | (rip & PAGE_MASK);
-    if (may_follow && c->translation->is_hot &&
-        translate_look_up(translate, gpa, rip, c->privilege) != NULL) {
-        may_follow = false;
-        block = block_decode_more(translate->vcpu, gpa);
-        if (block != NULL && c->insn_count + block->count > BLOCK_MAX_INSNS)
-            block = NULL;
-    }
-    if (block == NULL) {
+    if ((c->follows >> c->index & 1) == 0) {
         flow_edge(c, rip);
-        if (may_follow)
+        if (trace_may_grow(c, c->rip, rip))
             c->edges[c->edge_count - 1].may_follow = true;
     }
     c->next_rip = rip;
-    return block;
 }
 
 /* T0 has a RIP: [T2 + 8 * T1] is its entry in the jump cache, if equal. */
@@ -250,15 +234,16 @@ static void emit_call(struct context *c)
     emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET));
 }
 
-static const struct block *emit_jump(struct context *c)
+static void emit_jump(struct context *c)
 {
-    if (c->insn->op[0].kind == OPERAND_IMMEDIATE)
-        return follow(c, direct_target(c));
+    if (c->insn->op[0].kind == OPERAND_IMMEDIATE) {
+        go_on(c, direct_target(c));
+        return;
+    }
     struct slow_path *slow = begin_exiting(c);
     emit_indirect_target(c, slow);
     emit_jump_lookup(c, slow);
     emit_op(&c->e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
-    return NULL;
 }
 
 static void emit_return(struct context *c)
@@ -272,11 +257,11 @@ static void emit_return(struct context *c)
     emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
 }
 
-static const struct block *emit_condition(struct context *c)
+static void emit_condition(struct context *c)
 {
     context_flags_load(c);
     add_edge(c, emit_jcc(&c->e, c->insn->condition), direct_target(c));
-    return follow(c, c->next_rip);
+    go_on(c, c->next_rip);
 }
 
 /* Operands of 8 bytes: all that 64-bit code has, unless it tries hard. */
@@ -295,7 +280,7 @@ bool flow_is_inline(const struct insn *insn)
     return insn->exec == exec_ret || flow_is_jcc(insn);
 }
 
-bool flow_emit(struct context *c, const struct block **next)
+bool flow_emit(struct context *c)
 {
     const struct insn *insn = c->insn;
     if (!flow_is_inline(insn))
@@ -306,10 +291,10 @@ bool flow_emit(struct context *c, const struct block **next)
     if (insn->exec == exec_call)
         emit_call(c);
     else if (insn->exec == exec_jmp)
-        *next = emit_jump(c);
+        emit_jump(c);
     else if (insn->exec == exec_ret)
         emit_return(c);
     else
-        *next = emit_condition(c);
+        emit_condition(c);
     return true;
 }

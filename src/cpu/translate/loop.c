@@ -13,7 +13,7 @@
  *      the instructions, with [borrowed + varying * scale + displacement]
  *      before one that overwrites all flags: the counter goes down; at its end, to the same place
  *          in the first copy
- *      the branch to top; where it is not taken, to what follows it in the first copy
+ *      the branch to top; where it is not taken, a link to what follows it
  *
  * A short loop comes four times in a row before the branch to top, with one look at the counter.
  * What that leaves of the page is done by the same, once in a row.
@@ -303,6 +303,7 @@ void loop_begin(struct context *c, const struct block *block)
     struct loop loop;
     if (!analyze(&loop, c))
         c->loop_count = 0;
+    c->loop_writer = loop.writer;
 }
 
 /* ------------------------------------------------------------------------- emission */
@@ -442,7 +443,7 @@ static struct check emit_iteration(struct context *c, const struct loop *loop, u
     return check;
 }
 
-static void emit_second_copy(struct context *c, const struct loop *loop, const struct edge *edge)
+static void emit_second_copy(struct context *c, const struct loop *loop)
 {
     struct emit *e = &c->e;
     unsigned condition = loop->insns[loop->count].condition;
@@ -470,9 +471,7 @@ static void emit_second_copy(struct context *c, const struct loop *loop, const s
     for (unsigned i = 0; i < end_count; i++)
         emit_link(e, ends[i], emit_offset(e));
     emit_return(e, loop);
-    if (edge->in_slot)
-        context_flags_save(c);
-    emit_jmp_to(e, edge->at + 4); /* what follows the branch */
+    flow_edge(c, c->loop_branch + loop->insns[loop->count].length);
     if (several.out != 0) {
         emit_link(e, several.out, emit_offset(e));
         emit_alu_immediate(e, 0, 4, rm_reg(loop->counter), UNROLLED * step); /* add */
@@ -504,7 +503,7 @@ void loop_emit(struct context *c, struct edge *edge)
         emit_group(c, &loop, &loop.groups[g], &fails);
     emit_alu_immediate(e, 7, 4, rm_reg(loop.counter), loop.counter_step * ITERATIONS);
     fail_if(e, &fails, CONDITION_B);
-    emit_second_copy(c, &loop, edge);
+    emit_second_copy(c, &loop);
     for (unsigned i = 0; i < fails.count; i++)
         emit_link(e, fails.at[i], emit_offset(e));
     emit_return(e, &loop);

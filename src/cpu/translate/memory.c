@@ -69,7 +69,7 @@ void context_slow_end(struct context *c, struct slow_path *slow)
 
 void context_run_end(struct context *c)
 {
-    for (unsigned i = c->slow_count; i-- > c->slow_first && c->slow[i].end == c->index;) {
+    for (unsigned i = c->slow_count; i-- > 0 && c->slow[i].end == c->index;) {
         if (c->slow[i].resume == 0)
             context_slow_end(c, &c->slow[i]);
     }

@@ -2,9 +2,9 @@
  * Runs: several accesses, one probe.
  *
  * Most code gets at memory by few pointers: the stack's, a structure's, an array's. Accesses of a
- * block whose addresses differ by constants are a run: the first one probes for all of them, from
- * the lowest byte to the end of the highest, for writing if one of them writes. The host address
- * is kept in the frame, and the others have no more to do than to use it:
+ * translation whose addresses differ by constants are a run: the first one probes for all of them,
+ * from the lowest byte to the end of the highest, for writing if one of them writes. The host
+ * address is kept in the frame, and the others have no more to do than to use it:
  *
  *      push rbp        ; [RSP - 8]     probe [RSP - 24, RSP), to T0 and the frame
  *      push rbx        ; [RSP - 16]    mov [T0 + 8], rbx
@@ -20,7 +20,8 @@
  * by handlers; generated code goes on after that. That is exact, and slow for who does it often: a
  * run over a page border. So it is counted, and the block translated again without runs (slow.c).
  * When the probe of an access between those of a run fails, that alone is for C, unless the MMU
- * parks meanwhile, after which the host address in the frame is no good.
+ * parks meanwhile, after which the host address in the frame is no good. A run may go on behind
+ * branches that are not taken; where C takes one, it leaves for the dispatcher.
  */
 
 #include "cpu/translate/run.h"
@@ -282,13 +283,15 @@ static void add_access(struct finder *f, unsigned i, const struct place *p)
     f->runs->run[i] = (uint8_t)r;
 }
 
-static void scan(struct finder *f, const struct block *block)
+static void scan(struct finder *f, const struct insn *insns, unsigned count, unsigned first)
 {
-    for (unsigned i = 0; i < block->count; i++) {
-        const struct insn *insn = &block->insns[i];
+    for (unsigned i = 0; i < count; i++) {
+        const struct insn *insn = &insns[i];
         struct place place;
         struct plan planned, *plan = integer_plan(&planned, insn) ? &planned : NULL;
-        if (plan == NULL && !translate_is_inline(insn)) {
+        if (i < first) {
+            /* only RIP counts */
+        } else if (plan == NULL && !translate_is_inline(insn)) {
             f->sealed = f->count;
             forget_all(f);
         } else {
@@ -298,15 +301,17 @@ static void scan(struct finder *f, const struct block *block)
             note_registers(f, insn, plan);
         }
         f->rip += insn->length;
+        if (insn->exec == exec_jmp && is_immediate(insn, 0))
+            f->rip += insn->immediate;
     }
 }
 
 /* It may have two accesses that make a run. */
-static bool is_worth_it(const struct block *block)
+static bool is_worth_it(const struct insn *insns, unsigned count, unsigned first)
 {
     unsigned accesses = 0;
-    for (unsigned i = 0; i < block->count && accesses < 2; i++) {
-        const struct insn *insn = &block->insns[i];
+    for (unsigned i = first; i < count && accesses < 2; i++) {
+        const struct insn *insn = &insns[i];
         accesses += stack_is_inline(insn) || insn->exec == exec_call || insn->exec == exec_ret ||
                     insn->base != INSN_REG_NONE || insn->index != INSN_REG_NONE ||
                     is_memory(insn, 0) || is_memory(insn, 1);
@@ -361,11 +366,11 @@ static void find_ends(struct runs *runs, unsigned count)
     }
 }
 
-void runs_find(struct runs *runs, const struct block *block, bool wanted)
+void runs_find(struct runs *runs, const struct insn *insns, unsigned count, unsigned first)
 {
     memset(runs->run, RUN_NONE, sizeof(runs->run));
-    if (!wanted || !is_worth_it(block)) {
-        for (unsigned i = 0; i < block->count; i++)
+    if (!is_worth_it(insns, count, first)) {
+        for (unsigned i = 0; i < count; i++)
             runs->end[i] = (uint8_t)i;
         return;
     }
@@ -376,7 +381,7 @@ void runs_find(struct runs *runs, const struct block *block, bool wanted)
     f.count = f.sealed = 0;
     for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++)
         f.gpr[gpr] = (struct value){.number = (uint16_t)gpr};
-    scan(&f, block);
+    scan(&f, insns, count, first);
     give_slots(&f);
-    find_ends(runs, block->count);
+    find_ends(runs, count);
 }

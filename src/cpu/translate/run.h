@@ -25,7 +25,7 @@ struct runs {
     uint8_t run[BLOCK_MAX_INSNS], at[BLOCK_MAX_INSNS], end[BLOCK_MAX_INSNS];
 };
 
-/* Finds the runs of a block; `wanted` false: none. */
-void runs_find(struct runs *runs, const struct block *block, bool wanted);
+/* Finds the runs of so many instructions, none of them in those before `first`. */
+void runs_find(struct runs *runs, const struct insn *insns, unsigned count, unsigned first);
 
 #endif

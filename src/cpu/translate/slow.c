@@ -119,14 +119,20 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     bool is_run = entry->insn & SLOW_RUN, is_alone = entry->insn & SLOW_ALONE;
     uint64_t linear = is_run ? access_address(vcpu, insn) - entry->at : 0;
     uint64_t parkings = vcpu->mmu.parkings;
+    bool leaves = entry->insn & SLOW_EXITS;
     for (unsigned left = entry->count;;) {
-        vcpu->next_rip = vcpu->rip + insn->length;
+        const uint64_t next_rip = vcpu->rip + insn->length;
+        vcpu->next_rip = next_rip;
         insn->exec(vcpu, insn);
         vcpu->rip = vcpu->next_rip;
         translate->stats.slow_instructions++;
         is_alone = is_alone && left == entry->count && vcpu->mmu.parkings == parkings;
         if (--left == 0 || vcpu->leave_block || is_alone)
             break;
+        if (vcpu->rip != next_rip && flow_is_jcc(insn)) { /* no way in line */
+            leaves = true;
+            break;
+        }
         insn = find_insn(vcpu, translate, gpa + (vcpu->rip - rip));
     }
     if (is_run && !translate->is_lockstep)
@@ -135,7 +141,7 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
         return NULL;
     if (is_alone)
         return translate->code.execute + t->code + entry->alone;
-    return entry->insn & SLOW_EXITS ? NULL : translate->code.execute + t->code + entry->resume;
+    return leaves ? NULL : translate->code.execute + t->code + entry->resume;
 }
 
 void slow_forget(struct translate *translate, uint64_t ppn)

@@ -3,12 +3,15 @@
  *
  *   enter(code)          a C function: saves the host's registers, loads the guest's, jumps to code
  *                        that expects the flags in their slot, RIP in T0. Returns the link through
- * which the guest left (a struct link, or NULL). slow                 T0: the key of a slow path,
- * see slow.c; the flags are in their slot. One for each level of vector registers that are to be in
- * the CPU afterwards call_handler         T0: the instruction, T1: its RIP. Runs its handler on
- * struct vcpu, as the interpreter would, and goes on after the call; or leaves for the dispatcher,
- * where the handler has asked for it. call_handler_exit    the same, and leaves always exit_saved
- * T0: RIP to go on at; flags in their slot exit_host            the same, flags in the CPU
+ *                        which the guest left (a struct link, or NULL)
+ *   slow                 T0: the key of a slow path, see slow.c; flags in their slot. One for each
+ *                        level of vector registers that are to be in the CPU afterwards
+ *   call_handler         T0: the instruction, T1: its RIP. Runs its handler on struct vcpu, as the
+ *                        interpreter would, and goes on after the call; or leaves for the
+ *                        dispatcher, where the handler has asked for it
+ *   call_handler_exit    the same, and leaves always
+ *   exit_saved           T0: RIP to go on at; flags in their slot
+ *   exit_host            the same, flags in the CPU
  *   exit_link_saved      T0: the link (a ref) to go on by, which says where; flags in their slot
  *   exit_link_host       the same, flags in the CPU
  *   exit_jump            T0: RIP to go on at; flags in their slot. Where there is nothing for the

@@ -357,6 +357,8 @@ uint32_t translate_entry(struct translate *translate, struct translation *t,
 /* True for what is translated without a call of its handler (memory operands that miss the TLB
  * aside): what the lock-step mode can check. integer.c */
 bool translate_is_inline(const struct insn *insn);
+/* flow.c: a conditional jump. */
+bool flow_is_jcc(const struct insn *insn);
 
 /* engine.c */
 /* Runs generated code from there on, and sets left_by. */

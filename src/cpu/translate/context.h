@@ -343,6 +343,9 @@ bool trace_may_grow(const struct context *c, uint64_t from, uint64_t to);
 /* flow.c: near branches, calls, returns. False: it is none of them. c->next_rip becomes where it
  * goes on in line, if it does. */
 bool flow_emit(struct context *c);
+bool flow_is_direct(const struct insn *insn); /* of what flow_is_inline holds for */
+/* Both where a direct branch leads to and what comes next: else its handler may raise a fault. */
+bool flow_is_canonical(const struct insn *insn, uint64_t next_rip);
 /* In the same page, and whole in it: an instruction there might cross into the next. */
 bool flow_is_linked(const struct context *c, uint64_t target);
 bool flow_is_inline(const struct insn *insn);

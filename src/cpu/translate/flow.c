@@ -280,13 +280,22 @@ bool flow_is_inline(const struct insn *insn)
     return insn->exec == exec_ret || flow_is_jcc(insn);
 }
 
+bool flow_is_direct(const struct insn *insn)
+{
+    return insn->op[0].kind == OPERAND_IMMEDIATE && insn->exec != exec_ret;
+}
+
+bool flow_is_canonical(const struct insn *insn, uint64_t next_rip)
+{
+    return access_is_canonical(next_rip + insn->immediate) && access_is_canonical(next_rip);
+}
+
 bool flow_emit(struct context *c)
 {
     const struct insn *insn = c->insn;
     if (!flow_is_inline(insn))
         return false;
-    bool direct = insn->op[0].kind == OPERAND_IMMEDIATE && insn->exec != exec_ret;
-    if (direct && (!access_is_canonical(direct_target(c)) || !access_is_canonical(c->next_rip)))
+    if (flow_is_direct(insn) && !flow_is_canonical(insn, c->next_rip))
         return false;
     if (insn->exec == exec_call)
         emit_call(c);

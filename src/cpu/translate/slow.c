@@ -126,7 +126,7 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
         insn->exec(vcpu, insn);
         vcpu->rip = vcpu->next_rip;
         translate->stats.slow_instructions++;
-        is_alone = is_alone && left == entry->count && vcpu->mmu.parkings == parkings;
+        is_alone = is_alone && vcpu->mmu.parkings == parkings;
         if (--left == 0 || vcpu->leave_block || is_alone)
             break;
         if (vcpu->rip != next_rip && flow_is_jcc(insn)) { /* no way in line */

@@ -11,7 +11,6 @@
  * of a loop (loop.c), to an instruction of the first block.
  */
 
-#include "cpu/access.h"
 #include "cpu/interp/interp.h"
 #include "cpu/translate/context.h"
 
@@ -41,11 +40,9 @@ bool trace_may_grow(const struct context *c, uint64_t from, uint64_t to)
 /* Where an instruction, the last of its block, may go on in line; false: nowhere. */
 static bool way_on(const struct insn *insn, uint64_t next_rip, uint64_t *to)
 {
-    uint64_t target = next_rip + insn->immediate;
-    *to = flow_is_jcc(insn) ? next_rip : target;
-    return flow_is_inline(insn) && insn->op[0].kind == OPERAND_IMMEDIATE &&
-           (insn->exec == exec_jmp || flow_is_jcc(insn)) && access_is_canonical(target) &&
-           access_is_canonical(next_rip);
+    *to = flow_is_jcc(insn) ? next_rip : next_rip + insn->immediate;
+    return flow_is_inline(insn) && flow_is_direct(insn) && insn->exec != exec_call &&
+           flow_is_canonical(insn, next_rip);
 }
 
 static bool has_privilege_change(const struct block *block)

@@ -143,14 +143,18 @@ class TestCase(harness.TestCase):
             return kept if text in kept else None
         return self.wait_for(look, text)
 
-    def is_alive(self, pid):
-        """Whether a thread of it is left: the first may end before those that hold its sockets."""
+    def thread_states(self, pid):
+        """What each of its threads is doing, a letter of proc(5) each; nothing if it is gone."""
         try:
+            states = set()
             for task in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{task}/stat", encoding="utf-8",
                           errors="replace") as stream:
-                    if stream.read().rsplit(")", 1)[1].split()[0] not in "ZX":
-                        return True
-            return False
+                    states.add(stream.read().rsplit(")", 1)[1].split()[0])
+            return states
         except (FileNotFoundError, ProcessLookupError):
-            return os.path.exists(f"/proc/{pid}") and self.is_alive(pid)
+            return self.thread_states(pid) if os.path.exists(f"/proc/{pid}") else set()
+
+    def is_alive(self, pid):
+        """Whether a thread of it is left: the first may end before those that hold its sockets."""
+        return bool(self.thread_states(pid) - set("ZX"))

@@ -116,6 +116,8 @@ class Listing(Case):
         name, other = self.detach(self.halting()), self.detach(self.halting())
         pid = self.rows()[name]["pid"]
         os.kill(pid, signal.SIGSTOP)
+        # kill returns before they stand still: the one that answers might still do so.
+        self.wait_for(lambda: self.thread_states(pid) == {"T"}, "that all threads are stopped")
         rows = self.rows()
         self.assertEqual(rows[name], {"name": name, "state": "hangs", "pid": pid})
         self.assertEqual(rows[other]["state"], "running")

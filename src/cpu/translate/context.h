@@ -198,10 +198,10 @@ void context_call_handler(struct context *c, bool exits);
 const struct insn *context_keep(struct context *c, const struct insn *insn);
 
 /*
- * Copies. A guest register that lives in struct vcpu is loaded for each instruction that reads it,
+ * Copies. A guest register that lives in the frame is loaded for each instruction that reads it,
  * but where T1 or T2 still has its value: from an instruction before, and no other has named that
  * host register since (emit.h says), nor does any way lead in here from elsewhere (whoever emits
- * one forgets). struct vcpu always has the value too: what is written is stored at once.
+ * one forgets). The frame always has the value too: what is written is stored at once.
  */
 static inline bool context_has_copy(const struct context *c, unsigned gpr, unsigned in)
 {

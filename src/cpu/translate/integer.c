@@ -32,7 +32,7 @@ static unsigned choose_scratch(const struct context *c, const struct operand *op
     return context_has_copy(c, op->reg, T2) || (is_taken && is_free) ? T2 : T1;
 }
 
-/* The r/m operand where it is a register. One that lives in struct vcpu, and of which there is no
+/* The r/m operand where it is a register. One that lives in the frame, and of which there is no
  * copy, is used there, if that is the same thing: 32-bit results must clear the rest, bit offsets
  * and XCHG mean something else; what writes both operands may have the same one twice. */
 static struct emit_rm take_rm(struct context *c, const struct plan *p, const struct operand *op,
@@ -58,7 +58,7 @@ static void keep_copies(struct context *c, const struct plan *p, const struct op
         context_note_copy(c, rm_op->reg, rm.reg);
 }
 
-/* The operand that lives in struct vcpu as r/m: no load of it then. */
+/* The operand that lives in the frame as r/m: no load of it then. */
 static void prefer_place(struct plan *p, const struct insn *insn)
 {
     if (!(p->effects & (SWAPS | COMMUTES)) || is_memory(insn, p->rm) ||

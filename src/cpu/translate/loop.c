@@ -322,7 +322,7 @@ static void emit_borrow(struct emit *e, const struct loop *loop)
 {
     for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++) {
         if (loop->borrowed >> gpr & 1)
-            emit_store(e, rm_gpr(gpr), host_of(gpr));
+            emit_store(e, rm_vcpu_gpr(gpr), host_of(gpr));
     }
 }
 
@@ -330,7 +330,7 @@ static void emit_return(struct emit *e, const struct loop *loop)
 {
     for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++) {
         if (loop->borrowed >> gpr & 1)
-            emit_load(e, host_of(gpr), rm_gpr(gpr));
+            emit_load(e, host_of(gpr), rm_vcpu_gpr(gpr));
     }
 }
 

@@ -38,19 +38,27 @@
 
 static const uint8_t callee_saved[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
 
-static void emit_store_guest(struct emit *e)
+/* To struct vcpu and back, where C is to see or to change them. The frame is at [RSP + frame].
+ * Both spoil T2. */
+static void emit_store_guest(struct emit *e, int32_t frame)
 {
     for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++) {
-        if (host_of(gpr) != HOST_NONE)
-            emit_store(e, rm_gpr(gpr), host_of(gpr));
+        struct emit_rm from = rm_gpr(gpr);
+        from.displacement += frame;
+        if (host_of(gpr) == HOST_NONE)
+            emit_load(e, T2, from);
+        emit_store(e, rm_vcpu_gpr(gpr), host_of(gpr) == HOST_NONE ? T2 : host_of(gpr));
     }
 }
 
-static void emit_load_guest(struct emit *e)
+static void emit_load_guest(struct emit *e, int32_t frame)
 {
     for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++) {
-        if (host_of(gpr) != HOST_NONE)
-            emit_load(e, host_of(gpr), rm_gpr(gpr));
+        struct emit_rm to = rm_gpr(gpr);
+        to.displacement += frame;
+        emit_load(e, host_of(gpr) == HOST_NONE ? T2 : host_of(gpr), rm_vcpu_gpr(gpr));
+        if (host_of(gpr) == HOST_NONE)
+            emit_store(e, to, T2);
     }
 }
 
@@ -87,7 +95,7 @@ static void emit_enter(struct emit *e)
     emit_mov(e, T1, HOST_RDI);
     emit_load(e, T0, OFFSET(rflags));
     emit_flags_give(e, T0, T2, FLAGS_SLOT);
-    emit_load_guest(e);
+    emit_load_guest(e, 0);
     emit_load(e, T0, OFFSET(rip));
     emit_op(e, 0, 0xff, 4, rm_reg(T1)); /* jmp */
 }
@@ -114,7 +122,7 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
     emit_u8(e, 0);
     emit_load(e, T1, OFFSET(rflags));
     emit_flags_give(e, T1, T2, FLAGS_SLOT);
-    emit_load_guest(e);
+    emit_load_guest(e, 0);
     emit_load(e, T0, OFFSET(rip));
     emit_jmp_to(e, translate->exit_jump);
     for (unsigned i = 0; i < ARRAY_LENGTH(out); i++)
@@ -127,8 +135,8 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
 static void emit_call_handler(struct emit *e, struct translate *translate, bool exits)
 {
     const struct vcpu *vcpu = translate->vcpu;
-    const int32_t slot = FLAGS_SLOT + 16;
-    emit_store_guest(e);
+    const int32_t frame = 16, slot = frame + FLAGS_SLOT;
+    emit_store_guest(e, frame);
     emit_store(e, OFFSET(rip), T1);
     emit_op(e, 0, 0x0fb6, T2, rm_at(T0, offsetof(struct insn, length)));
     emit_op(e, EMIT_W, 0x01, T1, rm_reg(T2)); /* add T2, T1 */
@@ -145,21 +153,21 @@ static void emit_call_handler(struct emit *e, struct translate *translate, bool 
         emit_alu_immediate(e, 7, 1, OFFSET(leave_block), 0);
         stay = emit_jcc(e, CONDITION_E);
     }
-    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, 16));
+    emit_lea(e, HOST_RSP, rm_at(HOST_RSP, frame));
     emit_go_on(e, translate);
     if (exits)
         return;
     emit_link(e, stay, emit_offset(e));
     emit_load(e, T0, OFFSET(rflags));
     emit_flags_give(e, T0, T1, slot);
-    emit_load_guest(e);
+    emit_load_guest(e, frame);
     emit_u8(e, 0xc3);
 }
 
 /* For each level of vector registers that are to be in the CPU when it resumes. */
 static void emit_slow(struct emit *e, const struct translate *translate, unsigned vectors)
 {
-    emit_store_guest(e);
+    emit_store_guest(e, 0);
     emit_store_flags(e, FLAGS_SLOT);
     emit_op(e, 0, 0x8b, HOST_RSI, rm_reg(T0));
     vectors_emit_save(e, translate);
@@ -171,7 +179,7 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
     emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), HOST_RAX);
     emit_load(e, T0, OFFSET(rflags));
     emit_flags_give(e, T0, T1, FLAGS_SLOT);
-    emit_load_guest(e);
+    emit_load_guest(e, 0);
     if (vectors != VECTORS_NONE) {
         emit_load(e, T1, OFFSET(rip));
         emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -8));
@@ -188,7 +196,7 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
 static void emit_exit(struct emit *e, const struct translate *translate)
 {
     emit_store(e, OFFSET(rip), T0);
-    emit_store_guest(e);
+    emit_store_guest(e, 0);
     emit_store_flags(e, FLAGS_SLOT);
     vectors_emit_save(e, translate);
     emit_op(e, 0, 0x31, HOST_RAX, rm_reg(HOST_RAX));
@@ -198,7 +206,7 @@ static void emit_exit(struct emit *e, const struct translate *translate)
 /* T0: a link. RIP follows from it. */
 static void emit_exit_link(struct emit *e, const struct translate *translate)
 {
-    emit_store_guest(e);
+    emit_store_guest(e, 0);
     emit_store_flags(e, FLAGS_SLOT);
     vectors_emit_save(e, translate);
     emit_constant(e, HOST_RAX, (uint64_t)(uintptr_t)translate->code.data);
@@ -213,7 +221,7 @@ static void emit_exit_link(struct emit *e, const struct translate *translate)
  */
 static void emit_third_look(struct emit *e, const struct translate *translate)
 {
-    enum { RESULT = 0, ABSENT = 8, SIZE = 24 }; /* with the return address a multiple of 16 */
+    enum { RESULT = 0, ABSENT = 8, SIZE = 24, FRAME = SIZE + 8 }; /* which keeps RSP aligned */
     _Static_assert(offsetof(struct vcpu_vectors, avx_absent) ==
                        offsetof(struct vcpu_vectors, sse_absent) + 1,
                    "both are saved together");
@@ -221,7 +229,7 @@ static void emit_third_look(struct emit *e, const struct translate *translate)
     emit_alu_immediate(e, 7, 8, rm_reg(T2), PAGE_MASK);
     uint32_t crosses = emit_jcc(e, CONDITION_A);
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, -SIZE));
-    emit_store_guest(e);
+    emit_store_guest(e, FRAME);
     emit_op(e, 0, 0x0fb7, T2, OFFSET(vectors.sse_absent));
     emit_store(e, rm_at(HOST_RSP, ABSENT), T2);
     vectors_emit_save(e, translate);
@@ -232,7 +240,7 @@ static void emit_third_look(struct emit *e, const struct translate *translate)
     emit_op(e, 0, 0xff, 2, rm_reg(HOST_RAX)); /* call */
     emit_store(e, rm_at(HOST_RSP, RESULT), HOST_RAX);
     vectors_emit_restore(e, translate, rm_at(HOST_RSP, ABSENT));
-    emit_load_guest(e);
+    emit_load_guest(e, FRAME);
     emit_load(e, T0, rm_at(HOST_RSP, RESULT));
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, SIZE));
     emit_op(e, EMIT_W, 0x85, T0, rm_reg(T0)); /* test */

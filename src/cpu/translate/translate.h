@@ -371,11 +371,20 @@ bool lockstep_run(struct vcpu *vcpu, struct translate *translate, const struct b
 /* To the log: how many blocks were compared, how many differed. */
 void lockstep_report(const struct translate *translate);
 
+/* The stack of generated code: aligned to 16, this many bytes for its own use. What is used most
+ * comes first, where an address is a byte shorter. */
+#define FRAME_SIZE   104
+#define FLAGS_SLOT   0
+#define FRAME_GPRS   8  /* the guest registers that do not live in the host's */
+#define FRAME_TARGET 40 /* the code that an indirect call goes to, */
+#define FRAME_RIP    48 /* and its RIP */
+#define FRAME_RUNS   56 /* host addresses of runs */
+
 /*
  * Registers. Twelve guest registers live in host registers, eleven of them under their own name;
- * the guest's RSP is in R15. Four live in struct vcpu: compilers use R9, R10 and R11 least, and
- * R15's place is taken. R9-R11 are the scratch registers, RSP is the host's stack, gs is struct
- * vcpu.
+ * the guest's RSP is in R15. Four live in the stack frame: compilers use R9, R10 and R11 least, and
+ * R15's place is taken. They are in struct vcpu while C runs, as all others. R9-R11 are the scratch
+ * registers, RSP is the host's stack, gs is struct vcpu.
  */
 #define T0 HOST_R9
 #define T1 HOST_R10
@@ -390,7 +399,14 @@ static inline unsigned host_of(unsigned gpr)
     return map[gpr];
 }
 
+/* A guest register that has no host register. */
 static inline struct emit_rm rm_gpr(unsigned gpr)
+{
+    return rm_at(HOST_RSP, FRAME_GPRS + 8 * (gpr == GPR_R15 ? 3 : (int32_t)(gpr - GPR_R9)));
+}
+
+/* Where C has it. */
+static inline struct emit_rm rm_vcpu_gpr(unsigned gpr)
 {
     return rm_vcpu(offsetof(struct vcpu, gpr) + 8 * gpr);
 }
@@ -400,12 +416,5 @@ static inline struct emit_rm rm_jump(size_t offset)
 {
     return (struct emit_rm){1, 0, T2, T1, 3, (int32_t)offset};
 }
-
-/* The stack of generated code: aligned to 16, this many bytes for its own use. */
-#define FRAME_SIZE   56
-#define FLAGS_SLOT   0
-#define FRAME_TARGET 8  /* the code that an indirect call goes to, */
-#define FRAME_RIP    16 /* and its RIP */
-#define FRAME_RUNS   24 /* host addresses of runs */
 
 #endif

@@ -50,8 +50,9 @@ struct second_look {
     uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
     uint8_t privilege, access;
     bool has_page;    /* T2 is the page of the last byte already; else T0 is the page, */
-    bool is_constant; /* or `address` is what is looked for */
+    bool is_constant; /* or `address` is what is looked for, */
     uint64_t address;
+    unsigned stack_span; /* or it was a probe of the stack page, for so many bytes; 0: it was not */
 };
 
 struct slow_path {

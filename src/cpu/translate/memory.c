@@ -81,16 +81,17 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
     context_slow_jump(c, slow, CONDITION_NE);
 }
 
-/* The branch "not equal" of a probe, after which comes what completes a hit: then the caller calls
- * look_resume. NULL: it is the slow path at once. */
-static struct second_look *look_begin(struct context *c, struct slow_path *slow, bool write)
+/* The branch of a probe that has failed, after which comes what completes a hit: then the caller
+ * calls look_resume. NULL: it is the slow path at once. */
+static struct second_look *look_begin(struct context *c, struct slow_path *slow, bool write,
+                                      unsigned condition)
 {
     if (slow->look_count == SLOW_LOOKS || c->privilege >= MMU_PRIVILEGES) {
-        context_slow_jump(c, slow, CONDITION_NE);
+        context_slow_jump(c, slow, condition);
         return NULL;
     }
     struct second_look *look = &slow->looks[slow->look_count++];
-    *look = (struct second_look){.jump = emit_jcc(&c->e, CONDITION_NE),
+    *look = (struct second_look){.jump = emit_jcc(&c->e, condition),
                                  .privilege = (uint8_t)c->privilege,
                                  .access = write ? MMU_WRITE : MMU_READ};
     return look;
@@ -108,13 +109,19 @@ static void look_emit(struct context *c, const struct second_look *look)
 {
     struct emit *e = &c->e;
     emit_link(e, look->jump, emit_offset(e));
-    if (look->is_constant) {
+    uint32_t routine = c->translate->second_look[look->privilege][look->access];
+    if (look->stack_span != 0) {
+        emit_op(e, EMIT_W, 0x03, T0,
+                rm_stack(look->privilege, offsetof(struct stack_page, page), 0));
+        emit_lea(e, T2, rm_at(T0, (int32_t)look->stack_span - 1));
+        routine = c->translate->stack_look[look->privilege][look->access];
+    } else if (look->is_constant) {
         emit_constant(e, T0, look->address);
         emit_constant(e, T2, look->address & ~PAGE_MASK);
     } else if (!look->has_page) {
         emit_mov(e, T2, T0);
     }
-    emit_call_to(e, c->translate->second_look[look->privilege][look->access]);
+    emit_call_to(e, routine);
     emit_link(e, emit_jcc(e, CONDITION_E), look->back);
 }
 
@@ -249,7 +256,7 @@ struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool wr
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
 {
     struct emit_rm addend = context_probe_tag(c, last, write);
-    struct second_look *look = look_begin(c, slow, write);
+    struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
     emit_op(&c->e, EMIT_W, 0x03, T0, addend);
     if (look != NULL)
         look->has_page = true;
@@ -259,6 +266,35 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
 {
     context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
+}
+
+/* The same for what is near RSP.
+ *
+ *      sub  r9, [rsp + page]
+ *      cmp  r9, [rsp + limit]
+ *      jae  slow
+ *      add  r9, [rsp + host]
+ */
+static void probe_stack(struct context *c, struct slow_path *slow, unsigned size, bool write)
+{
+    struct emit *e = &c->e;
+    if (c->privilege >= STACK_PAGES || size > STACK_SPAN_MAX || slow->look_count == SLOW_LOOKS) {
+        context_probe(c, slow, size, write);
+        return;
+    }
+    c->in_host = false;
+    emit_op(e, EMIT_W, 0x2b, T0, rm_stack(c->privilege, offsetof(struct stack_page, page), 0));
+    emit_op(e, EMIT_W, 0x3b, T0, rm_stack(c->privilege, offsetof(struct stack_page, limit), 0));
+    struct second_look *look = look_begin(c, slow, write, CONDITION_AE);
+    emit_op(e, EMIT_W, 0x03, T0, rm_stack(c->privilege, offsetof(struct stack_page, host), 0));
+    look->stack_span = size;
+    look_resume(c, look);
+}
+
+static bool is_on_stack(const struct insn *insn)
+{
+    return insn->base == GPR_RSP && insn->index == INSN_REG_NONE && insn->seg < SEG_FS &&
+           insn->address_size == 8;
 }
 
 /* The memory operand is at an address that is known now. In relative code that is its address
@@ -302,7 +338,7 @@ static void probe_constant(struct context *c, struct slow_path *slow, uint64_t a
         emit_constant(e, T1, page);
         emit_op(e, EMIT_W, 0x3b, T1, tag);
     }
-    struct second_look *look = look_begin(c, slow, write);
+    struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
     emit_constant(e, T0, address);
     emit_op(e, EMIT_W, 0x03, T0, addend);
     if (look != NULL) {
@@ -330,7 +366,7 @@ static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, 
     emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
     emit_slot(c);
     emit_op(e, EMIT_W, 0x3b, T0, tag);
-    struct second_look *look = look_begin(c, slow, write);
+    struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
     emit_op(e, EMIT_W, 0x03, T0, addend);
     look_resume(c, look);
     return rm_at(T0, (int32_t)(address & PAGE_MASK));
@@ -346,7 +382,10 @@ struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, 
         probe_constant(c, slow, address, write);
     } else {
         context_address(c);
-        context_probe(c, slow, size, write);
+        if (is_on_stack(c->insn))
+            probe_stack(c, slow, size, write);
+        else
+            context_probe(c, slow, size, write);
     }
     return rm_at(T0, 0);
 }
@@ -421,21 +460,29 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
     return rm;
 }
 
+static void probe_base(struct context *c, struct slow_path *slow, unsigned base,
+                       int32_t displacement, unsigned size, bool write)
+{
+    emit_lea(&c->e, T0, rm_at(host_of(base), displacement));
+    if (base == GPR_RSP)
+        probe_stack(c, slow, size, write);
+    else
+        context_probe(c, slow, size, write);
+}
+
 struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned base,
                              int32_t displacement, bool write)
 {
     unsigned number = c->runs.run[c->index];
     if (number == RUN_NONE) {
         c->held = RUN_NONE;
-        emit_lea(&c->e, T0, rm_at(host_of(base), displacement));
-        context_probe(c, slow, 8, write);
+        probe_base(c, slow, base, displacement, 8, write);
         return rm_at(T0, 0);
     }
     int32_t at = c->runs.at[c->index];
     if (run_begun(c) != RUN_NONE) {
         const struct run *run = &c->runs.runs[number];
-        emit_lea(&c->e, T0, rm_at(host_of(base), displacement - at));
-        context_probe(c, slow, run->span, run->writes);
+        probe_base(c, slow, base, displacement - at, run->span, run->writes);
         hold_run(c, slow, number);
     } else {
         take_run(c, number);

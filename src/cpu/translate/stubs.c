@@ -39,7 +39,7 @@
 static const uint8_t callee_saved[] = {HOST_RBX, HOST_RBP, HOST_R12, HOST_R13, HOST_R14, HOST_R15};
 
 /* To struct vcpu and back, where C is to see or to change them. The frame is at [RSP + frame].
- * Both spoil T2. */
+ * Both spoil T2. Coming back, there are no stack pages any more. */
 static void emit_store_guest(struct emit *e, int32_t frame)
 {
     for (unsigned gpr = 0; gpr < GPR_COUNT; gpr++) {
@@ -59,6 +59,11 @@ static void emit_load_guest(struct emit *e, int32_t frame)
         emit_load(e, host_of(gpr) == HOST_NONE ? T2 : host_of(gpr), rm_vcpu_gpr(gpr));
         if (host_of(gpr) == HOST_NONE)
             emit_store(e, to, T2);
+    }
+    for (unsigned privilege = 0; privilege < STACK_PAGES; privilege++) {
+        emit_op(e, EMIT_W, 0xc7, 0,
+                rm_stack(privilege, offsetof(struct stack_page, limit), frame)); /* mov */
+        emit_u32(e, 0);
     }
 }
 
@@ -132,7 +137,8 @@ static void emit_go_on(struct emit *e, const struct translate *translate)
 }
 
 /* On entry RSP has the return address, and the caller has moved RSP down by 8 before that. */
-static void emit_call_handler(struct emit *e, struct translate *translate, bool exits)
+static void emit_call_handler(struct emit *e, struct translate *translate, bool exits,
+                              uint32_t go_on)
 {
     const struct vcpu *vcpu = translate->vcpu;
     const int32_t frame = 16, slot = frame + FLAGS_SLOT;
@@ -154,7 +160,7 @@ static void emit_call_handler(struct emit *e, struct translate *translate, bool 
         stay = emit_jcc(e, CONDITION_E);
     }
     emit_lea(e, HOST_RSP, rm_at(HOST_RSP, frame));
-    emit_go_on(e, translate);
+    emit_jmp_to(e, go_on);
     if (exits)
         return;
     emit_link(e, stay, emit_offset(e));
@@ -165,7 +171,8 @@ static void emit_call_handler(struct emit *e, struct translate *translate, bool 
 }
 
 /* For each level of vector registers that are to be in the CPU when it resumes. */
-static void emit_slow(struct emit *e, const struct translate *translate, unsigned vectors)
+static void emit_slow(struct emit *e, const struct translate *translate, unsigned vectors,
+                      uint32_t go_on)
 {
     emit_store_guest(e, 0);
     emit_store_flags(e, FLAGS_SLOT);
@@ -175,7 +182,7 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
     emit_constant(e, HOST_RAX, (uint64_t)(uintptr_t)slow_run);
     emit_op(e, 0, 0xff, 2, rm_reg(HOST_RAX));             /* call */
     emit_op(e, EMIT_W, 0x85, HOST_RAX, rm_reg(HOST_RAX)); /* test */
-    uint32_t leave = emit_jcc(e, CONDITION_E);
+    emit_link(e, emit_jcc(e, CONDITION_E), go_on);
     emit_store(e, rm_at(HOST_RSP, FRAME_TARGET), HOST_RAX);
     emit_load(e, T0, OFFSET(rflags));
     emit_flags_give(e, T0, T1, FLAGS_SLOT);
@@ -188,8 +195,6 @@ static void emit_slow(struct emit *e, const struct translate *translate, unsigne
     }
     emit_flags_load(e);
     emit_op(e, 0, 0xff, 4, rm_at(HOST_RSP, FRAME_TARGET)); /* jmp */
-    emit_link(e, leave, emit_offset(e));
-    emit_go_on(e, translate);
 }
 
 /* RAX, the result of enter, is always NULL. */
@@ -284,6 +289,56 @@ static void emit_second_look(struct emit *e, const struct mmu *mmu, unsigned pri
     emit_jmp_to(e, third_look);
 }
 
+/* Whether the entry of T0's slot has the tag in T2: NE if not. T1 is where the slot is. */
+static struct emit_rm emit_first_look(struct emit *e, unsigned privilege, enum mmu_access access)
+{
+    size_t entry = offsetof(struct vcpu, mmu.tlb) +
+                   privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
+                   offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
+    struct emit_rm tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
+    struct emit_rm addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
+    tag.reg = addend.reg = T1;
+    emit_op(e, EMIT_W, 0x3b, T2, tag);
+    return addend;
+}
+
+static void emit_stack_look(struct emit *e, unsigned privilege, enum mmu_access access,
+                            uint32_t second_look)
+{
+    enum { FRAME = 8 }; /* above the return address */
+    emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
+    emit_mov(e, T1, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
+    emit_u8(e, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
+    struct emit_rm addend = emit_first_look(e, privilege, MMU_WRITE);
+    uint32_t no_write = emit_jcc(e, CONDITION_NE);
+    emit_op(e, EMIT_W, 0x03, T0, addend);
+    emit_load(e, T1, addend);
+    emit_op(e, EMIT_W, 0x03, T1, rm_reg(T2));
+    emit_op(e, EMIT_W, 0x33, T2, rm_reg(HOST_R15)); /* xor: that of RSP? */
+    emit_alu_immediate(e, 7, 8, rm_reg(T2), PAGE_MASK);
+    uint32_t elsewhere = emit_jcc(e, CONDITION_A);
+    emit_op(e, EMIT_W, 0x33, T2, rm_reg(HOST_R15));
+    emit_store(e, rm_stack(privilege, offsetof(struct stack_page, host), FRAME), T1);
+    emit_store(e, rm_stack(privilege, offsetof(struct stack_page, page), FRAME), T2);
+    emit_op(e, EMIT_W, 0xc7, 0, rm_stack(privilege, offsetof(struct stack_page, limit), FRAME));
+    emit_u32(e, STACK_LIMIT);
+    emit_link(e, elsewhere, emit_offset(e));
+    emit_op(e, EMIT_W, 0x3b, T0, rm_reg(T0));
+    emit_u8(e, 0xc3);
+    emit_link(e, no_write, emit_offset(e));
+    if (access == MMU_READ) {
+        addend = emit_first_look(e, privilege, MMU_READ);
+        emit_link(e, emit_jcc(e, CONDITION_NE), second_look);
+        emit_op(e, EMIT_W, 0x03, T0, addend);
+        emit_op(e, EMIT_W, 0x3b, T0, rm_reg(T0));
+        emit_u8(e, 0xc3);
+    } else {
+        emit_jmp_to(e, second_look);
+    }
+}
+
 static void emit_jump_second(struct emit *e)
 {
     uint32_t attention = emit_jump_unless(e, 4, OFFSET(attention), 0);
@@ -341,18 +396,24 @@ void translate_emit_stubs(struct translate *translate)
         for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
             translate->second_look[privilege][access] = emit_offset(&e);
             emit_second_look(&e, &translate->vcpu->mmu, privilege, access, third_look);
+            if (privilege >= STACK_PAGES)
+                continue;
+            translate->stack_look[privilege][access] = emit_offset(&e);
+            emit_stack_look(&e, privilege, access, translate->second_look[privilege][access]);
         }
     }
     translate->exit_jump = emit_offset(&e);
     emit_exit_jump(&e, translate);
+    uint32_t go_on = emit_offset(&e);
+    emit_go_on(&e, translate);
     for (unsigned vectors = VECTORS_NONE; vectors < VECTORS_LEVELS; vectors++) {
         translate->slow[vectors] = emit_offset(&e);
-        emit_slow(&e, translate, vectors);
+        emit_slow(&e, translate, vectors, go_on);
     }
     translate->call_handler = emit_offset(&e);
-    emit_call_handler(&e, translate, false);
+    emit_call_handler(&e, translate, false, go_on);
     translate->call_handler_exit = emit_offset(&e);
-    emit_call_handler(&e, translate, true);
+    emit_call_handler(&e, translate, true, go_on);
     translate->code_ring.start = (uint32_t)align_up(emit_offset(&e), 64);
     translate->code_is_new = true;
 }

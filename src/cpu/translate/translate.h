@@ -139,6 +139,21 @@ struct ring {
 #define SLOW_INSNS   4096u /* entries of the cache of instructions, */
 #define SLOW_PAGE    64u   /* those that a page's may be in */
 
+/*
+ * The page that RSP is in, beside the TLB, of which it is an entry for writes: probes of what is
+ * near RSP ask here (memory.c). The routine stack_look fills it. It lasts until C runs: whatever
+ * drops an entry of the TLB is C, so nobody need think of this one.
+ */
+struct stack_page {
+    uint64_t page;  /* linear */
+    uint64_t limit; /* STACK_LIMIT, or 0: there is none */
+    uint64_t host;
+};
+
+#define STACK_PAGES    2u  /* of MMU_USER and MMU_SUPERVISOR */
+#define STACK_SPAN_MAX 64u /* bytes that a probe asks for */
+#define STACK_LIMIT    (PAGE_SIZE - STACK_SPAN_MAX + 1) /* offsets of a first byte are less */
+
 #define RELATIVE_SLOTS 4096u
 #define EVICTED_SLOTS  65536u
 
@@ -178,6 +193,7 @@ struct translate {
     uint32_t slow[VECTORS_LEVELS]; /* by what is to be in the CPU afterwards */
     uint32_t vectors_load[VECTORS_LEVELS];
     uint32_t second_look[MMU_PRIVILEGES][2]; /* in the table of MMU_READ or MMU_WRITE */
+    uint32_t stack_look[STACK_PAGES][2];     /* the same */
 
     bool has_rorx;    /* the host's CPU does */
     bool is_lockstep; /* chain nothing: every block comes back to the dispatcher */
@@ -373,12 +389,13 @@ void lockstep_report(const struct translate *translate);
 
 /* The stack of generated code: aligned to 16, this many bytes for its own use. What is used most
  * comes first, where an address is a byte shorter. */
-#define FRAME_SIZE   104
+#define FRAME_SIZE   136
 #define FLAGS_SLOT   0
-#define FRAME_GPRS   8  /* the guest registers that do not live in the host's */
-#define FRAME_TARGET 40 /* the code that an indirect call goes to, */
-#define FRAME_RIP    48 /* and its RIP */
-#define FRAME_RUNS   56 /* host addresses of runs */
+#define FRAME_GPRS   8   /* the guest registers that do not live in the host's */
+#define FRAME_STACKS 40  /* struct stack_page of user code, of the kernel */
+#define FRAME_RUNS   88  /* host addresses of runs */
+#define FRAME_TARGET 120 /* the code that an indirect call goes to, */
+#define FRAME_RIP    128 /* and its RIP */
 
 /*
  * Registers. Twelve guest registers live in host registers, eleven of them under their own name;
@@ -409,6 +426,13 @@ static inline struct emit_rm rm_gpr(unsigned gpr)
 static inline struct emit_rm rm_vcpu_gpr(unsigned gpr)
 {
     return rm_vcpu(offsetof(struct vcpu, gpr) + 8 * gpr);
+}
+
+/* A member of the stack page of this privilege, from a frame at [RSP + frame]. */
+static inline struct emit_rm rm_stack(unsigned privilege, size_t member, int32_t frame)
+{
+    return rm_at(HOST_RSP, frame + FRAME_STACKS +
+                               (int32_t)(privilege * sizeof(struct stack_page) + member));
 }
 
 /* What a look-up in the jump cache has found. */

@@ -11,8 +11,8 @@
  * slot has two entries: one for reads, and one for writes, of a page that may be written in place.
  * They may be of different pages, because of what is done most with two blocks of memory: copying
  * one to the other. They are often a large power of two apart, and would take each other's place at
- * every step. An entry is what a probe reads, and no more: a tag, so that a hit is one compare
- * (TLB_NO_TAG equals no address), and what makes a host address. The rest is in a table beside it.
+ * every step. An entry is what a probe reads, and no more: a tag, so that a hit is one compare, and
+ * what makes a host address. The rest is in a table beside it.
  *
  * An entry that gives way to one of another page moves to a spare table, to a slot by a hash of its
  * page: pages of one slot, which any guest with randomized addresses has some of, are not walked to
@@ -50,7 +50,6 @@
 #define ITLB_ENTRIES      1024u  /* per privilege */
 #define MMU_SPACES        8u   /* address spaces that are kept while another one is current, ... */
 #define MMU_SPACE_ENTRIES 512u /* ... and so much of each */
-#define TLB_NO_TAG        ((uint64_t)1)
 
 /* Width of a guest-physical address: what CPUID leaf 0x80000008 says, and where the reserved bits
  * of page-table entries begin. */
@@ -81,8 +80,8 @@ enum tlb_reason {
 };
 
 struct tlb_entry {
-    uint64_t tag;     /* linear page address, or TLB_NO_TAG; 0 before the first use */
-    uintptr_t addend; /* host address minus linear address */
+    uint64_t tag;   /* linear page address, or tlb_no_tag; 0 before the first use */
+    uintptr_t host; /* address of the page's first byte */
 };
 
 /* By what is looked up: MMU_READ or MMU_WRITE. */
@@ -99,8 +98,18 @@ struct tlb_places {
     uint32_t of[TLB_PLACES];
 };
 
+/*
+ * The tag of an entry that is none. It equals no page; and what generated code asks, whether an
+ * address of this slot is in the 4 KiB from there on, is never so: they are of two other slots. The
+ * latter holds for 0 as well, but in slot 0: for entries that were never used.
+ */
+static inline uint64_t tlb_no_tag(unsigned slot)
+{
+    return (uint64_t)(slot ^ 2) << PAGE_SHIFT | 1;
+}
+
 struct itlb_entry {
-    uint64_t tag; /* linear page address, or TLB_NO_TAG; 0 before the first use */
+    uint64_t tag; /* linear page address, or tlb_no_tag; 0 before the first use */
     const uint8_t *host;
     uint64_t info;
 };
@@ -189,7 +198,8 @@ struct mmu {
     pthread_cond_t served; /* posted has become NULL; parked while stopped; stopped no more */
 
     struct mmu_stats stats;
-    uint64_t parkings; /* times that it has parked or served: host addresses from before are stale */
+    uint64_t
+        parkings; /* times that it has parked or served: host addresses from before are stale */
 
     /* The filled slots of each table: flushes touch nothing else. */
     struct tlb_use tlb_use[MMU_PRIVILEGES][2], tlb_spare_use[MMU_PRIVILEGES][2], itlb_use[2];
@@ -350,7 +360,7 @@ static inline uint8_t *mmu_probe(const struct mmu *mmu, enum mmu_access access,
     const struct tlb_entry *entry =
         &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)].of[access];
     if (likely(entry->tag == (linear & ~PAGE_MASK) && (linear & PAGE_MASK) <= PAGE_SIZE - size))
-        return (uint8_t *)(uintptr_t)(entry->addend + linear);
+        return (uint8_t *)(uintptr_t)(entry->host + (linear & PAGE_MASK));
     return NULL;
 }
 

@@ -42,9 +42,9 @@ static void leave_data(struct mmu *mmu, struct mmu_space *space, unsigned number
     for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
         struct tlb_entry *entry = entry_at(&table, slot);
         save(mmu, space,
-             (struct mmu_space_entry){entry->tag, *info_at(&table, slot), entry->addend, number,
+             (struct mmu_space_entry){entry->tag, *info_at(&table, slot), entry->host, number,
                                       slot});
-        entry->tag = TLB_NO_TAG;
+        entry->tag = tlb_no_tag(slot);
     }
     tlb_set_clear(set);
 }
@@ -58,7 +58,7 @@ static void leave_code(struct mmu *mmu, struct mmu_space *space, unsigned table)
         save(mmu, space,
              (struct mmu_space_entry){entry->tag, entry->info, (uintptr_t)entry->host,
                                       DATA_TABLES + table, slot});
-        entry->tag = TLB_NO_TAG;
+        entry->tag = tlb_no_tag(slot);
     }
     tlb_set_clear(set);
 }

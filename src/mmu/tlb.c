@@ -31,17 +31,17 @@ void tlb_init(struct mmu *mmu, uint64_t ram_pages)
      * are never used is never touched. */
     for (unsigned access = MMU_READ; access <= MMU_WRITE; access++) {
         for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
-            mmu->tlb[privilege][0].of[access].tag = TLB_NO_TAG;
-            mmu->tlb[privilege][TLB_ENTRIES - 1].of[access].tag = TLB_NO_TAG;
+            mmu->tlb[privilege][0].of[access].tag = tlb_no_tag(0);
+            mmu->tlb[privilege][TLB_ENTRIES - 1].of[access].tag = tlb_no_tag(TLB_ENTRIES - 1);
         }
         for (unsigned privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
-            struct tlb_slot *spare = mmu->tlb_spare[privilege];
-            spare[tlb_spare_slot(mmu, 0)].of[access].tag = TLB_NO_TAG;
-            spare[tlb_spare_slot(mmu, UINT64_MAX)].of[access].tag = TLB_NO_TAG;
+            unsigned first = tlb_spare_slot(mmu, 0), last = tlb_spare_slot(mmu, UINT64_MAX);
+            mmu->tlb_spare[privilege][first].of[access].tag = tlb_no_tag(first);
+            mmu->tlb_spare[privilege][last].of[access].tag = tlb_no_tag(last);
         }
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++)
-        mmu->itlb[table][0].tag = TLB_NO_TAG;
+        mmu->itlb[table][0].tag = tlb_no_tag(0);
 }
 
 static inline unsigned code_slot(uint64_t linear)
@@ -61,7 +61,7 @@ static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
 
 static inline void data_drop(const struct data_table *table, unsigned slot)
 {
-    entry_at(table, slot)->tag = TLB_NO_TAG;
+    entry_at(table, slot)->tag = tlb_no_tag(slot);
     tlb_use_clear(table->use, slot);
 }
 
@@ -83,7 +83,7 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
                    enum mmu_access access, const struct tlb_page *page)
 {
     uint64_t tag = linear & ~PAGE_MASK, info = page->ppn << INFO_PPN_SHIFT | page->info;
-    struct tlb_entry entry = {.tag = tag, .addend = (uintptr_t)page->host - tag};
+    struct tlb_entry entry = {.tag = tag, .host = (uintptr_t)page->host};
     places_add(mmu, page->ppn, tag);
     for (enum mmu_access kind = MMU_READ; kind <= MMU_WRITE; kind++) {
         struct data_table table = main_table(mmu, privilege, kind);
@@ -138,13 +138,13 @@ static void flush_set(struct mmu *mmu, bool global)
         struct data_table table = data_table(mmu, number);
         struct tlb_set *set = &table.use->of[global];
         for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);)
-            entry_at(&table, slot)->tag = TLB_NO_TAG;
+            entry_at(&table, slot)->tag = tlb_no_tag(slot);
         tlb_set_clear(set);
     }
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         struct tlb_set *set = &mmu->itlb_use[table].of[global];
         for (cursor = tlb_set_begin(set); tlb_set_next(set, &cursor, &slot);)
-            mmu->itlb[table][slot].tag = TLB_NO_TAG;
+            mmu->itlb[table][slot].tag = tlb_no_tag(slot);
         tlb_set_clear(set);
     }
 }
@@ -173,7 +173,7 @@ static inline void drop_code_where(struct mmu *mmu,
                 struct itlb_entry *entry = &mmu->itlb[table][slot];
                 if (!drop(entry->tag, entry->info, argument))
                     continue;
-                entry->tag = TLB_NO_TAG;
+                entry->tag = tlb_no_tag(slot);
                 tlb_set_remove(set, slot);
             }
         }
@@ -218,7 +218,7 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
     for (unsigned table = 0; table < ARRAY_LENGTH(mmu->itlb); table++) {
         struct itlb_entry *entry = &mmu->itlb[table][slot];
         if (entry->tag == tag) {
-            entry->tag = TLB_NO_TAG;
+            entry->tag = tlb_no_tag(slot);
             tlb_use_clear(&mmu->itlb_use[table], slot);
         }
     }

@@ -49,10 +49,17 @@ struct flags_recipe {
 struct second_look {
     uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
     uint8_t privilege, access;
-    bool has_page;    /* T2 is the page of the last byte already; else T0 is the page, */
-    bool is_constant; /* or `address` is what is looked for, */
-    uint64_t address;
-    unsigned stack_span; /* or it was a probe of the stack page, for so many bytes; 0: it was not */
+    /* Where what is looked for is, and what T0 and T2 have to be made from. */
+    enum {
+        LOOK_PAGE,     /* T0 is a page */
+        LOOK_LAST,     /* T0 is an address, T2 that of the last byte */
+        LOOK_OFFSET,   /* `tag` has been subtracted from T0; it is `span` bytes */
+        LOOK_STACK,    /* the same, and it was the stack page that was asked */
+        LOOK_CONSTANT, /* it is `page` */
+    } from;
+    struct emit_rm tag;
+    unsigned span;
+    uint64_t page;
 };
 
 struct slow_path {
@@ -172,12 +179,16 @@ void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* The low half of `to` = the low half of from >> count. Spoils flags. */
 void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count);
-/* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0: a
- * hit is "equal". Returns the addend of its TLB entry. Spoils T1, T2, flags. */
-struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write);
-/* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
+/* An entry of the TLB. */
+struct tlb_rm {
+    struct emit_rm tag, host;
+};
+/* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0 and
+ * comes to be in T2: a hit is "equal". Returns its entry. Spoils T1, flags. */
+struct tlb_rm context_probe_tag(struct context *c, struct emit_rm last, bool write);
+/* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
-/* The same up to a last byte, which may be given by T0. */
+/* The same up to a last byte, which may be given by T0. Spoils T2, too. */
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write);
 /* The memory operand, given by T0, or it is the slow path. The same. */
 struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,

@@ -110,16 +110,23 @@ static void look_emit(struct context *c, const struct second_look *look)
     struct emit *e = &c->e;
     emit_link(e, look->jump, emit_offset(e));
     uint32_t routine = c->translate->second_look[look->privilege][look->access];
-    if (look->stack_span != 0) {
-        emit_op(e, EMIT_W, 0x03, T0,
-                rm_stack(look->privilege, offsetof(struct stack_page, page), 0));
-        emit_lea(e, T2, rm_at(T0, (int32_t)look->stack_span - 1));
-        routine = c->translate->stack_look[look->privilege][look->access];
-    } else if (look->is_constant) {
-        emit_constant(e, T0, look->address);
-        emit_constant(e, T2, look->address & ~PAGE_MASK);
-    } else if (!look->has_page) {
+    switch (look->from) {
+    case LOOK_PAGE:
         emit_mov(e, T2, T0);
+        break;
+    case LOOK_LAST:
+        break;
+    case LOOK_STACK:
+        routine = c->translate->stack_look[look->privilege][look->access];
+        __attribute__((fallthrough));
+    case LOOK_OFFSET:
+        emit_op(e, EMIT_W, 0x03, T0, look->tag); /* add */
+        emit_lea(e, T2, rm_at(T0, (int32_t)look->span - 1));
+        break;
+    case LOOK_CONSTANT:
+        emit_constant(e, T0, look->page);
+        emit_mov(e, T2, T0);
+        break;
     }
     emit_call_to(e, routine);
     emit_link(e, emit_jcc(e, CONDITION_E), look->back);
@@ -212,15 +219,14 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
     emit_u8(e, count);
 }
 
-/* Tag and addend of the TLB's entry in its first slot. */
-static void find_table(const struct context *c, bool write, struct emit_rm *tag,
-                       struct emit_rm *addend)
+/* The entry in the first slot of the table. */
+static struct tlb_rm find_table(const struct context *c, bool write)
 {
     size_t entry =
         offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
         offsetof(struct tlb_slot, of) + (write ? MMU_WRITE : MMU_READ) * sizeof(struct tlb_entry);
-    *tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
-    *addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
+    return (struct tlb_rm){rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
+                           rm_vcpu(entry + offsetof(struct tlb_entry, host))};
 }
 
 /* T1 = where the slot of T0 is in a table. */
@@ -230,42 +236,60 @@ static void emit_slot(struct context *c)
     emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
 }
 
-/*
- *      rorx r10, r9, 7                 or MOV and SHR; a slot is 32 bytes
- *      and  r10d, 0x3ffe0              8192 slots
- *      lea  r11, [r9 + size - 1]       in another page: its tag is not in this entry
- *      and  r11, -4096
- *      cmp  r11, gs:[r10 + tag]
- *      jne  slow
- *      add  r9, gs:[r10 + addend]
- */
-struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
+/* That of T0's slot. Spoils T1, which it is given by. */
+static struct tlb_rm find_entry(struct context *c, bool write)
 {
-    struct emit *e = &c->e;
-    struct emit_rm tag, addend;
-    find_table(c, write, &tag, &addend);
-    tag.reg = addend.reg = T1;
+    struct tlb_rm entry = find_table(c, write);
+    entry.tag.reg = entry.host.reg = T1;
     c->in_host = false;
     emit_slot(c);
+    return entry;
+}
+
+struct tlb_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
+{
+    struct emit *e = &c->e;
+    struct tlb_rm entry = find_entry(c, write);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
-    emit_op(e, EMIT_W, 0x3b, T2, tag);
-    return addend;
+    emit_op(e, EMIT_W, 0x3b, T2, entry.tag);
+    return entry;
 }
 
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
 {
-    struct emit_rm addend = context_probe_tag(c, last, write);
+    struct emit *e = &c->e;
+    struct tlb_rm entry = context_probe_tag(c, last, write);
     struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
-    emit_op(&c->e, EMIT_W, 0x03, T0, addend);
+    emit_op(e, EMIT_W, 0x2b, T0, rm_reg(T2)); /* sub */
+    emit_op(e, EMIT_W, 0x03, T0, entry.host);
     if (look != NULL)
-        look->has_page = true;
+        look->from = LOOK_LAST;
     look_resume(c, look);
 }
 
+/*
+ *      rorx r10, r9, 7                 or MOV and SHR; a slot is 32 bytes
+ *      and  r10d, 0x3ffe0              8192 slots
+ *      sub  r9, gs:[r10 + tag]         where it is in that page,
+ *      cmp  r9, 4096 - size            if it is, with all its bytes
+ *      ja   slow
+ *      add  r9, gs:[r10 + host]
+ */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
 {
-    context_probe_to(c, slow, rm_at(T0, (int32_t)size - 1), write);
+    struct emit *e = &c->e;
+    struct tlb_rm entry = find_entry(c, write);
+    emit_op(e, EMIT_W, 0x2b, T0, entry.tag);
+    emit_alu_immediate(e, 7, 8, rm_reg(T0), PAGE_SIZE - size);
+    struct second_look *look = look_begin(c, slow, write, CONDITION_A);
+    emit_op(e, EMIT_W, 0x03, T0, entry.host);
+    if (look != NULL) {
+        look->from = LOOK_OFFSET;
+        look->tag = entry.tag;
+        look->span = size;
+    }
+    look_resume(c, look);
 }
 
 /* The same for what is near RSP.
@@ -287,7 +311,9 @@ static void probe_stack(struct context *c, struct slow_path *slow, unsigned size
     emit_op(e, EMIT_W, 0x3b, T0, rm_stack(c->privilege, offsetof(struct stack_page, limit), 0));
     struct second_look *look = look_begin(c, slow, write, CONDITION_AE);
     emit_op(e, EMIT_W, 0x03, T0, rm_stack(c->privilege, offsetof(struct stack_page, host), 0));
-    look->stack_span = size;
+    look->from = LOOK_STACK;
+    look->tag = rm_stack(c->privilege, offsetof(struct stack_page, page), 0);
+    look->span = size;
     look_resume(c, look);
 }
 
@@ -315,40 +341,40 @@ static bool find_constant(const struct context *c, uint64_t *address)
     return insn->seg < SEG_FS;
 }
 
-/* The same for such an address: which entry it is, and its tag, are known as well.
+/* The same for such an address: which entry it is, its tag, and where in its page it is, are known
+ * as well.
  *
  *      cmp  gs:[tag], page             or MOV R10 and CMP
  *      jne  slow
- *      mov  r9, address
- *      add  r9, gs:[addend]
+ *      mov  r9, gs:[host]
  */
-static void probe_constant(struct context *c, struct slow_path *slow, uint64_t address, bool write)
+static struct emit_rm probe_constant(struct context *c, struct slow_path *slow, uint64_t address,
+                                     bool write)
 {
     struct emit *e = &c->e;
-    struct emit_rm tag, addend;
-    find_table(c, write, &tag, &addend);
+    struct tlb_rm entry = find_table(c, write);
     uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
-    tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
-    addend.displacement += (int32_t)(slot << ENTRY_SHIFT);
+    entry.tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
+    entry.host.displacement += (int32_t)(slot << ENTRY_SHIFT);
     c->in_host = false;
     c->held = RUN_NONE;
     if ((int64_t)page == (int32_t)page) {
-        emit_alu_immediate(e, 7, 8, tag, page);
+        emit_alu_immediate(e, 7, 8, entry.tag, page);
     } else {
         emit_constant(e, T1, page);
-        emit_op(e, EMIT_W, 0x3b, T1, tag);
+        emit_op(e, EMIT_W, 0x3b, T1, entry.tag);
     }
     struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
-    emit_constant(e, T0, address);
-    emit_op(e, EMIT_W, 0x03, T0, addend);
+    emit_load(e, T0, entry.host);
     if (look != NULL) {
-        look->is_constant = true;
-        look->address = address;
+        look->from = LOOK_CONSTANT;
+        look->page = page;
     }
     look_resume(c, look);
+    return rm_at(T0, (int32_t)(address & PAGE_MASK));
 }
 
-/* The same for one that is a constant away from code_page: where in its page it is, is known.
+/* The same for one that is a constant away from code_page.
  *
  *      mov  r9, gs:[code_page]
  *      lea  r9, [r9 + pages]
@@ -358,16 +384,14 @@ static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, 
                                      bool write)
 {
     struct emit *e = &c->e;
-    struct emit_rm tag, addend;
-    find_table(c, write, &tag, &addend);
-    tag.reg = addend.reg = T1;
-    c->in_host = false;
     c->held = RUN_NONE;
     emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
-    emit_slot(c);
-    emit_op(e, EMIT_W, 0x3b, T0, tag);
+    struct tlb_rm entry = find_entry(c, write);
+    emit_op(e, EMIT_W, 0x3b, T0, entry.tag);
     struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
-    emit_op(e, EMIT_W, 0x03, T0, addend);
+    emit_load(e, T0, entry.host);
+    if (look != NULL)
+        look->from = LOOK_PAGE;
     look_resume(c, look);
     return rm_at(T0, (int32_t)(address & PAGE_MASK));
 }
@@ -379,14 +403,13 @@ struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, 
     if (find_constant(c, &address) && (address & PAGE_MASK) <= PAGE_SIZE - size) {
         if (c->insn->base == INSN_REG_RIP && c->translation->is_relative)
             return probe_relative(c, slow, address, write);
-        probe_constant(c, slow, address, write);
-    } else {
-        context_address(c);
-        if (is_on_stack(c->insn))
-            probe_stack(c, slow, size, write);
-        else
-            context_probe(c, slow, size, write);
+        return probe_constant(c, slow, address, write);
     }
+    context_address(c);
+    if (is_on_stack(c->insn))
+        probe_stack(c, slow, size, write);
+    else
+        context_probe(c, slow, size, write);
     return rm_at(T0, 0);
 }
 

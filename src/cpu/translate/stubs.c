@@ -258,16 +258,33 @@ static void emit_third_look(struct emit *e, const struct translate *translate)
     emit_u8(e, 0xc3);
 }
 
+/* The entry whose slot T1 is, in this table. */
+static struct tlb_rm rm_entry(size_t table, enum mmu_access access)
+{
+    size_t entry = table + offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
+    struct tlb_rm rm = {rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
+                        rm_vcpu(entry + offsetof(struct tlb_entry, host))};
+    rm.tag.reg = rm.host.reg = T1;
+    return rm;
+}
+
+/* T0, which is in the page T2, becomes a host address, with ZF. */
+static void emit_found(struct emit *e, struct emit_rm host)
+{
+    emit_op(e, EMIT_W, 0x2b, T0, rm_reg(T2)); /* sub */
+    emit_op(e, EMIT_W, 0x03, T0, host);
+    emit_op(e, EMIT_W, 0x3b, T0, rm_reg(T0));
+    emit_u8(e, 0xc3);
+}
+
 /* As tlb_spare_slot says, all of it shifted by PAGE_SHIFT. The slot is by T0, the first byte. */
 static void emit_second_look(struct emit *e, const struct mmu *mmu, unsigned privilege,
                              enum mmu_access access, uint32_t third_look)
 {
-    size_t entry = offsetof(struct vcpu, mmu.tlb_spare) +
-                   privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]) +
-                   offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
-    struct emit_rm tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
-    struct emit_rm addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
-    tag.reg = addend.reg = T1;
+    struct tlb_rm entry = rm_entry(offsetof(struct vcpu, mmu.tlb_spare) +
+                                       privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]),
+                                   access);
+    emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_mov(e, T1, T0);
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
     emit_u8(e, (uint8_t)(PAGE_SHIFT + mmu->tlb_spare_bits));
@@ -279,61 +296,47 @@ static void emit_second_look(struct emit *e, const struct mmu *mmu, unsigned pri
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1));
     emit_u8(e, PAGE_SHIFT - ENTRY_SHIFT);
     emit_alu_immediate(e, 4, 4, rm_reg(T1), (bit(mmu->tlb_spare_bits) - 1) << ENTRY_SHIFT);
-    emit_op(e, EMIT_W, 0x3b, T2, tag);
+    emit_op(e, EMIT_W, 0x3b, T2, entry.tag);
     uint32_t miss = emit_jcc(e, CONDITION_NE);
-    emit_load(e, T1, addend);
-    emit_lea(e, T0, (struct emit_rm){1, 0, T0, T1, 0, 0});
-    emit_u8(e, 0xc3);
+    emit_found(e, entry.host);
     emit_link(e, miss, emit_offset(e));
     emit_constant(e, T1, privilege << 1 | access);
     emit_jmp_to(e, third_look);
-}
-
-/* Whether the entry of T0's slot has the tag in T2: NE if not. T1 is where the slot is. */
-static struct emit_rm emit_first_look(struct emit *e, unsigned privilege, enum mmu_access access)
-{
-    size_t entry = offsetof(struct vcpu, mmu.tlb) +
-                   privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
-                   offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
-    struct emit_rm tag = rm_vcpu(entry + offsetof(struct tlb_entry, tag));
-    struct emit_rm addend = rm_vcpu(entry + offsetof(struct tlb_entry, addend));
-    tag.reg = addend.reg = T1;
-    emit_op(e, EMIT_W, 0x3b, T2, tag);
-    return addend;
 }
 
 static void emit_stack_look(struct emit *e, unsigned privilege, enum mmu_access access,
                             uint32_t second_look)
 {
     enum { FRAME = 8 }; /* above the return address */
+    size_t table =
+        offsetof(struct vcpu, mmu.tlb) + privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]);
+    struct tlb_rm read = rm_entry(table, MMU_READ), write = rm_entry(table, MMU_WRITE);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_mov(e, T1, T0);
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
     emit_u8(e, PAGE_SHIFT - ENTRY_SHIFT);
     emit_alu_immediate(e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
-    struct emit_rm addend = emit_first_look(e, privilege, MMU_WRITE);
-    uint32_t no_write = emit_jcc(e, CONDITION_NE);
-    emit_op(e, EMIT_W, 0x03, T0, addend);
-    emit_load(e, T1, addend);
-    emit_op(e, EMIT_W, 0x03, T1, rm_reg(T2));
-    emit_op(e, EMIT_W, 0x33, T2, rm_reg(HOST_R15)); /* xor: that of RSP? */
+    emit_op(e, EMIT_W, 0x3b, T2, write.tag);
+    uint32_t is_not_write = emit_jcc(e, CONDITION_NE);
+    /* Is it that of RSP? */
+    emit_op(e, EMIT_W, 0x33, T2, rm_reg(HOST_R15)); /* xor */
     emit_alu_immediate(e, 7, 8, rm_reg(T2), PAGE_MASK);
     uint32_t elsewhere = emit_jcc(e, CONDITION_A);
     emit_op(e, EMIT_W, 0x33, T2, rm_reg(HOST_R15));
-    emit_store(e, rm_stack(privilege, offsetof(struct stack_page, host), FRAME), T1);
     emit_store(e, rm_stack(privilege, offsetof(struct stack_page, page), FRAME), T2);
     emit_op(e, EMIT_W, 0xc7, 0, rm_stack(privilege, offsetof(struct stack_page, limit), FRAME));
     emit_u32(e, STACK_LIMIT);
+    emit_load(e, T1, write.host);
+    emit_store(e, rm_stack(privilege, offsetof(struct stack_page, host), FRAME), T1);
+    emit_found(e, rm_reg(T1));
     emit_link(e, elsewhere, emit_offset(e));
-    emit_op(e, EMIT_W, 0x3b, T0, rm_reg(T0));
-    emit_u8(e, 0xc3);
-    emit_link(e, no_write, emit_offset(e));
+    emit_op(e, EMIT_W, 0x33, T2, rm_reg(HOST_R15));
+    emit_found(e, write.host);
+    emit_link(e, is_not_write, emit_offset(e));
     if (access == MMU_READ) {
-        addend = emit_first_look(e, privilege, MMU_READ);
+        emit_op(e, EMIT_W, 0x3b, T2, read.tag);
         emit_link(e, emit_jcc(e, CONDITION_NE), second_look);
-        emit_op(e, EMIT_W, 0x03, T0, addend);
-        emit_op(e, EMIT_W, 0x3b, T0, rm_reg(T0));
-        emit_u8(e, 0xc3);
+        emit_found(e, read.host);
     } else {
         emit_jmp_to(e, second_look);
     }

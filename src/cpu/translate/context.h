@@ -112,6 +112,9 @@ struct context {
     unsigned vectors;  /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
     bool keeps_copies; /* see context_get */
     uint8_t copies[2]; /* the guest registers that T1 and T2 have been given the values of */
+    struct unread {
+        uint32_t from, to;     /* offsets of the instruction; to = 0: there is none */
+    } unread[FRAME_GPR_COUNT]; /* see context_put */
 
     unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
     unsigned slow_count;
@@ -213,8 +216,23 @@ const struct insn *context_keep(struct context *c, const struct insn *insn);
  * Copies. A guest register that lives in the frame is loaded for each instruction that reads it,
  * but where T1 or T2 still has its value: from an instruction before, and no other has named that
  * host register since (emit.h says), nor does any way lead in here from elsewhere (whoever emits
- * one forgets). The frame always has the value too: what is written is stored at once.
+ * one forgets). The frame always has the value too: what is written is stored at once. But such a
+ * store is taken out again when the register is written once more, if nothing has read the frame in
+ * between, and nothing refers to the code from there on (emit_cut), so that it has no branch: C,
+ * too, can only be reached by one.
  */
+static inline struct unread *context_unread(struct context *c, unsigned gpr)
+{
+    return &c->unread[frame_index(gpr)];
+}
+
+/* Whoever reads the register's place in the frame, or writes it but by context_put. */
+static inline struct emit_rm context_in_frame(struct context *c, unsigned gpr)
+{
+    context_unread(c, gpr)->to = 0;
+    return rm_gpr(gpr);
+}
+
 static inline bool context_has_copy(const struct context *c, unsigned gpr, unsigned in)
 {
     return c->keeps_copies && c->copies[in - T1] == gpr && (c->e.spoilt >> in & 1) == 0;
@@ -247,7 +265,7 @@ static inline unsigned context_get(struct context *c, unsigned gpr, unsigned scr
         emit_mov(&c->e, scratch, from);
         context_note_copy(c, gpr, from);
     } else {
-        emit_load(&c->e, scratch, rm_gpr(gpr));
+        emit_load(&c->e, scratch, context_in_frame(c, gpr));
     }
     context_note_copy(c, gpr, scratch);
     return scratch;
@@ -260,11 +278,29 @@ static inline unsigned context_place(unsigned gpr, unsigned scratch)
     return host != HOST_NONE ? host : scratch;
 }
 
+static inline void context_cut_unread(struct context *c, unsigned gpr)
+{
+    const struct unread cut = *context_unread(c, gpr);
+    if (cut.to == 0 || !emit_cut(&c->e, cut.from, cut.to))
+        return;
+    for (unsigned i = 0; i < FRAME_GPR_COUNT; i++) {
+        struct unread *store = &c->unread[i];
+        if (store->to > cut.to) {
+            store->from -= cut.to - cut.from;
+            store->to -= cut.to - cut.from;
+        }
+    }
+}
+
 static inline void context_put(struct context *c, unsigned gpr, unsigned from)
 {
     if (host_of(gpr) != HOST_NONE)
         return;
+    context_cut_unread(c, gpr);
+    struct unread *store = context_unread(c, gpr);
+    store->from = emit_mark(&c->e);
     emit_store(&c->e, rm_gpr(gpr), from);
+    store->to = emit_mark(&c->e);
     for (unsigned in = T1; in <= T2; in++) {
         if (c->copies[in - T1] == gpr)
             c->e.spoilt |= 1u << in;

@@ -22,8 +22,8 @@ static unsigned take_divisor(struct context *c, struct slow_path *slow)
     const struct operand *op = &c->insn->op[0];
     if (op->kind == OPERAND_GPR && host_of(op->reg) != HOST_NONE)
         return host_of(op->reg);
-    struct emit_rm rm =
-        op->kind == OPERAND_MEMORY ? context_operand(c, slow, op->size, false, 0) : rm_gpr(op->reg);
+    struct emit_rm rm = op->kind == OPERAND_MEMORY ? context_operand(c, slow, op->size, false, 0)
+                                                   : context_in_frame(c, op->reg);
     emit_op(&c->e, emit_size(op->size), 0x8b, T0, rm);
     c->held = RUN_NONE;
     return T0;

@@ -22,6 +22,7 @@ struct emit {
     /* Registers, a bit each, that may have been written since somebody cleared the bit: all that an
      * instruction has named but as an address. */
     unsigned spoilt;
+    uint32_t pinned; /* what is before this offset stays where it is: emit_cut */
 };
 
 static inline struct emit emit_begin(uint8_t *base, uint32_t offset)
@@ -236,9 +237,26 @@ static inline void emit_alu_immediate(struct emit *e, unsigned op, unsigned size
     }
 }
 
-static inline uint32_t emit_offset(const struct emit *e)
+/* Where we are: somebody may refer to it from now on, as to the displacement of a branch. */
+static inline uint32_t emit_offset(struct emit *e)
+{
+    return e->pinned = (uint32_t)(e->at - e->base);
+}
+
+/* The same, for emit_cut alone. */
+static inline uint32_t emit_mark(const struct emit *e)
 {
     return (uint32_t)(e->at - e->base);
+}
+
+/* Takes [from, to) out again; what comes after it moves down. False: it is pinned. */
+static inline bool emit_cut(struct emit *e, uint32_t from, uint32_t to)
+{
+    if (from < e->pinned)
+        return false;
+    memmove(e->base + from, e->base + to, (size_t)(e->at - e->base - to));
+    e->at -= to - from;
+    return true;
 }
 
 /* Branches with a 32-bit displacement. They return the offset of the displacement, for emit_link.

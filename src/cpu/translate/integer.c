@@ -42,7 +42,7 @@ static struct emit_rm take_rm(struct context *c, const struct plan *p, const str
                     !(p->effects & RM_WRITE && (op->size == 4 || p->effects & REG_WRITE));
     if (host_of(op->reg) == HOST_NONE && in_place && !context_has_copy(c, op->reg, T1) &&
         !context_has_copy(c, op->reg, T2))
-        return rm_gpr(op->reg);
+        return context_in_frame(c, op->reg);
     return rm_reg(take_register(c, op, p->effects & RM_READ, choose_scratch(c, op, reg)));
 }
 

@@ -150,8 +150,8 @@ struct stack_page {
     uint64_t host;
 };
 
-#define STACK_PAGES    2u  /* of MMU_USER and MMU_SUPERVISOR */
-#define STACK_SPAN_MAX 64u /* bytes that a probe asks for */
+#define STACK_PAGES    2u                               /* of MMU_USER and MMU_SUPERVISOR */
+#define STACK_SPAN_MAX 64u                              /* bytes that a probe asks for */
 #define STACK_LIMIT    (PAGE_SIZE - STACK_SPAN_MAX + 1) /* offsets of a first byte are less */
 
 #define RELATIVE_SLOTS 4096u
@@ -416,10 +416,17 @@ static inline unsigned host_of(unsigned gpr)
     return map[gpr];
 }
 
-/* A guest register that has no host register. */
+#define FRAME_GPR_COUNT 4u
+
+/* Of a guest register that has no host register. */
+static inline unsigned frame_index(unsigned gpr)
+{
+    return gpr == GPR_R15 ? 3 : gpr - GPR_R9;
+}
+
 static inline struct emit_rm rm_gpr(unsigned gpr)
 {
-    return rm_at(HOST_RSP, FRAME_GPRS + 8 * (gpr == GPR_R15 ? 3 : (int32_t)(gpr - GPR_R9)));
+    return rm_at(HOST_RSP, FRAME_GPRS + 8 * (int32_t)frame_index(gpr));
 }
 
 /* Where C has it. */
@@ -431,8 +438,8 @@ static inline struct emit_rm rm_vcpu_gpr(unsigned gpr)
 /* A member of the stack page of this privilege, from a frame at [RSP + frame]. */
 static inline struct emit_rm rm_stack(unsigned privilege, size_t member, int32_t frame)
 {
-    return rm_at(HOST_RSP, frame + FRAME_STACKS +
-                               (int32_t)(privilege * sizeof(struct stack_page) + member));
+    return rm_at(HOST_RSP,
+                 frame + FRAME_STACKS + (int32_t)(privilege * sizeof(struct stack_page) + member));
 }
 
 /* What a look-up in the jump cache has found. */

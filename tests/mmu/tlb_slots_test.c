@@ -9,7 +9,28 @@
 #include <cmocka.h>
 
 #include "mmu/tlb.h"
+#include "mmu/tlb_tables.h"
 #include "tlb_fixture.h"
+
+static bool is_in_reach(uint64_t tag, unsigned slot)
+{
+    return (tag & PAGE_MASK) == 0 || main_slot(tag) == slot || main_slot(tag + PAGE_MASK) == slot;
+}
+
+/* No address of its slot is in the 4 KiB from the tag of an empty entry on, nor is that a page;
+ * there are such entries from the beginning where 0, that of all others, would not do. */
+static void test_empty_entries(void **state)
+{
+    struct mmu *mmu = mmu_of(state);
+    for (unsigned slot = 0; slot < TLB_ENTRIES; slot++) {
+        assert_false(is_in_reach(tlb_no_tag(slot), slot));
+        assert_true(slot == 0 || main_slot(PAGE_MASK) != slot);
+    }
+    for (unsigned privilege = 0; privilege <= MMU_USER_CHECKED; privilege++) {
+        for (unsigned access = MMU_READ; access <= MMU_WRITE; access++)
+            assert_false(is_in_reach(mmu->tlb[privilege][0].of[access].tag, 0));
+    }
+}
 
 /* Copying between two pages that share a slot: each has a place, and keeps it. Revocations and
  * flushes find both. */
@@ -182,6 +203,7 @@ static void test_spare_kinds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_empty_entries, setup, teardown),
         cmocka_unit_test_setup_teardown(test_copy, setup, teardown),
         cmocka_unit_test_setup_teardown(test_spare_entries, setup, teardown),
         cmocka_unit_test(test_spare_neighbours),

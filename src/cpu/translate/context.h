@@ -167,16 +167,7 @@ void emit_flags_load(struct emit *e);
 void emit_flags_take(struct emit *e, unsigned to, unsigned scratch, int32_t slot);
 void emit_flags_give(struct emit *e, unsigned from, unsigned scratch, int32_t slot);
 
-/* memory.c: guest memory */
-struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
-/* The same, for those who call flags_keep before they write registers. */
-struct slow_path *context_slow_begin_spare(struct context *c);
-/* The access of the instruction needs a probe or a check of its alignment: its run has not been
- * probed, and its operand is not known. Otherwise it has no slow path. */
-bool context_may_miss(const struct context *c, unsigned alignment);
-void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
-void context_slow_end(struct context *c, struct slow_path *slow);
-void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
+/* probe.c: where guest memory is */
 /* T0 = linear address of the memory operand. Spoils T1 and flags. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
@@ -196,6 +187,22 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 /* The memory operand, given by T0, or it is the slow path. The same. */
 struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
                                      bool write);
+/* The same for what is at [base + displacement]: base is not one of those in the frame. */
+void context_probe_base(struct context *c, struct slow_path *slow, unsigned base,
+                        int32_t displacement, unsigned size, bool write);
+/* Aside: T0 becomes a host address, and it resumes; or what follows is the slow path. */
+void context_look_emit(struct context *c, const struct second_look *look);
+
+/* memory.c: slow paths and operands */
+struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
+/* The same, for those who call flags_keep before they write registers. */
+struct slow_path *context_slow_begin_spare(struct context *c);
+/* The access of the instruction needs a probe or a check of its alignment: its run has not been
+ * probed, and its operand is not known. Otherwise it has no slow path. */
+bool context_may_miss(const struct context *c, unsigned alignment);
+void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
+void context_slow_end(struct context *c, struct slow_path *slow);
+void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
 /* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
  * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,

@@ -85,7 +85,7 @@ static void emit_syscall(struct context *c)
     emit_op(e, 0, 0x23, T1, rm_reg(T0));
     emit_flags_check(c, slow, FLAG_AC);
     /* Nothing can fail from here on. */
-    emit_store(e, rm_gpr(GPR_R11), T0);
+    emit_store(e, context_in_frame(c, GPR_R11), T0);
     emit_rip(e, c->translation, HOST_RCX, c->next_rip);
     emit_flags_put(c);
     emit_op(e, 0, 0x0fb7, T1, rm_vcpu(offsetof(struct vcpu, msr.star) + 4)); /* bits 32-47 */
@@ -106,7 +106,7 @@ static void emit_sysret(struct context *c)
     context_slow_unless_canonical(c, slow, HOST_RCX);
     emit_alu_immediate(e, 7, 8, MEMBER(attention), 0); /* and irq_waiting: see privileged.c */
     context_slow_jump(c, slow, CONDITION_NE);
-    emit_load(e, T1, rm_gpr(GPR_R11));
+    emit_load(e, T1, context_in_frame(c, GPR_R11));
     emit_flags_check(c, slow, FLAG_TF | FLAG_AC);
     emit_alu_immediate(e, 4, 4, rm_reg(T1), SYSRET_FLAGS);
     emit_flags_put(c);

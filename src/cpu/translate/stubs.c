@@ -20,12 +20,14 @@
  *                        [T2 + 8 * T1] is the entry to go on by; that of the dispatcher if there is
  *                        none, or attention is wanted. ZF: T0 is canonical
  *   second_look          a subroutine: looks T0, a linear address, up in the TLB's spare table, and
- *                        then asks the MMU (slow_find); T2 is the page of its last byte. ZF: T0 is
- *                        the host address. Spoils T1 and T2. One for each privilege and access
- *   third_look           what is the same of all these. T1: privilege and access
+ *                        then asks the MMU (slow_find); T2 is its last byte, or that one's page.
+ * ZF: T0 is the host address. Spoils T1 and T2. One for each privilege and access stack_look the
+ * same for what is not in the stack page: looks into the first table before that, and fills the
+ * stack page, if it is RSP's third_look           what is the same of all these. T1: privilege and
+ * access
  *
- * Leaving after a handler is going on by exit_jump, if the vCPU runs on in 64-bit mode and the
- * dispatcher has no dead translations to bury.
+ * Leaving after a handler (go_on) is going on by exit_jump, if the vCPU runs on in 64-bit mode and
+ * the dispatcher has no dead translations to bury.
  *
  * A handler that raises an exception leaves by longjmp, and everything it may look at has been
  * stored before. Vector registers go to memory before any of this leaves generated code, and come
@@ -114,7 +116,7 @@ static uint32_t emit_jump_unless(struct emit *e, unsigned size, struct emit_rm r
 _Static_assert(sizeof(bool) == 1, "compared below");
 
 /* After a handler: from one translation to the next if there is nothing for the dispatcher to do.
- */
+ * RSP is the frame. */
 static void emit_go_on(struct emit *e, const struct translate *translate)
 {
     uint32_t out[4];

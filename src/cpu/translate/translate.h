@@ -141,7 +141,7 @@ struct ring {
 
 /*
  * The page that RSP is in, beside the TLB, of which it is an entry for writes: probes of what is
- * near RSP ask here (memory.c). The routine stack_look fills it. It lasts until C runs: whatever
+ * near RSP ask here (probe.c). The routine stack_look fills it. It lasts until C runs: whatever
  * drops an entry of the TLB is C, so nobody need think of this one.
  */
 struct stack_page {

@@ -1,0 +1,319 @@
+/*
+ * Probes of the TLB in generated code: a linear address becomes a host address. There are four
+ * kinds, by what is known of the address: nothing, that it is near RSP, how far from the page of
+ * the code, all of it. What has failed looks elsewhere, aside (look), before it is the slow path.
+ */
+
+#include "cpu/translate/context.h"
+
+/* ------------------------------------------------------------------------- addresses */
+
+void context_address_to(struct context *c, unsigned to)
+{
+    if (to == T0 || (c->insn->base < GPR_COUNT && host_of(c->insn->base) == HOST_NONE))
+        c->held = RUN_NONE;
+    const struct insn *insn = c->insn;
+    struct emit *e = &c->e;
+    unsigned wide = insn->address_size == 8 ? EMIT_W : 0;
+    if (insn->base == INSN_REG_RIP) {
+        emit_rip(e, c->translation, to, c->next_rip + (uint64_t)insn->displacement);
+        if (!wide)
+            emit_op(e, 0, 0x8b, to, rm_reg(to));
+    } else if (insn->base == INSN_REG_NONE && insn->index == INSN_REG_NONE) {
+        uint64_t address = (uint64_t)insn->displacement;
+        emit_constant(e, to, wide ? address : (uint32_t)address);
+    } else {
+        struct emit_rm rm = rm_at(HOST_NONE, (int32_t)insn->displacement);
+        rm.index = HOST_NONE;
+        if (insn->base < GPR_COUNT)
+            rm.reg = (uint8_t)context_get(c, insn->base, T0);
+        if (insn->index < GPR_COUNT) {
+            rm.index = (uint8_t)context_get(c, insn->index, T1);
+            rm.scale = insn->scale;
+        }
+        if (wide)
+            emit_lea(e, to, rm);
+        else
+            emit_op(e, 0, 0x8d, to, rm);
+    }
+    if (insn->seg >= SEG_FS)
+        emit_op(e, EMIT_W, 0x03, to,
+                rm_vcpu(offsetof(struct vcpu, seg) + insn->seg * sizeof(struct segment) +
+                        offsetof(struct segment, base)));
+}
+
+void context_address(struct context *c)
+{
+    context_address_to(c, T0);
+}
+
+void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count)
+{
+    struct emit *e = &c->e;
+    if (c->translate->has_rorx) {
+        emit_vex(e, (struct vex){.map = 3, .pp = 3, .w = true, .opcode = 0xf0}, to, 0,
+                 rm_reg(from));
+    } else {
+        emit_mov(e, to, from);
+        emit_op(e, EMIT_W, 0xc1, 5, rm_reg(to)); /* shr */
+    }
+    emit_u8(e, count);
+}
+
+/* ------------------------------------------------------------------------- second looks */
+
+/* The branch of a probe that has failed, after which comes what completes a hit: then the caller
+ * calls look_resume. NULL: it is the slow path at once. */
+static struct second_look *look_begin(struct context *c, struct slow_path *slow, bool write,
+                                      unsigned condition)
+{
+    if (slow->look_count == SLOW_LOOKS || c->privilege >= MMU_PRIVILEGES) {
+        context_slow_jump(c, slow, condition);
+        return NULL;
+    }
+    struct second_look *look = &slow->looks[slow->look_count++];
+    *look = (struct second_look){.jump = emit_jcc(&c->e, condition),
+                                 .privilege = (uint8_t)c->privilege,
+                                 .access = write ? MMU_WRITE : MMU_READ};
+    return look;
+}
+
+static void look_resume(struct context *c, struct second_look *look)
+{
+    context_forget_copies(c);
+    if (look != NULL)
+        look->back = emit_offset(&c->e);
+}
+
+void context_look_emit(struct context *c, const struct second_look *look)
+{
+    struct emit *e = &c->e;
+    emit_link(e, look->jump, emit_offset(e));
+    uint32_t routine = c->translate->second_look[look->privilege][look->access];
+    switch (look->from) {
+    case LOOK_PAGE:
+        emit_mov(e, T2, T0);
+        break;
+    case LOOK_LAST:
+        break;
+    case LOOK_STACK:
+        routine = c->translate->stack_look[look->privilege][look->access];
+        __attribute__((fallthrough));
+    case LOOK_OFFSET:
+        emit_op(e, EMIT_W, 0x03, T0, look->tag); /* add */
+        emit_lea(e, T2, rm_at(T0, (int32_t)look->span - 1));
+        break;
+    case LOOK_CONSTANT:
+        emit_constant(e, T0, look->page);
+        emit_mov(e, T2, T0);
+        break;
+    }
+    emit_call_to(e, routine);
+    emit_link(e, emit_jcc(e, CONDITION_E), look->back);
+}
+
+/* ------------------------------------------------------------------------- probes */
+
+/* The entry in the first slot of the table. */
+static struct tlb_rm find_table(const struct context *c, bool write)
+{
+    size_t entry =
+        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
+        offsetof(struct tlb_slot, of) + (write ? MMU_WRITE : MMU_READ) * sizeof(struct tlb_entry);
+    return (struct tlb_rm){rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
+                           rm_vcpu(entry + offsetof(struct tlb_entry, host))};
+}
+
+/* T1 = where the slot of T0 is in a table. */
+static void emit_slot(struct context *c)
+{
+    context_shifted(c, T1, T0, PAGE_SHIFT - ENTRY_SHIFT);
+    emit_alu_immediate(&c->e, 4, 4, rm_reg(T1), (TLB_ENTRIES - 1) << ENTRY_SHIFT);
+}
+
+/* That of T0's slot. Spoils T1, which it is given by. */
+static struct tlb_rm find_entry(struct context *c, bool write)
+{
+    struct tlb_rm entry = find_table(c, write);
+    entry.tag.reg = entry.host.reg = T1;
+    c->in_host = false;
+    emit_slot(c);
+    return entry;
+}
+
+struct tlb_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
+{
+    struct emit *e = &c->e;
+    struct tlb_rm entry = find_entry(c, write);
+    emit_lea(e, T2, last);
+    emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
+    emit_op(e, EMIT_W, 0x3b, T2, entry.tag);
+    return entry;
+}
+
+void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
+{
+    struct emit *e = &c->e;
+    struct tlb_rm entry = context_probe_tag(c, last, write);
+    struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
+    emit_op(e, EMIT_W, 0x2b, T0, rm_reg(T2)); /* sub */
+    emit_op(e, EMIT_W, 0x03, T0, entry.host);
+    if (look != NULL)
+        look->from = LOOK_LAST;
+    look_resume(c, look);
+}
+
+/*
+ *      rorx r10, r9, 7                 or MOV and SHR; a slot is 32 bytes
+ *      and  r10d, 0x3ffe0              8192 slots
+ *      sub  r9, gs:[r10 + tag]         where it is in that page,
+ *      cmp  r9, 4096 - size            if it is, with all its bytes
+ *      ja   slow
+ *      add  r9, gs:[r10 + host]
+ */
+void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
+{
+    struct emit *e = &c->e;
+    struct tlb_rm entry = find_entry(c, write);
+    emit_op(e, EMIT_W, 0x2b, T0, entry.tag);
+    emit_alu_immediate(e, 7, 8, rm_reg(T0), PAGE_SIZE - size);
+    struct second_look *look = look_begin(c, slow, write, CONDITION_A);
+    emit_op(e, EMIT_W, 0x03, T0, entry.host);
+    if (look != NULL) {
+        look->from = LOOK_OFFSET;
+        look->tag = entry.tag;
+        look->span = size;
+    }
+    look_resume(c, look);
+}
+
+/* The same for what is near RSP.
+ *
+ *      sub  r9, [rsp + page]
+ *      cmp  r9, [rsp + limit]
+ *      jae  slow
+ *      add  r9, [rsp + host]
+ */
+static void probe_stack(struct context *c, struct slow_path *slow, unsigned size, bool write)
+{
+    struct emit *e = &c->e;
+    if (c->privilege >= STACK_PAGES || size > STACK_SPAN_MAX || slow->look_count == SLOW_LOOKS) {
+        context_probe(c, slow, size, write);
+        return;
+    }
+    c->in_host = false;
+    emit_op(e, EMIT_W, 0x2b, T0, rm_stack(c->privilege, offsetof(struct stack_page, page), 0));
+    emit_op(e, EMIT_W, 0x3b, T0, rm_stack(c->privilege, offsetof(struct stack_page, limit), 0));
+    struct second_look *look = look_begin(c, slow, write, CONDITION_AE);
+    emit_op(e, EMIT_W, 0x03, T0, rm_stack(c->privilege, offsetof(struct stack_page, host), 0));
+    look->from = LOOK_STACK;
+    look->tag = rm_stack(c->privilege, offsetof(struct stack_page, page), 0);
+    look->span = size;
+    look_resume(c, look);
+}
+
+static bool is_on_stack(const struct insn *insn)
+{
+    return insn->base == GPR_RSP && insn->index == INSN_REG_NONE && insn->seg < SEG_FS &&
+           insn->address_size == 8;
+}
+
+/* The memory operand is at an address that is known now. In relative code that is its address
+ * where the code is made, if it depends on RIP. */
+static bool find_constant(const struct context *c, uint64_t *address)
+{
+    const struct insn *insn = c->insn;
+    *address = (uint64_t)insn->displacement;
+    if (insn->base == INSN_REG_RIP)
+        *address += c->next_rip;
+    else if (insn->base != INSN_REG_NONE || insn->index != INSN_REG_NONE)
+        return false;
+    if (insn->address_size != 8) {
+        *address = (uint32_t)*address;
+        if (insn->base == INSN_REG_RIP && c->translation->is_relative)
+            return false;
+    }
+    return insn->seg < SEG_FS;
+}
+
+/* The same for such an address: which entry it is, its tag, and where in its page it is, are known
+ * as well.
+ *
+ *      cmp  gs:[tag], page             or MOV R10 and CMP
+ *      jne  slow
+ *      mov  r9, gs:[host]
+ */
+static struct emit_rm probe_constant(struct context *c, struct slow_path *slow, uint64_t address,
+                                     bool write)
+{
+    struct emit *e = &c->e;
+    struct tlb_rm entry = find_table(c, write);
+    uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
+    entry.tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
+    entry.host.displacement += (int32_t)(slot << ENTRY_SHIFT);
+    c->in_host = false;
+    c->held = RUN_NONE;
+    if ((int64_t)page == (int32_t)page) {
+        emit_alu_immediate(e, 7, 8, entry.tag, page);
+    } else {
+        emit_constant(e, T1, page);
+        emit_op(e, EMIT_W, 0x3b, T1, entry.tag);
+    }
+    struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
+    emit_load(e, T0, entry.host);
+    if (look != NULL) {
+        look->from = LOOK_CONSTANT;
+        look->page = page;
+    }
+    look_resume(c, look);
+    return rm_at(T0, (int32_t)(address & PAGE_MASK));
+}
+
+/* The same for one that is a constant away from code_page.
+ *
+ *      mov  r9, gs:[code_page]
+ *      lea  r9, [r9 + pages]
+ *      the probe of its first byte, with R9 for its tag
+ */
+static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, uint64_t address,
+                                     bool write)
+{
+    struct emit *e = &c->e;
+    c->held = RUN_NONE;
+    emit_rip(e, c->translation, T0, address & ~PAGE_MASK);
+    struct tlb_rm entry = find_entry(c, write);
+    emit_op(e, EMIT_W, 0x3b, T0, entry.tag);
+    struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
+    emit_load(e, T0, entry.host);
+    if (look != NULL)
+        look->from = LOOK_PAGE;
+    look_resume(c, look);
+    return rm_at(T0, (int32_t)(address & PAGE_MASK));
+}
+
+struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
+                                     bool write)
+{
+    uint64_t address;
+    if (find_constant(c, &address) && (address & PAGE_MASK) <= PAGE_SIZE - size) {
+        if (c->insn->base == INSN_REG_RIP && c->translation->is_relative)
+            return probe_relative(c, slow, address, write);
+        return probe_constant(c, slow, address, write);
+    }
+    context_address(c);
+    if (is_on_stack(c->insn))
+        probe_stack(c, slow, size, write);
+    else
+        context_probe(c, slow, size, write);
+    return rm_at(T0, 0);
+}
+
+void context_probe_base(struct context *c, struct slow_path *slow, unsigned base,
+                        int32_t displacement, unsigned size, bool write)
+{
+    emit_lea(&c->e, T0, rm_at(host_of(base), displacement));
+    if (base == GPR_RSP)
+        probe_stack(c, slow, size, write);
+    else
+        context_probe(c, slow, size, write);
+}

@@ -80,8 +80,8 @@ enum tlb_reason {
 };
 
 struct tlb_entry {
-    uint64_t tag;   /* linear page address, or tlb_no_tag; 0 before the first use */
-    uintptr_t host; /* address of the page's first byte */
+    uint64_t tag;     /* linear page address, or tlb_no_tag; 0 before the first use */
+    uintptr_t addend; /* host address minus linear address */
 };
 
 /* By what is looked up: MMU_READ or MMU_WRITE. */
@@ -360,7 +360,7 @@ static inline uint8_t *mmu_probe(const struct mmu *mmu, enum mmu_access access,
     const struct tlb_entry *entry =
         &mmu->tlb[privilege][(linear >> PAGE_SHIFT) & (TLB_ENTRIES - 1)].of[access];
     if (likely(entry->tag == (linear & ~PAGE_MASK) && (linear & PAGE_MASK) <= PAGE_SIZE - size))
-        return (uint8_t *)(uintptr_t)(entry->host + (linear & PAGE_MASK));
+        return (uint8_t *)(uintptr_t)(entry->addend + linear);
     return NULL;
 }
 

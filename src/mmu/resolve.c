@@ -31,7 +31,7 @@ static bool tlb_look_up(struct mmu *mmu, uint64_t linear, enum mmu_access access
     const struct tlb_entry *entry = &mmu->tlb[privilege][slot].of[access];
     if (entry->tag != page && !tlb_recall(mmu, privilege, linear, access))
         return false;
-    target->host = (uint8_t *)(uintptr_t)(entry->host + offset);
+    target->host = (uint8_t *)(uintptr_t)(entry->addend + linear);
     target->gpa = (mmu->tlb_info[privilege][slot].of[access] & ~PAGE_MASK) | offset;
     return true;
 }

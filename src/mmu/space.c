@@ -42,7 +42,7 @@ static void leave_data(struct mmu *mmu, struct mmu_space *space, unsigned number
     for (unsigned slot; tlb_set_next(set, &cursor, &slot);) {
         struct tlb_entry *entry = entry_at(&table, slot);
         save(mmu, space,
-             (struct mmu_space_entry){entry->tag, *info_at(&table, slot), entry->host, number,
+             (struct mmu_space_entry){entry->tag, *info_at(&table, slot), entry->addend, number,
                                       slot});
         entry->tag = tlb_no_tag(slot);
     }

@@ -83,7 +83,7 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
                    enum mmu_access access, const struct tlb_page *page)
 {
     uint64_t tag = linear & ~PAGE_MASK, info = page->ppn << INFO_PPN_SHIFT | page->info;
-    struct tlb_entry entry = {.tag = tag, .host = (uintptr_t)page->host};
+    struct tlb_entry entry = {.tag = tag, .addend = (uintptr_t)page->host - tag};
     places_add(mmu, page->ppn, tag);
     for (enum mmu_access kind = MMU_READ; kind <= MMU_WRITE; kind++) {
         struct data_table table = main_table(mmu, privilege, kind);

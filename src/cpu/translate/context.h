@@ -53,13 +53,13 @@ struct second_look {
     enum {
         LOOK_PAGE,     /* T0 is a page */
         LOOK_LAST,     /* T0 is an address, T2 that of the last byte */
-        LOOK_OFFSET,   /* `tag` has been subtracted from T0; it is `span` bytes */
-        LOOK_STACK,    /* the same, and it was the stack page that was asked */
-        LOOK_CONSTANT, /* it is `page` */
+        LOOK_SPAN,     /* T0 is an address; it is `span` bytes */
+        LOOK_STACK,    /* the same, but the stack page has been subtracted from T0 */
+        LOOK_CONSTANT, /* it is `page`, and T0 less than its host address by `less` */
     } from;
-    struct emit_rm tag;
     unsigned span;
     uint64_t page;
+    int32_t less;
 };
 
 struct slow_path {
@@ -175,7 +175,7 @@ void context_address_to(struct context *c, unsigned to); /* the same, in another
 void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count);
 /* An entry of the TLB. */
 struct tlb_rm {
-    struct emit_rm tag, host;
+    struct emit_rm tag, addend;
 };
 /* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0 and
  * comes to be in T2: a hit is "equal". Returns its entry. Spoils T1, flags. */

@@ -378,17 +378,14 @@ static void emit_group_room(struct emit *e, const struct loop *loop, const struc
     emit_op(e, 0, 0x0f42, loop->counter, rm_reg(T0)); /* cmovb */
 }
 
-/* group->host += where T0's page is on the host less where it is, if its tag says so and `adds`.
- * Spoils T1, T2. */
+/* group->host += the addend of T0's page, if its tag says so and `adds`. Spoils T1, T2. */
 static void emit_group_probe(struct context *c, const struct group *group, bool write, bool adds,
                              struct fails *fails)
 {
     struct tlb_rm entry = context_probe_tag(c, rm_at(T0, 0), write);
     fail_if(&c->e, fails, CONDITION_NE);
-    if (!adds)
-        return;
-    emit_op(&c->e, EMIT_W, 0x03, group->host, entry.host);
-    emit_op(&c->e, EMIT_W, 0x2b, group->host, rm_reg(T2)); /* sub */
+    if (adds)
+        emit_op(&c->e, EMIT_W, 0x03, group->host, entry.addend);
 }
 
 static void emit_group(struct context *c, const struct loop *loop, const struct group *group,

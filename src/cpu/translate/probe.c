@@ -98,9 +98,10 @@ void context_look_emit(struct context *c, const struct second_look *look)
         break;
     case LOOK_STACK:
         routine = c->translate->stack_look[look->privilege][look->access];
+        emit_op(e, EMIT_W, 0x03, T0,
+                rm_stack(look->privilege, offsetof(struct stack_page, page), 0)); /* add */
         __attribute__((fallthrough));
-    case LOOK_OFFSET:
-        emit_op(e, EMIT_W, 0x03, T0, look->tag); /* add */
+    case LOOK_SPAN:
         emit_lea(e, T2, rm_at(T0, (int32_t)look->span - 1));
         break;
     case LOOK_CONSTANT:
@@ -109,6 +110,7 @@ void context_look_emit(struct context *c, const struct second_look *look)
         break;
     }
     emit_call_to(e, routine);
+    emit_lea(e, T0, rm_at(T0, -look->less));
     emit_link(e, emit_jcc(e, CONDITION_E), look->back);
 }
 
@@ -121,7 +123,7 @@ static struct tlb_rm find_table(const struct context *c, bool write)
         offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
         offsetof(struct tlb_slot, of) + (write ? MMU_WRITE : MMU_READ) * sizeof(struct tlb_entry);
     return (struct tlb_rm){rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
-                           rm_vcpu(entry + offsetof(struct tlb_entry, host))};
+                           rm_vcpu(entry + offsetof(struct tlb_entry, addend))};
 }
 
 /* T1 = where the slot of T0 is in a table. */
@@ -135,7 +137,7 @@ static void emit_slot(struct context *c)
 static struct tlb_rm find_entry(struct context *c, bool write)
 {
     struct tlb_rm entry = find_table(c, write);
-    entry.tag.reg = entry.host.reg = T1;
+    entry.tag.reg = entry.addend.reg = T1;
     c->in_host = false;
     emit_slot(c);
     return entry;
@@ -156,8 +158,7 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
     struct emit *e = &c->e;
     struct tlb_rm entry = context_probe_tag(c, last, write);
     struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
-    emit_op(e, EMIT_W, 0x2b, T0, rm_reg(T2)); /* sub */
-    emit_op(e, EMIT_W, 0x03, T0, entry.host);
+    emit_op(e, EMIT_W, 0x03, T0, entry.addend);
     if (look != NULL)
         look->from = LOOK_LAST;
     look_resume(c, look);
@@ -166,22 +167,23 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 /*
  *      rorx r10, r9, 7                 or MOV and SHR; a slot is 32 bytes
  *      and  r10d, 0x3ffe0              8192 slots
- *      sub  r9, gs:[r10 + tag]         where it is in that page,
- *      cmp  r9, 4096 - size            if it is, with all its bytes
+ *      mov  r11, r9
+ *      sub  r11, gs:[r10 + tag]        where it is in that page,
+ *      cmp  r11, 4096 - size           if it is, with all its bytes
  *      ja   slow
- *      add  r9, gs:[r10 + host]
+ *      add  r9, gs:[r10 + addend]
  */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write)
 {
     struct emit *e = &c->e;
     struct tlb_rm entry = find_entry(c, write);
-    emit_op(e, EMIT_W, 0x2b, T0, entry.tag);
-    emit_alu_immediate(e, 7, 8, rm_reg(T0), PAGE_SIZE - size);
+    emit_mov(e, T2, T0);
+    emit_op(e, EMIT_W, 0x2b, T2, entry.tag);
+    emit_alu_immediate(e, 7, 8, rm_reg(T2), PAGE_SIZE - size);
     struct second_look *look = look_begin(c, slow, write, CONDITION_A);
-    emit_op(e, EMIT_W, 0x03, T0, entry.host);
+    emit_op(e, EMIT_W, 0x03, T0, entry.addend);
     if (look != NULL) {
-        look->from = LOOK_OFFSET;
-        look->tag = entry.tag;
+        look->from = LOOK_SPAN;
         look->span = size;
     }
     look_resume(c, look);
@@ -207,7 +209,6 @@ static void probe_stack(struct context *c, struct slow_path *slow, unsigned size
     struct second_look *look = look_begin(c, slow, write, CONDITION_AE);
     emit_op(e, EMIT_W, 0x03, T0, rm_stack(c->privilege, offsetof(struct stack_page, host), 0));
     look->from = LOOK_STACK;
-    look->tag = rm_stack(c->privilege, offsetof(struct stack_page, page), 0);
     look->span = size;
     look_resume(c, look);
 }
@@ -236,12 +237,17 @@ static bool find_constant(const struct context *c, uint64_t *address)
     return insn->seg < SEG_FS;
 }
 
+static bool is_displacement(uint64_t value)
+{
+    return (int64_t)value == (int32_t)value;
+}
+
 /* The same for such an address: which entry it is, its tag, and where in its page it is, are known
  * as well.
  *
- *      cmp  gs:[tag], page             or MOV R10 and CMP
+ *      cmp  gs:[tag], page             or MOV R10 and CMP,
  *      jne  slow
- *      mov  r9, gs:[host]
+ *      mov  r9, gs:[addend]            and ADD of R10
  */
 static struct emit_rm probe_constant(struct context *c, struct slow_path *slow, uint64_t address,
                                      bool write)
@@ -249,24 +255,29 @@ static struct emit_rm probe_constant(struct context *c, struct slow_path *slow, 
     struct emit *e = &c->e;
     struct tlb_rm entry = find_table(c, write);
     uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
+    bool is_short = is_displacement(page) && is_displacement(page + PAGE_SIZE);
     entry.tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
-    entry.host.displacement += (int32_t)(slot << ENTRY_SHIFT);
+    entry.addend.displacement += (int32_t)(slot << ENTRY_SHIFT);
     c->in_host = false;
     c->held = RUN_NONE;
-    if ((int64_t)page == (int32_t)page) {
+    if (is_short) {
         emit_alu_immediate(e, 7, 8, entry.tag, page);
     } else {
         emit_constant(e, T1, page);
         emit_op(e, EMIT_W, 0x3b, T1, entry.tag);
     }
     struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
-    emit_load(e, T0, entry.host);
+    emit_load(e, T0, entry.addend);
+    if (!is_short)
+        emit_op(e, EMIT_W, 0x03, T0, rm_reg(T1));
+    int32_t less = is_short ? (int32_t)page : 0;
     if (look != NULL) {
         look->from = LOOK_CONSTANT;
         look->page = page;
+        look->less = less;
     }
     look_resume(c, look);
-    return rm_at(T0, (int32_t)(address & PAGE_MASK));
+    return rm_at(T0, less + (int32_t)(address & PAGE_MASK));
 }
 
 /* The same for one that is a constant away from code_page.
@@ -284,7 +295,7 @@ static struct emit_rm probe_relative(struct context *c, struct slow_path *slow, 
     struct tlb_rm entry = find_entry(c, write);
     emit_op(e, EMIT_W, 0x3b, T0, entry.tag);
     struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
-    emit_load(e, T0, entry.host);
+    emit_op(e, EMIT_W, 0x03, T0, entry.addend);
     if (look != NULL)
         look->from = LOOK_PAGE;
     look_resume(c, look);

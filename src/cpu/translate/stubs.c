@@ -20,11 +20,12 @@
  *                        [T2 + 8 * T1] is the entry to go on by; that of the dispatcher if there is
  *                        none, or attention is wanted. ZF: T0 is canonical
  *   second_look          a subroutine: looks T0, a linear address, up in the TLB's spare table, and
- *                        then asks the MMU (slow_find); T2 is its last byte, or that one's page.
- * ZF: T0 is the host address. Spoils T1 and T2. One for each privilege and access stack_look the
- * same for what is not in the stack page: looks into the first table before that, and fills the
- * stack page, if it is RSP's third_look           what is the same of all these. T1: privilege and
- * access
+ *                        then asks the MMU (slow_find); T2 is its last byte, or the page of that.
+ *                        ZF: T0 is the host address. Spoils T1 and T2. One for each privilege and
+ *                        access
+ *   stack_look           the same for what is not in the stack page: looks into the first table
+ *                        before that, and fills the stack page, if it is that of RSP
+ *   third_look           what is the same of all these. T1: privilege and access
  *
  * Leaving after a handler (go_on) is going on by exit_jump, if the vCPU runs on in 64-bit mode and
  * the dispatcher has no dead translations to bury.
@@ -265,16 +266,15 @@ static struct tlb_rm rm_entry(size_t table, enum mmu_access access)
 {
     size_t entry = table + offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
     struct tlb_rm rm = {rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
-                        rm_vcpu(entry + offsetof(struct tlb_entry, host))};
-    rm.tag.reg = rm.host.reg = T1;
+                        rm_vcpu(entry + offsetof(struct tlb_entry, addend))};
+    rm.tag.reg = rm.addend.reg = T1;
     return rm;
 }
 
-/* T0, which is in the page T2, becomes a host address, with ZF. */
-static void emit_found(struct emit *e, struct emit_rm host)
+/* T0 becomes a host address, with ZF. */
+static void emit_found(struct emit *e, struct emit_rm addend)
 {
-    emit_op(e, EMIT_W, 0x2b, T0, rm_reg(T2)); /* sub */
-    emit_op(e, EMIT_W, 0x03, T0, host);
+    emit_op(e, EMIT_W, 0x03, T0, addend);
     emit_op(e, EMIT_W, 0x3b, T0, rm_reg(T0));
     emit_u8(e, 0xc3);
 }
@@ -300,7 +300,7 @@ static void emit_second_look(struct emit *e, const struct mmu *mmu, unsigned pri
     emit_alu_immediate(e, 4, 4, rm_reg(T1), (bit(mmu->tlb_spare_bits) - 1) << ENTRY_SHIFT);
     emit_op(e, EMIT_W, 0x3b, T2, entry.tag);
     uint32_t miss = emit_jcc(e, CONDITION_NE);
-    emit_found(e, entry.host);
+    emit_found(e, entry.addend);
     emit_link(e, miss, emit_offset(e));
     emit_constant(e, T1, privilege << 1 | access);
     emit_jmp_to(e, third_look);
@@ -328,17 +328,15 @@ static void emit_stack_look(struct emit *e, unsigned privilege, enum mmu_access 
     emit_store(e, rm_stack(privilege, offsetof(struct stack_page, page), FRAME), T2);
     emit_op(e, EMIT_W, 0xc7, 0, rm_stack(privilege, offsetof(struct stack_page, limit), FRAME));
     emit_u32(e, STACK_LIMIT);
-    emit_load(e, T1, write.host);
-    emit_store(e, rm_stack(privilege, offsetof(struct stack_page, host), FRAME), T1);
-    emit_found(e, rm_reg(T1));
+    emit_op(e, EMIT_W, 0x03, T2, write.addend);
+    emit_store(e, rm_stack(privilege, offsetof(struct stack_page, host), FRAME), T2);
     emit_link(e, elsewhere, emit_offset(e));
-    emit_op(e, EMIT_W, 0x33, T2, rm_reg(HOST_R15));
-    emit_found(e, write.host);
+    emit_found(e, write.addend);
     emit_link(e, is_not_write, emit_offset(e));
     if (access == MMU_READ) {
         emit_op(e, EMIT_W, 0x3b, T2, read.tag);
         emit_link(e, emit_jcc(e, CONDITION_NE), second_look);
-        emit_found(e, read.host);
+        emit_found(e, read.addend);
     } else {
         emit_jmp_to(e, second_look);
     }

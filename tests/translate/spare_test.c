@@ -99,6 +99,58 @@ static void test_turns(void **state)
     testvm_destroy(&interpreted);
 }
 
+/* ------------------------------------------------------------------------- constants */
+
+/* Constant addresses at both ends of what a displacement can say, and beyond one of them: each is
+ * missed once, and then found. */
+static void test_constants(void **state)
+{
+    (void)state;
+    static const uint8_t code[] = {
+        0x48, 0x8b, 0x04, 0x25, 0x10, 0x00, 0x00, 0x80, /* mov rax, [0xffffffff80000010] */
+        0x48, 0x03, 0x04, 0x25, 0xf8, 0xff, 0xff, 0x7f, /* add rax, [0x7ffffff8] */
+        0x48, 0x03, 0x05, 0xe9, 0xff, 0xef, 0x7f,       /* add rax, [rip+0x7fefffe9]: 0x80000000 */
+        0x48, 0x01, 0x04, 0x25, 0xf0, 0xff, 0xff, 0xff, /* add [0xfffffffffffffff0], rax */
+        0x48, 0x01, 0x04, 0x25, 0x08, 0xf0, 0xff, 0x7f, /* add [0x7ffff008], rax */
+        0xff, 0xc9,                                     /* dec ecx */
+        0x75, 0x00,                                     /* jnz to the start */
+        0xf4,                                           /* hlt */
+    };
+    static const struct engine_ops *const engines[2] = {&interp_engine, &translate_engine};
+    struct testvm machines[2];
+    uint64_t sums[2][2];
+    for (unsigned i = 0; i < 2; i++) {
+        struct testvm *vm = &machines[i];
+        const uint64_t tables[] = {0x2007, 0x3007}, last = 0x200087;
+        const uint8_t distance = (uint8_t) - (int)(sizeof(code) - 1);
+        testvm_create(vm, RAM_SIZE);
+        testvm_use_engine(vm, engines[i]);
+        testvm_set_mode(vm, MODE_LONG, 8);
+        testvm_put(vm, CODE, code, sizeof(code));
+        testvm_put(vm, CODE + sizeof(code) - 2, &distance, 1);
+        /* Every GiB from 1 on that is used is the first one, and its last 2 MiB those at 2 MiB. */
+        testvm_put(vm, 0x1000 + 8 * 511, &tables[0], 8);
+        for (unsigned gib = 1; gib < 512; gib = gib == 2 ? 510 : gib + 1)
+            testvm_put(vm, 0x2000 + 8 * gib, &tables[1], 8);
+        testvm_put(vm, 0x3000 + 8 * 511, &last, 8);
+        for (uint64_t at = 0; at < 0x20; at += 8)
+            testvm_put(vm, at, &(uint64_t){at * 0x9e3779b97f4a7c15u + 1}, 8);
+        testvm_put(vm, 0x3ffff0, &last, 8);
+        mmu_flush(&vm->vcpu->mmu, false);
+        vm->vcpu->gpr[GPR_RCX] = 10;
+        assert_int_equal(testvm_run(vm, CODE), VCPU_EXIT_HALTED);
+        pmap_read(vm->map, 0x3ffff0, &sums[i][0], 8);
+        pmap_read(vm->map, 0x3ff008, &sums[i][1], 8);
+    }
+    assert_memory_equal(machines[0].vcpu->gpr, machines[1].vcpu->gpr,
+                        sizeof(machines[0].vcpu->gpr));
+    assert_memory_equal(sums[0], sums[1], sizeof(sums[0]));
+    assert_int_not_equal(sums[0][0], 0);
+    assert_int_equal(translate_of(machines[1].vcpu)->stats.slow_paths, 0);
+    for (unsigned i = 0; i < 2; i++)
+        testvm_destroy(&machines[i]);
+}
+
 /* ------------------------------------------------------------------------- pages to walk to */
 
 #define FRESH_PAGES 64u
@@ -217,6 +269,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_constants),
         cmocka_unit_test(test_fresh_pages),
         cmocka_unit_test(test_no_address),
     };

@@ -49,13 +49,13 @@ struct flags_recipe {
 struct second_look {
     uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
     uint8_t privilege, access;
-    /* Where what is looked for is, and what T0 and T2 have to be made from. */
+    /* What is looked for, and what there is to make T0 (it) and T2 (its last byte) from. */
     enum {
         LOOK_PAGE,     /* T0 is a page */
         LOOK_LAST,     /* T0 is an address, T2 that of the last byte */
-        LOOK_SPAN,     /* T0 is an address; it is `span` bytes */
+        LOOK_SPAN,     /* T0 is the address of `span` bytes */
         LOOK_STACK,    /* the same, but the stack page has been subtracted from T0 */
-        LOOK_CONSTANT, /* it is `page`, and T0 less than its host address by `less` */
+        LOOK_CONSTANT, /* `page`; then T0 is to be less than its host address by `less` */
     } from;
     unsigned span;
     uint64_t page;
@@ -114,7 +114,7 @@ struct context {
     uint8_t copies[2]; /* the guest registers that T1 and T2 have been given the values of */
     struct unread {
         uint32_t from, to;     /* offsets of the instruction; to = 0: there is none */
-    } unread[FRAME_GPR_COUNT]; /* see context_put */
+    } unread[FRAME_GPR_COUNT]; /* stores to the frame: see context_in_frame */
 
     unsigned held; /* the run whose host address T0 holds, or RUN_NONE */
     unsigned slow_count;
@@ -177,12 +177,12 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
 struct tlb_rm {
     struct emit_rm tag, addend;
 };
-/* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0 and
- * comes to be in T2: a hit is "equal". Returns its entry. Spoils T1, flags. */
+/* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0: a
+ * hit is "equal". Returns its entry. Spoils T1, T2, flags. */
 struct tlb_rm context_probe_tag(struct context *c, struct emit_rm last, bool write);
-/* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, flags. */
+/* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
-/* The same up to a last byte, which may be given by T0. Spoils T2, too. */
+/* The same up to a last byte, which may be given by T0. */
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write);
 /* The memory operand, given by T0, or it is the slow path. The same. */
 struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
@@ -223,10 +223,11 @@ const struct insn *context_keep(struct context *c, const struct insn *insn);
  * Copies. A guest register that lives in the frame is loaded for each instruction that reads it,
  * but where T1 or T2 still has its value: from an instruction before, and no other has named that
  * host register since (emit.h says), nor does any way lead in here from elsewhere (whoever emits
- * one forgets). The frame always has the value too: what is written is stored at once. But such a
- * store is taken out again when the register is written once more, if nothing has read the frame in
- * between, and nothing refers to the code from there on (emit_cut), so that it has no branch: C,
- * too, can only be reached by one.
+ * one forgets). The frame always has the value too: what is written is stored at once.
+ *
+ * Such a store is taken out again when the register is written once more, if nobody can have read
+ * it: no instruction in between does (context_in_frame), and nothing refers to the code from there
+ * on (emit_cut), so it has no branch, by which alone C is reached.
  */
 static inline struct unread *context_unread(struct context *c, unsigned gpr)
 {

@@ -255,7 +255,8 @@ static struct emit_rm probe_constant(struct context *c, struct slow_path *slow, 
     struct emit *e = &c->e;
     struct tlb_rm entry = find_table(c, write);
     uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
-    bool is_short = is_displacement(page) && is_displacement(page + PAGE_SIZE);
+    /* What is added to T0, and what is taken from it again (look). */
+    bool is_short = is_displacement(page) && is_displacement(-page);
     entry.tag.displacement += (int32_t)(slot << ENTRY_SHIFT);
     entry.addend.displacement += (int32_t)(slot << ENTRY_SHIFT);
     c->in_host = false;

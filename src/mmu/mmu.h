@@ -198,8 +198,8 @@ struct mmu {
     pthread_cond_t served; /* posted has become NULL; parked while stopped; stopped no more */
 
     struct mmu_stats stats;
-    uint64_t
-        parkings; /* times that it has parked or served: host addresses from before are stale */
+    /* Times that it has parked or served: host addresses from before are stale. */
+    uint64_t parkings;
 
     /* The filled slots of each table: flushes touch nothing else. */
     struct tlb_use tlb_use[MMU_PRIVILEGES][2], tlb_spare_use[MMU_PRIVILEGES][2], itlb_use[2];

@@ -173,13 +173,15 @@ void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* The low half of `to` = the low half of from >> count. Spoils flags. */
 void context_shifted(struct context *c, unsigned to, unsigned from, unsigned count);
-/* An entry of the TLB. */
+/* An entry of the TLB, in the slot whose offset the register `slot` is; HOST_NONE: the first. */
 struct tlb_rm {
     struct emit_rm tag, addend;
 };
+struct tlb_rm rm_tlb(unsigned privilege, enum mmu_access access, unsigned slot);
+struct tlb_rm rm_tlb_spare(unsigned privilege, enum mmu_access access, unsigned slot);
 /* Compares the tag of T0, a linear address, with the page of `last`, which may be given by T0: a
- * hit is "equal". Returns its entry. Spoils T1, T2, flags. */
-struct tlb_rm context_probe_tag(struct context *c, struct emit_rm last, bool write);
+ * hit is "equal". Returns the addend of its entry. Spoils T1, T2, flags. */
+struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write);
 /* T0, a linear address, becomes a host address, or it is the slow path. Spoils T1, T2, flags. */
 void context_probe(struct context *c, struct slow_path *slow, unsigned size, bool write);
 /* The same up to a last byte, which may be given by T0. */

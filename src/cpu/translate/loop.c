@@ -382,10 +382,10 @@ static void emit_group_room(struct emit *e, const struct loop *loop, const struc
 static void emit_group_probe(struct context *c, const struct group *group, bool write, bool adds,
                              struct fails *fails)
 {
-    struct tlb_rm entry = context_probe_tag(c, rm_at(T0, 0), write);
+    struct emit_rm addend = context_probe_tag(c, rm_at(T0, 0), write);
     fail_if(&c->e, fails, CONDITION_NE);
     if (adds)
-        emit_op(&c->e, EMIT_W, 0x03, group->host, entry.addend);
+        emit_op(&c->e, EMIT_W, 0x03, group->host, addend);
 }
 
 static void emit_group(struct context *c, const struct loop *loop, const struct group *group,

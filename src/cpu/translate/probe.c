@@ -62,6 +62,11 @@ void context_shifted(struct context *c, unsigned to, unsigned from, unsigned cou
 
 /* ------------------------------------------------------------------------- second looks */
 
+static enum mmu_access access_of(bool write)
+{
+    return write ? MMU_WRITE : MMU_READ;
+}
+
 /* The branch of a probe that has failed, after which comes what completes a hit: then the caller
  * calls look_resume. NULL: it is the slow path at once. */
 static struct second_look *look_begin(struct context *c, struct slow_path *slow, bool write,
@@ -74,7 +79,7 @@ static struct second_look *look_begin(struct context *c, struct slow_path *slow,
     struct second_look *look = &slow->looks[slow->look_count++];
     *look = (struct second_look){.jump = emit_jcc(&c->e, condition),
                                  .privilege = (uint8_t)c->privilege,
-                                 .access = write ? MMU_WRITE : MMU_READ};
+                                 .access = access_of(write)};
     return look;
 }
 
@@ -116,14 +121,27 @@ void context_look_emit(struct context *c, const struct second_look *look)
 
 /* ------------------------------------------------------------------------- probes */
 
-/* The entry in the first slot of the table. */
-static struct tlb_rm find_table(const struct context *c, bool write)
+static struct tlb_rm rm_entry(size_t table, enum mmu_access access, unsigned slot)
 {
-    size_t entry =
-        offsetof(struct vcpu, mmu.tlb) + c->privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]) +
-        offsetof(struct tlb_slot, of) + (write ? MMU_WRITE : MMU_READ) * sizeof(struct tlb_entry);
-    return (struct tlb_rm){rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
-                           rm_vcpu(entry + offsetof(struct tlb_entry, addend))};
+    size_t entry = table + offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
+    struct tlb_rm rm = {rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
+                        rm_vcpu(entry + offsetof(struct tlb_entry, addend))};
+    rm.tag.reg = rm.addend.reg = (uint8_t)slot;
+    return rm;
+}
+
+struct tlb_rm rm_tlb(unsigned privilege, enum mmu_access access, unsigned slot)
+{
+    return rm_entry(offsetof(struct vcpu, mmu.tlb) +
+                        privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]),
+                    access, slot);
+}
+
+struct tlb_rm rm_tlb_spare(unsigned privilege, enum mmu_access access, unsigned slot)
+{
+    return rm_entry(offsetof(struct vcpu, mmu.tlb_spare) +
+                        privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]),
+                    access, slot);
 }
 
 /* T1 = where the slot of T0 is in a table. */
@@ -136,29 +154,26 @@ static void emit_slot(struct context *c)
 /* That of T0's slot. Spoils T1, which it is given by. */
 static struct tlb_rm find_entry(struct context *c, bool write)
 {
-    struct tlb_rm entry = find_table(c, write);
-    entry.tag.reg = entry.addend.reg = T1;
     c->in_host = false;
     emit_slot(c);
-    return entry;
+    return rm_tlb(c->privilege, access_of(write), T1);
 }
 
-struct tlb_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
+struct emit_rm context_probe_tag(struct context *c, struct emit_rm last, bool write)
 {
     struct emit *e = &c->e;
     struct tlb_rm entry = find_entry(c, write);
     emit_lea(e, T2, last);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_op(e, EMIT_W, 0x3b, T2, entry.tag);
-    return entry;
+    return entry.addend;
 }
 
 void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm last, bool write)
 {
-    struct emit *e = &c->e;
-    struct tlb_rm entry = context_probe_tag(c, last, write);
+    struct emit_rm addend = context_probe_tag(c, last, write);
     struct second_look *look = look_begin(c, slow, write, CONDITION_NE);
-    emit_op(e, EMIT_W, 0x03, T0, entry.addend);
+    emit_op(&c->e, EMIT_W, 0x03, T0, addend);
     if (look != NULL)
         look->from = LOOK_LAST;
     look_resume(c, look);
@@ -253,7 +268,7 @@ static struct emit_rm probe_constant(struct context *c, struct slow_path *slow, 
                                      bool write)
 {
     struct emit *e = &c->e;
-    struct tlb_rm entry = find_table(c, write);
+    struct tlb_rm entry = rm_tlb(c->privilege, access_of(write), HOST_NONE);
     uint64_t page = address & ~PAGE_MASK, slot = address >> PAGE_SHIFT & (TLB_ENTRIES - 1);
     /* What is added to T0, and what is taken from it again (look). */
     bool is_short = is_displacement(page) && is_displacement(-page);

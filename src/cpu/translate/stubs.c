@@ -261,16 +261,6 @@ static void emit_third_look(struct emit *e, const struct translate *translate)
     emit_u8(e, 0xc3);
 }
 
-/* The entry whose slot T1 is, in this table. */
-static struct tlb_rm rm_entry(size_t table, enum mmu_access access)
-{
-    size_t entry = table + offsetof(struct tlb_slot, of) + access * sizeof(struct tlb_entry);
-    struct tlb_rm rm = {rm_vcpu(entry + offsetof(struct tlb_entry, tag)),
-                        rm_vcpu(entry + offsetof(struct tlb_entry, addend))};
-    rm.tag.reg = rm.addend.reg = T1;
-    return rm;
-}
-
 /* T0 becomes a host address, with ZF. */
 static void emit_found(struct emit *e, struct emit_rm addend)
 {
@@ -283,9 +273,7 @@ static void emit_found(struct emit *e, struct emit_rm addend)
 static void emit_second_look(struct emit *e, const struct mmu *mmu, unsigned privilege,
                              enum mmu_access access, uint32_t third_look)
 {
-    struct tlb_rm entry = rm_entry(offsetof(struct vcpu, mmu.tlb_spare) +
-                                       privilege * sizeof(((struct vcpu *)0)->mmu.tlb_spare[0]),
-                                   access);
+    struct tlb_rm entry = rm_tlb_spare(privilege, access, T1);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_mov(e, T1, T0);
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */
@@ -310,9 +298,8 @@ static void emit_stack_look(struct emit *e, unsigned privilege, enum mmu_access 
                             uint32_t second_look)
 {
     enum { FRAME = 8 }; /* above the return address */
-    size_t table =
-        offsetof(struct vcpu, mmu.tlb) + privilege * sizeof(((struct vcpu *)0)->mmu.tlb[0]);
-    struct tlb_rm read = rm_entry(table, MMU_READ), write = rm_entry(table, MMU_WRITE);
+    struct tlb_rm read = rm_tlb(privilege, MMU_READ, T1);
+    struct tlb_rm write = rm_tlb(privilege, MMU_WRITE, T1);
     emit_alu_immediate(e, 4, 8, rm_reg(T2), ~PAGE_MASK);
     emit_mov(e, T1, T0);
     emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T1)); /* shr */

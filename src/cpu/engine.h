@@ -13,9 +13,11 @@ struct engine_stats {
     uint64_t slow_paths;        /* accesses in generated code that C was called for, */
     uint64_t slow_instructions; /* and instructions that it ran for them */
     uint64_t interpreted;       /* blocks that the interpreter ran */
-    uint64_t code_bytes; /* memory of generated code and its tables that has been used, ... */
-    uint64_t code_limit; /* ... and that has been granted */
-    uint64_t trims;      /* times that it was given back */
+    uint64_t code_bytes;    /* memory of generated code and its tables that has been used, ... */
+    uint64_t code_limit;    /* ... and that has been granted */
+    uint64_t trims;         /* times that it was given back */
+    uint64_t windows;       /* times that a window was opened for user code, ... */
+    uint64_t window_faults; /* ... and accesses to it that found nothing */
 };
 
 struct engine_ops {

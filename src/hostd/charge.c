@@ -16,8 +16,9 @@
 /* Half of what has come or gone may be mapped twice: an error that is not worth a look. */
 #define MOVED_BYTES (4 * MIB)
 
-/* A VM has some 130 mappings, of 25 lines each. Who has very many is not looked at. */
-#define LINES_MOST 50000u
+/* A VM has some 130 mappings, of 25 lines each, and two for each page in its window (mmu/window.h),
+ * 4096 of those at most. Who has very many more is not looked at. */
+#define LINES_MOST 250000u
 
 /* Reads from the start of a file of /proc; NUL-terminated. */
 static bool read_text(int fd, char *text, size_t size)
@@ -160,7 +161,7 @@ void charge_look(struct charge *charge, pid_t pid, uint64_t held, ino_t pool)
         return;
     for (; lines < LINES_MOST && fgets(line, sizeof line, file) != NULL; lines++) {
         /* All memfds are on one device. */
-        if (read_mapping(line, &now) || now.inode == 0 || now.inode == ram.st_ino ||
+        if (read_mapping(line, &now) || now.inode == 0 ||
             makedev(now.major, now.minor) != ram.st_dev)
             continue;
         if (strncmp(line, "Rss:", 4) == 0 && find_field(line, "Rss:", &bytes))

@@ -50,6 +50,8 @@ void mmu_destroy(struct mmu *mmu)
     mmu->domain = NULL;
     shadow_destroy(mmu->shadow);
     mmu->shadow = NULL;
+    window_destroy(mmu->window);
+    mmu->window = NULL;
     pthread_cond_destroy(&mmu->served);
     pthread_mutex_destroy(&mmu->lock);
 }
@@ -80,12 +82,37 @@ static void forget_space(struct mmu *mmu, enum mmu_flush_scope scope, uint64_t l
         mmu->code_flush(mmu->code_context, scope, linear);
 }
 
+/*
+ * What the window has of the current address space, after a flush. A TLB may be filled at any time
+ * with what the tables say, so pages for which they still say the same stay. A guest that flushes
+ * everything mostly means a few pages, and to map one again takes fifty times as long as to look.
+ */
+static bool is_still_so(const struct window_page *page, void *context)
+{
+    struct mmu *mmu = context;
+    struct walk walk;
+    return walk_guest(mmu, page->linear, MMU_READ, MMU_USER, &walk, NULL) == WALK_OK &&
+           walk.gpa >> PAGE_SHIFT == page->ppn &&
+           (page->access != WINDOW_WRITE || (walk.may_write && walk.dirty));
+}
+
+static void window_flush(struct mmu *mmu)
+{
+    if (mmu->window == NULL)
+        return;
+    if (mmu->window_cr3 == mmu->cr3)
+        window_keep(mmu->window, is_still_so, mmu);
+    else
+        window_empty(mmu->window);
+}
+
 void mmu_flush(struct mmu *mmu, bool keep_global)
 {
     mmu->stats.flushes++;
     space_forget_all(mmu);
     tlb_flush(mmu, keep_global);
     walk_cache_flush(&mmu->walk_cache);
+    window_flush(mmu);
     forget_space(mmu, keep_global ? MMU_FLUSH_LOCAL : MMU_FLUSH_ALL, 0);
 }
 
@@ -98,18 +125,23 @@ void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
         return;
     }
     space_leave(mmu, from);
-    if (!keep || from == to)
+    bool is_flushed = !keep || from == to;
+    if (is_flushed)
         space_forget(mmu, to);
     if (space_enter(mmu, to))
         mmu->stats.space_returns++;
     else
         mmu->stats.flushes++;
+    if (is_flushed && (mmu->window_cr3 & PAGING_CR3_PCID) == to)
+        window_flush(mmu);
     forget_space(mmu, MMU_FLUSH_LOCAL, 0);
 }
 
 void mmu_flush_space(struct mmu *mmu, unsigned pcid)
 {
     space_forget(mmu, pcid);
+    if (mmu->window != NULL && (mmu->window_cr3 & PAGING_CR3_PCID) == pcid)
+        window_empty(mmu->window);
 }
 
 void mmu_flush_page(struct mmu *mmu, uint64_t linear)

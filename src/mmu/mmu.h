@@ -42,6 +42,7 @@
 #include "mmu/shadow.h"
 #include "mmu/tlb_set.h"
 #include "mmu/walk_cache.h"
+#include "mmu/window.h"
 #include "util/bits.h"
 #include "util/status.h"
 
@@ -180,6 +181,8 @@ struct mmu {
     struct shadow *shadow;        /* likewise; NULL: there is none */
     bool is_shadowed;             /* TLB misses are looked up there */
     struct auto_choice choice;    /* likewise, with MMU_AUTO */
+    struct window *window;        /* likewise; NULL: nobody has asked for one */
+    uint64_t window_cr3;          /* of the address space that its pages are of */
     bool is_choosing;             /* MMU_AUTO */
 
     mmu_code_drop_fn *code_drop;
@@ -295,6 +298,12 @@ enum mmu_outcome mmu_resolve(struct mmu *mmu, uint64_t linear, enum mmu_access a
  */
 uint8_t *mmu_find(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                   enum mmu_privilege privilege);
+
+/* Has the window, if there is one, map the page that user code has at `linear` as the TLB does.
+ * False: nothing is mapped there. From the vCPU's thread, running. */
+bool mmu_show(struct mmu *mmu, uint64_t linear);
+/* How many pages the TLB has that user code reads. From the vCPU's thread, running. */
+unsigned mmu_user_pages(const struct mmu *mmu);
 
 /*
  * For an instruction that is about to overwrite the whole page at `linear`, a page address, and has

@@ -128,6 +128,36 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
     note_large(mmu, linear, page->info);
 }
 
+unsigned mmu_user_pages(const struct mmu *mmu)
+{
+    unsigned count = 0;
+    for (unsigned global = 0; global < 2; global++)
+        count += tlb_set_count(&mmu->tlb_use[MMU_USER][MMU_READ].of[global]) +
+                 tlb_set_count(&mmu->tlb_spare_use[MMU_USER][MMU_READ].of[global]);
+    return count;
+}
+
+bool mmu_show(struct mmu *mmu, uint64_t linear)
+{
+    const uint64_t page = linear & ~PAGE_MASK;
+    if (mmu->window == NULL || !window_has_place(page))
+        return false;
+    if (mmu->window_cr3 != mmu->cr3)
+        window_empty(mmu->window);
+    mmu->window_cr3 = mmu->cr3;
+    if (mmu_probe_write(mmu, MMU_USER, page, 1) != NULL) {
+        uint64_t info = mmu->tlb_info[MMU_USER][main_slot(page)].of[MMU_WRITE];
+        return window_map(mmu->window, page, info >> INFO_PPN_SHIFT,
+                          mmu_probe_write(mmu, MMU_USER, page, 1), WINDOW_WRITE);
+    }
+    const uint8_t *host = mmu_probe_read(mmu, MMU_USER, page, 1);
+    if (host == NULL)
+        return false;
+    uint64_t info = mmu->tlb_info[MMU_USER][main_slot(page)].of[MMU_READ];
+    return window_map(mmu->window, page, info >> INFO_PPN_SHIFT, host,
+                      info & TLB_ZERO ? WINDOW_ZERO : WINDOW_READ);
+}
+
 /* ------------------------------------------------------------------------- flushes */
 
 static void flush_set(struct mmu *mmu, bool global)
@@ -201,6 +231,8 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
 {
     uint64_t tag = linear & ~PAGE_MASK;
     unsigned slot = main_slot(linear), spare_slot = tlb_spare_slot(mmu, linear);
+    if (mmu->window != NULL)
+        window_drop_linear(mmu->window, tag);
     /* Most entries are of other pages: it is done at every page fault and INVLPG. */
     for (enum mmu_privilege privilege = 0; privilege < MMU_PRIVILEGES; privilege++) {
         for (enum mmu_access access = MMU_READ; access <= MMU_WRITE; access++) {
@@ -224,11 +256,19 @@ void tlb_drop_page(struct mmu *mmu, uint64_t linear)
     }
 }
 
+/* Of a page in the window, which does not know how large pages are. */
+static bool is_elsewhere(const struct window_page *page, void *linear)
+{
+    return (page->linear ^ *(const uint64_t *)linear) >> HUGE_REGION_SHIFT != 0;
+}
+
 void tlb_flush_page(struct mmu *mmu, uint64_t linear)
 {
     tlb_drop_page(mmu, linear);
     if (unlikely(tlb_filter_may_have(&mmu->large_regions, linear, LARGE_REGION_SHIFT) ||
                  tlb_filter_may_have(&mmu->huge_regions, linear, HUGE_REGION_SHIFT))) {
+        if (mmu->window != NULL)
+            window_keep(mmu->window, is_elsewhere, &linear);
         data_visit(mmu, drop_piece, &linear);
         drop_code_where(mmu, piece_of_same_page, &linear);
     }
@@ -291,6 +331,8 @@ static void drop_or_add(struct mmu *mmu, const struct data_table *table, unsigne
 void tlb_drop_mappings(struct mmu *mmu, const struct tlb_pages *pages)
 {
     bool are_many = false;
+    for (unsigned i = 0; mmu->window != NULL && i < pages->count; i++)
+        window_drop_ppn(mmu->window, pages->ppns[i]);
     for (unsigned i = 0; i < pages->count; i++)
         are_many |= places_are_many(places_of(mmu, pages->ppns[i]));
     if (unlikely(are_many)) {
@@ -322,6 +364,8 @@ static void drop_write_of(struct mmu *mmu, const struct data_table *table, unsig
 
 void tlb_drop_writes(struct mmu *mmu, uint64_t ppn)
 {
+    if (mmu->window != NULL)
+        window_drop_ppn(mmu->window, ppn);
     if (unlikely(places_are_many(places_of(mmu, ppn))))
         data_visit(mmu, drop_write_of, &ppn);
     else

@@ -56,6 +56,18 @@ static inline void tlb_set_clear(struct tlb_set *set)
 }
 
 /* Passes through a set, lowest first; what was returned may be removed meanwhile. */
+static inline unsigned tlb_set_count(const struct tlb_set *set)
+{
+    unsigned count = 0;
+    for (uint64_t groups = set->groups; groups != 0; groups &= groups - 1) {
+        unsigned group = (unsigned)__builtin_ctzll(groups);
+        for (uint64_t words = set->words[group]; words != 0; words &= words - 1)
+            count += (unsigned)__builtin_popcountll(
+                set->bits[group * 64 + (unsigned)__builtin_ctzll(words)]);
+    }
+    return count;
+}
+
 struct tlb_cursor {
     uint64_t groups, words, rest;
     unsigned group, base;

@@ -67,6 +67,8 @@ static void add_engine(json_t *stats, const struct engine_ops *engine, struct vc
         {"code_cache", offsetof(struct engine_stats, code_bytes)},
         {"code_cache_max", offsetof(struct engine_stats, code_limit)},
         {"code_cache_trims", offsetof(struct engine_stats, trims)},
+        {"windows", offsetof(struct engine_stats, windows)},
+        {"window_faults", offsetof(struct engine_stats, window_faults)},
     };
     struct engine_stats each[OPTIONS_MAX_CPUS];
     const void *from[OPTIONS_MAX_CPUS];

@@ -156,6 +156,8 @@ static unsigned check_cache(struct translate *translate)
             const struct ring *ring = &translate->data_ring;
             assert_true(t->ways * REF_UNIT < ring->at || t->ways * REF_UNIT >= ring->limit);
         }
+        assert_ptr_equal(ring_find(translate, t->code), t);
+        assert_ptr_equal(ring_find(translate, t->code + t->entry_host), t);
         if (t->is_dead)
             continue;
         check_kind(translate, t);

@@ -28,7 +28,10 @@
 #define CODE_MAX  0x1000u
 #define COUNTER   0x200000u /* how often the loop is still to run */
 #define TABLE     0x6000u   /* page table of PAGES */
-#define PAGES     0x400000u /* linear */
+#define HIGH_PDPT 0x7000u
+#define HIGH_PD   0x8000u
+#define PAGES     0x400000u       /* linear */
+#define HIGH      0x7f0000000000u /* added to that: the same pages once more, for user code */
 #define PAGE_MAX  8u
 #define APART     (TLB_ENTRIES * PAGE_SIZE) /* mapped thrice, so far apart: of one TLB slot */
 #define POOL      0x300000u /* what they map, and a function at FUNCTION in the first */
@@ -39,6 +42,7 @@
 
 struct program {
     struct random *random;
+    bool is_user; /* at CPL 3, with all pages in both halves of the window */
     size_t length;
     uint8_t bytes[CODE_MAX];
 };
@@ -329,6 +333,8 @@ static uint64_t any_address(struct program *p)
 {
     uint64_t page = PAGES + PAGE_SIZE * (1 + below(p, PAGE_MAX - 2));
     page += (uint64_t)below(p, 3) * APART;
+    if (p->is_user && below(p, 2) == 0)
+        page += HIGH;
     if (below(p, 3) == 0)
         return page + 0x400 + 8 * below(p, 16);
     return page - 0x80 + (below(p, 4) ? 8 * below(p, 32) : below(p, 256));
@@ -562,7 +568,7 @@ struct inputs {
     uint8_t pool[POOL_SIZE];
 };
 
-/* Present, writable, accessed, dirty: as a page may be. */
+/* Present, writable, the user's, accessed, dirty: as a page may be. */
 static uint64_t any_page(struct program *p, bool faults)
 {
     uint64_t page = POOL + PAGE_SIZE * below(p, POOL_SIZE / PAGE_SIZE);
@@ -570,11 +576,11 @@ static uint64_t any_page(struct program *p, bool faults)
     case 0:
         return 0;
     case 1:
-        return page | 1;
+        return page | 5;
     case 2:
-        return NO_RAM | 3;
+        return NO_RAM | 7;
     default:
-        return page | 3 | (below(p, 2) ? 0x60u : 0u);
+        return page | 7 | (below(p, 2) ? 0x60u : 0u);
     }
 }
 
@@ -583,7 +589,7 @@ static void make_inputs(struct program *p, struct inputs *in)
     bool faults = below(p, 3) == 0;
     for (unsigned i = 0; i < PAGE_MAX; i++)
         in->table[i] = any_page(p, faults);
-    in->table[0] = POOL | 3;
+    in->table[0] = POOL | 7;
     for (unsigned g = 0; g < GPR_COUNT; g++)
         in->gpr[g] = random_value(p->random);
     in->rflags = FLAG_FIXED | (random_next(p->random) & FLAGS_STATUS);
@@ -591,6 +597,20 @@ static void make_inputs(struct program *p, struct inputs *in)
     for (unsigned at = 0; at < sizeof(in->pool); at++)
         in->pool[at] = (uint8_t)random_next(p->random);
     in->pool[FUNCTION] = 0xc3;
+}
+
+/* Page tables of the higher half, and CPL 3. */
+static void make_user(struct testvm *vm)
+{
+    struct vcpu *vcpu = vm->vcpu;
+    const uint64_t directory = HIGH_PDPT | 7, pages = HIGH_PD | 7, table = TABLE | 7;
+    testvm_put(vm, 0x1000 + 8 * (HIGH >> 39), &directory, 8);
+    testvm_put(vm, HIGH_PDPT, &pages, 8);
+    for (unsigned i = 0; i < 3; i++)
+        testvm_put(vm, HIGH_PD + 8 * ((PAGES + i * APART) >> 21), &table, 8);
+    vcpu->seg[SEG_CS] = (struct segment){0, UINT32_MAX, 0xfb | SEG_G | SEG_L, 0x3b};
+    vcpu->seg[SEG_SS] = (struct segment){0, UINT32_MAX, 0xf3 | SEG_G | SEG_DB, 0x33};
+    vcpu_update_mode(vcpu);
 }
 
 static void load(struct testvm *vm, const struct program *p, const struct inputs *in)
@@ -605,6 +625,8 @@ static void load(struct testvm *vm, const struct program *p, const struct inputs
     testvm_put(vm, TABLE, in->table, sizeof(in->table));
     testvm_put(vm, TABLE + sizeof(in->table), &none, 8);
     vm->vcpu->mmu.cr0 |= CR0_WP;
+    if (p->is_user)
+        make_user(vm);
     mmu_flush(&vm->vcpu->mmu, false);
     memcpy(vm->vcpu->gpr, in->gpr, sizeof(in->gpr));
     vm->vcpu->rflags = in->rflags;
@@ -654,9 +676,16 @@ static void print_program(const struct program *p)
     print_error("\n");
 }
 
+/* At its HLT, which at CPL 3 is a fault, and so a shutdown. */
+static bool has_ended(const struct program *p, const struct testvm *vm, enum vcpu_exit exit)
+{
+    return p->is_user ? vm->vcpu->rip == CODE + p->length - 1 : exit == VCPU_EXIT_HALTED;
+}
+
 typedef void make_fn(struct program *p);
 
-static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_t start)
+static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_t start,
+                         bool is_user)
 {
     static struct program program;
     static struct inputs inputs;
@@ -664,12 +693,13 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
     struct testvm interpreted, translated;
     const char *seed = getenv("AEROSTAT_TEST_SEED"), *count = getenv("AEROSTAT_TEST_COUNT");
     unsigned programs = count != NULL ? (unsigned)strtoul(count, NULL, 0) : PROGRAMS;
-    unsigned halted = 0, bad = 0;
+    unsigned halted = 0, bad = 0, direct = 0;
 
     if (seed != NULL)
         random.state = strtoull(seed, NULL, 0) | 1;
     print_message("seed %#lx\n", random.state);
     program.random = &random;
+    program.is_user = is_user;
     testvm_create(&interpreted, RAM_SIZE);
     testvm_create(&translated, RAM_SIZE);
     testvm_use_engine(&translated, engine);
@@ -682,8 +712,12 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
         load(&translated, &program, &inputs);
         translate_of(translated.vcpu)->relative_pages = i % 2 ? UINT64_MAX : 0;
         enum vcpu_exit expected = testvm_run(&interpreted, CODE);
+        if (is_user) {
+            direct_open(translate_of(translated.vcpu));
+            direct += translate_of(translated.vcpu)->direct.is_open;
+        }
         enum vcpu_exit got = testvm_run(&translated, CODE);
-        halted += expected == VCPU_EXIT_HALTED;
+        halted += has_ended(&program, &interpreted, expected);
         bad += memchr(translate_of(translated.vcpu)->bad_runs, BAD_RUNS_MAX, BAD_RUNS) != NULL;
         if (!is_equal(&interpreted, &translated) || expected != got) {
             print_error("program %u, %u rounds, ends %d, translated %d\n", i, inputs.rounds,
@@ -696,7 +730,8 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
                   bad);
     assert_true(halted > programs / 4 && halted < programs);
     /* Compilers differ in the order of arguments, so the programs do. */
-    assert_true(bad > programs / 300 || engine == &translate_lockstep_engine);
+    assert_true(direct == programs || direct == 0); /* none: the host has no room for a window */
+    assert_true(bad > programs / 300 || is_user || engine == &translate_lockstep_engine);
     assert_int_equal(translate_of(translated.vcpu)->stats.lockstep_differences, 0);
     program.random = NULL;
     testvm_destroy(&translated);
@@ -705,17 +740,27 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
 
 static void test_runs(void **state)
 {
-    run_programs(&translate_engine, make_program, 0x5eed1u);
+    run_programs(&translate_engine, make_program, 0x5eed1u, false);
 }
 
 static void test_lockstep(void **state)
 {
-    run_programs(&translate_lockstep_engine, make_program, 0x5eed3u);
+    run_programs(&translate_lockstep_engine, make_program, 0x5eed3u, false);
 }
 
 static void test_hot_loops(void **state)
 {
-    run_programs(&translate_engine, make_hot_loop, 0x5eed5u);
+    run_programs(&translate_engine, make_hot_loop, 0x5eed5u, false);
+}
+
+static void test_direct(void **state)
+{
+    run_programs(&translate_engine, make_program, 0x5eed7u, true);
+}
+
+static void test_direct_hot_loops(void **state)
+{
+    run_programs(&translate_engine, make_hot_loop, 0x5eed9u, true);
 }
 
 int main(void)
@@ -724,6 +769,8 @@ int main(void)
         cmocka_unit_test(test_runs),
         cmocka_unit_test(test_lockstep),
         cmocka_unit_test(test_hot_loops),
+        cmocka_unit_test(test_direct),
+        cmocka_unit_test(test_direct_hot_loops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

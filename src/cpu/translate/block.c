@@ -68,7 +68,7 @@ static void emit_blocks(struct context *c)
      * runs begin behind that place, and no copies of registers are kept. */
     unsigned looping = c->loop_count != 0 ? (unsigned)__builtin_ctzll(c->block_ends) + 1 : 0;
     bool has_bad_runs = slow_has_bad_runs(c->translate, translation_gpa(c->translation));
-    runs_find(&c->runs, c->insns, c->count,
+    runs_find(&c->runs, c->translate, c->translation, c->insns, c->count,
               has_bad_runs   ? c->count
               : looping != 0 ? c->loop_writer + 1
                              : 0);
@@ -123,13 +123,15 @@ static void emit_slow_paths(struct context *c)
     struct slow_entry *entries =
         ring_allocate(c->translate, c->slow_count * sizeof(struct slow_entry));
     t->slow = (uint16_t)(ref_of(c->translate, entries) - ref_of(c->translate, t));
+    t->slow_count = c->slow_count & 0x7f;
     for (unsigned i = 0; i < c->slow_count; i++) {
         const struct slow_path *slow = &c->slow[i];
-        context_slow_emit(c, slow, i);
+        uint32_t way = context_slow_emit(c, slow, i);
         entries[i] = (struct slow_entry){
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
             .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
-            .count = (uint8_t)(slow->end - slow->index + 1)};
+            .count = (uint8_t)(slow->end - slow->index + 1),
+            .direct = (uint16_t)(slow->is_direct ? way - t->aside + 1 : 0)};
         if (slow->run.span != 0) {
             entries[i].insn |= slow->run.writes ? SLOW_RUN | SLOW_WRITES : SLOW_RUN;
             entries[i].at = slow->at;
@@ -142,7 +144,7 @@ static void emit_slow_paths(struct context *c)
 }
 
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop, bool is_hot)
+                                    bool is_loop, bool is_hot, bool is_direct)
 {
     struct vcpu *vcpu = translate->vcpu;
     bool is_relative = relative_is_wanted(translate, block->gpa >> PAGE_SHIFT, vcpu->rip);
@@ -151,11 +153,12 @@ struct translation *translate_block(struct translate *translate, const struct bl
     struct translation *t =
         ring_allocate(translate, is_crossing ? sizeof(struct crossing) : sizeof(*t));
     *t = (struct translation){.rip = vcpu->rip,
-                              .ppn = block->gpa >> PAGE_SHIFT & ((1ull << 40) - 1),
+                              .ppn = block->gpa >> PAGE_SHIFT & ((1ull << 34) - 1),
                               .privilege = vcpu->privilege & 3,
                               .is_crossing = is_crossing,
                               .is_relative = is_relative,
                               .is_hot = is_hot,
+                              .is_direct = is_direct,
                               .vectors = translate_block_vectors(block) & 3,
                               .code = translate->code_ring.at,
                               .aside = translate->aside_ring.at};

@@ -66,10 +66,16 @@ enum status translate_create(struct translate **out, struct vcpu *vcpu, struct e
         return status;
     }
     place_tables(translate);
+    translate->code_starts = calloc(translate->code.code_size >> PAGE_SHIFT, sizeof(ref));
+    if (translate->code_starts == NULL) {
+        translate_destroy(translate);
+        return error_set(err, STATUS_NO_MEMORY, "no memory for the translator's tables");
+    }
     translate_emit_stubs(translate);
     jump_init(translate);
     ring_init(translate);
     slow_forget(translate, MMU_ALL_PAGES);
+    direct_init(translate);
     *out = translate;
     return STATUS_OK;
 }
@@ -81,6 +87,7 @@ void translate_destroy(struct translate *translate)
     if (translate->code.write != NULL)
         code_pool_give(translate->pool, &translate->code);
     code_pool_destroy(translate->own_pool);
+    free(translate->code_starts);
     free(translate);
 }
 
@@ -134,11 +141,19 @@ struct translation *translate_page_first(const struct translate *translate, uint
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege)
 {
-    struct translation *t = ref_get(translate, *hash_bucket(translate, gpa));
-    while (t != NULL &&
-           !(translation_gpa(t) == gpa && t->privilege == privilege && translation_is_for(t, rip)))
-        t = ref_get(translate, t->hash_next);
-    return t;
+    const bool is_open = translate->direct.is_open;
+    struct translation *found = NULL;
+    for (struct translation *t = ref_get(translate, *hash_bucket(translate, gpa)); t != NULL;
+         t = ref_get(translate, t->hash_next)) {
+        if (translation_gpa(t) != gpa || t->privilege != privilege || (t->is_direct && !is_open) ||
+            !translation_is_for(t, rip))
+            continue;
+        if (t->is_direct || !is_open)
+            return t;
+        if (found == NULL)
+            found = t;
+    }
+    return found;
 }
 
 void translate_insert(struct translate *translate, struct translation *t)
@@ -241,7 +256,7 @@ bool translate_chain(struct translate *translate, struct translation *to)
     const struct translation *from = link_from(translate, link);
     if (from->is_dead || to->is_crossing || link->target != (to->rip & PAGE_MASK) ||
         link->privilege != to->privilege || from->ppn != to->ppn ||
-        from->is_relative != to->is_relative ||
+        from->is_relative != to->is_relative || from->is_direct != to->is_direct ||
         (!to->is_relative && (from->rip ^ to->rip) >> PAGE_SHIFT != 0))
         return false;
     uint32_t entry = translate_entry(translate, to, link);

@@ -56,6 +56,8 @@ struct second_look {
         LOOK_SPAN,     /* T0 is the address of `span` bytes */
         LOOK_STACK,    /* the same, but the stack page has been subtracted from T0 */
         LOOK_CONSTANT, /* `page`; then T0 is to be less than its host address by `less` */
+        LOOK_LOW,      /* T0 is flipped, and of the low ones if it is in the window */
+        LOOK_HIGH,     /* T0 is an address of the high ones if it is in the window */
     } from;
     unsigned span;
     uint64_t page;
@@ -73,6 +75,8 @@ struct slow_path {
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */
     uint8_t at;         /* the place of the access in the run, */
     struct run run;     /* whose probe this is; span 0: it is no run's */
+    bool is_direct;     /* an access may fault: this is the way then, */
+    bool in_host;       /* and the flags are in the CPU alone */
     bool exits;         /* does not resume: the handler says where it goes on */
     uint8_t vectors;    /* registers in the CPU when it resumes (enum vectors_level) */
 };
@@ -189,6 +193,10 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 /* The memory operand, given by T0, or it is the slow path. The same. */
 struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
                                      bool write);
+/* The same by the window (direct.c). Until the instruction has accessed it nothing of the guest's
+ * state changes, but that flags that can be made again are made. */
+void context_direct_mark(struct context *c, struct slow_path *slow); /* before a direct access */
+struct emit_rm context_direct_operand(struct context *c, struct slow_path *slow);
 /* The same for what is at [base + displacement]: base is not one of those in the frame. */
 void context_probe_base(struct context *c, struct slow_path *slow, unsigned base,
                         int32_t displacement, unsigned size, bool write);
@@ -199,12 +207,15 @@ void context_look_emit(struct context *c, const struct second_look *look);
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
 /* The same, for those who call flags_keep before they write registers. */
 struct slow_path *context_slow_begin_spare(struct context *c);
+/* The same, for one that has no other access than its operand, with that alignment. */
+struct slow_path *context_slow_begin_operand(struct context *c, unsigned alignment);
 /* The access of the instruction needs a probe or a check of its alignment: its run has not been
  * probed, and its operand is not known. Otherwise it has no slow path. */
 bool context_may_miss(const struct context *c, unsigned alignment);
 void context_slow_jump(struct context *c, struct slow_path *slow, unsigned condition);
 void context_slow_end(struct context *c, struct slow_path *slow);
-void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
+/* Returns the offset of where it is for those who need no second look. */
+uint32_t context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number);
 /* The memory operand, after a probe, or as part of a run (run.c). `alignment`: a mask of address
  * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,

@@ -153,11 +153,13 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
     struct translation *t = find_known(vcpu, translate);
+    bool is_direct = direct_is_due(translate, t, link_here(vcpu, translate));
     if (t != NULL) {
         bool grows = heat(vcpu, translate, t) && could_grow(translate, t);
-        if (likely(!grows && !has_foreign_runs(vcpu, translate, t)))
+        if (grows || unlikely(has_foreign_runs(vcpu, translate, t)))
+            translate_unlink(translate, t);
+        else if (likely(is_direct == t->is_direct))
             return t;
-        translate_unlink(translate, t);
     }
     *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
     if (*block == vcpu->interp->solo) {
@@ -168,11 +170,11 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     }
     /* It may have parked, and RIP be somewhere else now. */
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
-    if (t == NULL) {
+    if (t == NULL || t->is_direct != is_direct) {
         const struct link *link = link_here(vcpu, translate);
         bool is_loop = link != NULL && link->is_backward;
         bool is_hot = is_loop || (link != NULL && link_from(translate, link)->is_hot);
-        t = translate_block(translate, *block, is_loop, is_hot);
+        t = translate_block(translate, *block, is_loop, is_hot, is_direct);
         heat(vcpu, translate, t);
     }
     return t;
@@ -207,6 +209,8 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         vcpu->vectors.interpret = false;
         if (unlikely(atomic_load_explicit(&vcpu->attention, memory_order_relaxed) != 0)) {
             enum vcpu_exit exit;
+            if (vcpu->cpl == 3 && atomic_load(&vcpu->attention) & ATTENTION_IRQ)
+                direct_tick(translate);
             atomic_store(&vcpu->mmu.jump_mask, 0);
             if (vcpu_service(vcpu, &exit))
                 return exit;
@@ -218,6 +222,8 @@ static enum vcpu_exit translate_loop(struct vcpu *vcpu)
         const struct block *block = NULL;
         const void *code = NULL;
         struct translation *t = NULL;
+        if (vcpu->cpl == 3)
+            direct_return(translate);
         if (likely(vcpu->is_translatable && !step && !interpreted)) {
             code = recall(vcpu, translate);
             if (code == NULL)
@@ -299,12 +305,14 @@ static enum vcpu_exit translate_run(struct vcpu *vcpu)
         .sse_absent = 1, .avx_absent = 1, .host_mxcsr = __builtin_ia32_stmxcsr()};
     gs_base_write((uint64_t)(uintptr_t)vcpu + VCPU_GS_BASE);
     mmu_unpark(&vcpu->mmu);
+    direct_watch(translate_of(vcpu));
     vcpu->fault_exit = &fault_exit;
     if (setjmp(fault_exit) == 0)
         exit = translate_loop(vcpu);
     else
         exit = loop_after_fault(vcpu);
     vcpu->fault_exit = NULL;
+    direct_watch(NULL);
     mmu_park(&vcpu->mmu);
     gs_base_write(gs_base);
     return exit;
@@ -379,6 +387,8 @@ __attribute__((no_sanitize("thread"))) static void translate_get_stats(const str
         .code_bytes = ring_bytes(translate),
         .code_limit = translate->code.granted,
         .trims = translate->stats.trims,
+        .windows = translate->stats.windows,
+        .window_faults = translate->stats.window_faults,
     };
 }
 

@@ -183,7 +183,7 @@ static void generic_emit(struct context *c, struct plan *p)
     if (memory) {
         unsigned alignment = p->effects & ATOMIC ? rm_op->size - 1u : 0;
         if (context_may_miss(c, alignment))
-            slow = context_slow_begin_spare(c);
+            slow = context_slow_begin_operand(c, alignment);
         operand = context_operand(c, slow, rm_op->size, p->effects & RM_WRITE, alignment);
     }
     struct flags_recipe recipe = prepare_flags(c, p);

@@ -63,7 +63,8 @@ static unsigned home_of(uint64_t rip)
 
 #define REGION_SHIFT 30
 
-#define NO_PPN 0u /* a translation that is not to be recalled: nobody runs much of page 0 */
+#define NO_PPN     0u /* a translation that is not to be recalled: nobody runs much of page 0 */
+#define PPN_DIRECT (1u << 31) /* and this bit: it is direct */
 
 static bool is_for(const struct jump *jump, uint64_t rip)
 {
@@ -145,12 +146,13 @@ void jump_remember(struct translate *translate, struct translation *t, uint64_t 
         slot_set(cache, other, *jump, cache->ppns[slot], tlb_set_has(&cache->use.of[true], slot));
     }
     bool is_global = note_page(translate, t->privilege, t->rip);
-    uint32_t ppn = t->ppn <= UINT32_MAX ? (uint32_t)t->ppn : NO_PPN;
+    uint32_t ppn = t->ppn < PPN_DIRECT ? (uint32_t)t->ppn : NO_PPN;
     if (t->is_crossing) {
         is_global &= note_page(translate, t->privilege, reach(t->rip));
         ppn = NO_PPN; /* where its second page is now, has to be looked at, too */
     }
-    slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)}, ppn, is_global);
+    slot_set(cache, slot, (struct jump){t->rip, TRANSLATION_ENTRY(translate, t)},
+             ppn | (t->is_direct ? PPN_DIRECT : 0), is_global);
 }
 
 const void *jump_recall(struct translate *translate, unsigned privilege, uint64_t rip, uint64_t ppn)
@@ -159,7 +161,8 @@ const void *jump_recall(struct translate *translate, unsigned privilege, uint64_
     unsigned slot = home_of(rip);
     if (cache->jumps[slot].rip != (rip ^ JUMP_PUT_AWAY))
         slot ^= 1;
-    if (cache->jumps[slot].rip != (rip ^ JUMP_PUT_AWAY) || cache->ppns[slot] != ppn ||
+    uint64_t kind = translate->direct.is_open && privilege == MMU_USER ? PPN_DIRECT : 0;
+    if (cache->jumps[slot].rip != (rip ^ JUMP_PUT_AWAY) || cache->ppns[slot] != (ppn | kind) ||
         ppn == NO_PPN)
         return NULL;
     cache->jumps[slot].rip = rip;
@@ -202,6 +205,11 @@ static void clear(struct jump_cache *cache, bool keep_global)
     }
 }
 
+void jump_put_away_all(struct translate *translate, unsigned privilege)
+{
+    clear(&translate->jumps[privilege], false);
+}
+
 /* Everything that may begin or end in the 2^bits bytes around `linear`. */
 static void clear_around(struct jump_cache *cache, uint64_t linear, unsigned bits)
 {
@@ -219,6 +227,8 @@ static void clear_around(struct jump_cache *cache, uint64_t linear, unsigned bit
 void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear)
 {
     struct translate *translate = context;
+    if (scope != MMU_FLUSH_PAGE)
+        direct_leave(translate);
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++) {
         struct jump_cache *cache = &translate->jumps[p];
         if (scope != MMU_FLUSH_PAGE)

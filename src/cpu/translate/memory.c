@@ -35,18 +35,37 @@ static unsigned run_begun(const struct context *c)
     return number != RUN_NONE && c->runs.runs[number].first == c->index ? number : RUN_NONE;
 }
 
+static bool is_direct_run(const struct context *c, unsigned number)
+{
+    return number != RUN_NONE && c->runs.runs[number].is_direct;
+}
+
 bool context_may_miss(const struct context *c, unsigned alignment)
 {
     unsigned number = c->runs.run[c->index];
     if (c->operand.is_memory)
         return false;
-    return alignment != 0 || number == RUN_NONE || run_begun(c) != RUN_NONE;
+    return alignment != 0 || number == RUN_NONE || run_begun(c) != RUN_NONE ||
+           is_direct_run(c, number);
 }
 
 struct slow_path *context_slow_begin_spare(struct context *c)
 {
     struct slow_path *slow = slow_new(c);
     flags_spare(c, slow);
+    return slow;
+}
+
+struct slow_path *context_slow_begin_operand(struct context *c, unsigned alignment)
+{
+    if (alignment != 0 || run_begun(c) != RUN_NONE || !is_direct_run(c, c->runs.run[c->index]))
+        return context_slow_begin_spare(c);
+    /* A later access of a direct run: it spoils no flags, and those of a fault are the CPU's. */
+    struct slow_path *slow = slow_new(c);
+    slow->recipe = c->recipe;
+    if (c->in_slot)
+        slow->recipe.kind = RECIPE_NONE;
+    slow->in_host = c->in_host && !c->in_slot && slow->recipe.kind == RECIPE_NONE;
     return slow;
 }
 
@@ -82,7 +101,27 @@ void context_slow_unless_canonical(struct context *c, struct slow_path *slow, un
     context_slow_jump(c, slow, CONDITION_NE);
 }
 
-void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
+static int32_t frame_slot(const struct run *run)
+{
+    return FRAME_RUNS + 8 * run->slot;
+}
+
+/* C does the instructions up to `end`. If i is one of them and begins a direct run that goes on
+ * after that, nobody has left an address for the others: so that they fault, each for itself, they
+ * get one where nothing is. */
+static void forget_direct_run(struct context *c, unsigned i, unsigned end)
+{
+    unsigned number = c->runs.run[i];
+    if (!is_direct_run(c, number))
+        return;
+    const struct run *run = &c->runs.runs[number];
+    if (run->first != i || run->last <= end)
+        return;
+    emit_op(&c->e, EMIT_W, 0xc7, 0, rm_at(HOST_RSP, frame_slot(run)));
+    emit_u32(&c->e, 0);
+}
+
+uint32_t context_slow_emit(struct context *c, const struct slow_path *slow, unsigned number)
 {
     struct emit *e = &c->e;
     uint32_t misses[SLOW_LOOKS];
@@ -95,9 +134,16 @@ void context_slow_emit(struct context *c, const struct slow_path *slow, unsigned
         emit_link(e, misses[i], emit_offset(e));
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
+    forget_direct_run(c, slow->index, slow->end);
+    uint32_t way = emit_offset(e);
+    for (unsigned i = slow->index + 1u; i <= slow->end; i++)
+        forget_direct_run(c, i, slow->end);
+    if (slow->in_host)
+        emit_flags_save(e);
     flags_emit_slow(c, &slow->recipe);
     emit_constant(e, T0, ref_of(c->translate, c->translation) << SLOW_KEY_BITS | number);
     emit_jmp_to(e, c->translate->slow[slow->vectors]);
+    return way;
 }
 
 void context_call_handler(struct context *c, bool exits)
@@ -116,11 +162,6 @@ void context_call_handler(struct context *c, bool exits)
 }
 
 /* ------------------------------------------------------------------------- operands */
-
-static int32_t frame_slot(const struct run *run)
-{
-    return FRAME_RUNS + 8 * run->slot;
-}
 
 /* The run has just been probed, at its first access: T0 is where it begins. */
 static void hold_run(struct context *c, struct slow_path *slow, unsigned number)
@@ -155,6 +196,30 @@ static void require_aligned(struct context *c, struct slow_path *slow, struct em
     context_slow_jump(c, slow, CONDITION_NE);
 }
 
+/* An access of a direct run. The first leaves its host address in the frame, checked as that of a
+ * direct access; the others are some bytes from there (window_has_place), and may fault. */
+static struct emit_rm direct_run_operand(struct context *c, struct slow_path *slow, unsigned number)
+{
+    const struct run *run = &c->runs.runs[number];
+    if (run_begun(c) == RUN_NONE) {
+        context_direct_mark(c, slow);
+        take_run(c, number);
+        c->held = RUN_NONE;
+        return rm_at(T0, c->runs.at[c->index] - c->runs.at[run->first]);
+    }
+    struct emit_rm rm = context_direct_operand(c, slow);
+    emit_store(&c->e, rm_at(HOST_RSP, frame_slot(run)), T0);
+    return rm;
+}
+
+/* RSP has its own page at hand. */
+static bool may_be_direct(const struct context *c, const struct slow_path *slow)
+{
+    return c->translation->is_direct && c->insn->base != GPR_RSP && !slow->exits &&
+           direct_is_wanted(c->translate,
+                            translation_gpa(c->translation) + (c->rip - c->translation->rip));
+}
+
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
                                unsigned alignment)
 {
@@ -162,8 +227,11 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
     struct emit_rm rm = rm_at(T0, 0);
     if (c->operand.is_memory)
         return c->operand;
-    if (number == RUN_NONE) {
-        rm = context_probe_operand(c, slow, size, write);
+    if (is_direct_run(c, number)) {
+        rm = direct_run_operand(c, slow, number);
+    } else if (number == RUN_NONE) {
+        rm = may_be_direct(c, slow) ? context_direct_operand(c, slow)
+                                    : context_probe_operand(c, slow, size, write);
     } else {
         rm.displacement = c->runs.at[c->index];
         if (run_begun(c) != RUN_NONE) {

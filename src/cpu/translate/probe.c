@@ -90,10 +90,35 @@ static void look_resume(struct context *c, struct second_look *look)
         look->back = emit_offset(&c->e);
 }
 
+static void emit_flip(struct emit *e)
+{
+    emit_op(e, EMIT_W, 0x0fba, 7, rm_reg(T0)); /* btc */
+    emit_u8(e, WINDOW_BIT);
+}
+
+/* A direct access to the other half of the window than its probe was made for. */
+static void emit_direct_look(struct emit *e, const struct second_look *look)
+{
+    if (look->from == LOOK_HIGH) {
+        emit_flip(e);
+        emit_link(e, emit_jcc(e, CONDITION_B), look->back);
+        return;
+    }
+    emit_mov(e, T2, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T2)); /* shr */
+    emit_u8(e, WINDOW_LOW_BITS);
+    emit_alu_immediate(e, 7, 4, rm_reg(T2), 1u << (WINDOW_BIT - WINDOW_LOW_BITS));
+    emit_link(e, emit_jcc(e, CONDITION_E), look->back);
+}
+
 void context_look_emit(struct context *c, const struct second_look *look)
 {
     struct emit *e = &c->e;
     emit_link(e, look->jump, emit_offset(e));
+    if (look->from == LOOK_LOW || look->from == LOOK_HIGH) {
+        emit_direct_look(e, look);
+        return;
+    }
     uint32_t routine = c->translate->second_look[look->privilege][look->access];
     switch (look->from) {
     case LOOK_PAGE:
@@ -112,6 +137,9 @@ void context_look_emit(struct context *c, const struct second_look *look)
     case LOOK_CONSTANT:
         emit_constant(e, T0, look->page);
         emit_mov(e, T2, T0);
+        break;
+    case LOOK_LOW:
+    case LOOK_HIGH:
         break;
     }
     emit_call_to(e, routine);
@@ -343,4 +371,66 @@ void context_probe_base(struct context *c, struct slow_path *slow, unsigned base
         probe_stack(c, slow, size, write);
     else
         context_probe(c, slow, size, write);
+}
+
+/* ------------------------------------------------------------------------- the window */
+
+/* Which half of the window the operand is in is a guess: what it would be now, where its registers
+ * have no other values before the instruction. */
+static bool is_low(const struct context *c)
+{
+    const struct vcpu *vcpu = c->translate->vcpu;
+    const struct insn *insn = c->insn;
+    uint64_t address = insn_address(vcpu, insn);
+    if (insn->seg >= SEG_FS)
+        address += vcpu->seg[insn->seg].base;
+    if (insn->base == INSN_REG_RIP || !window_has_place(address) || address < MIB)
+        address = c->rip;
+    return address >> WINDOW_LOW_BITS == 0;
+}
+
+/* C may be reached from here on, and not by a branch. */
+void context_direct_mark(struct context *c, struct slow_path *slow)
+{
+    slow->is_direct = true;
+    emit_offset(&c->e);
+}
+
+/*
+ * High:                                    low:
+ *      btc  r9, 46     the bit was set            mov  r11, r9
+ *      jnc  other                                 shr  r11, 40
+ *                                                 jnz  other
+ *                                                 btc  r9, 46
+ */
+struct emit_rm context_direct_operand(struct context *c, struct slow_path *slow)
+{
+    struct emit *e = &c->e;
+    uint64_t address;
+    bool is_relative = c->insn->base == INSN_REG_RIP && c->translation->is_relative;
+    context_direct_mark(c, slow);
+    if (!is_relative && find_constant(c, &address) && window_has_place(address)) {
+        c->held = RUN_NONE;
+        emit_constant(e, T0, window_flip(address));
+        return rm_at(T0, 0);
+    }
+    context_address(c);
+    c->in_host = false;
+    struct second_look *look;
+    if (is_low(c)) {
+        emit_mov(e, T2, T0);
+        emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T2)); /* shr */
+        emit_u8(e, WINDOW_LOW_BITS);
+        look = look_begin(c, slow, false, CONDITION_NE);
+        emit_flip(e);
+        if (look != NULL)
+            look->from = LOOK_HIGH;
+    } else {
+        emit_flip(e);
+        look = look_begin(c, slow, false, CONDITION_AE);
+        if (look != NULL)
+            look->from = LOOK_LOW;
+    }
+    look_resume(c, look);
+    return rm_at(T0, 0);
 }

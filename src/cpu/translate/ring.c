@@ -104,10 +104,53 @@ static void limit_set(const struct translate *translate, struct ring *ring)
     ring->limit = oldest < ring->at ? ring->end : oldest;
 }
 
+/* ------------------------------------------------------------------------- from code to who has it
+ */
+
+/* t, the youngest, is the first to begin in its page of code, or it is not; and none begins in
+ * those that are all its own. */
+static void note_start(struct translate *translate, const struct translation *t,
+                       const struct translation *previous, uint32_t code_end)
+{
+    uint32_t page = t->code >> PAGE_SHIFT;
+    if (previous == NULL || previous->code >> PAGE_SHIFT != page)
+        translate->code_starts[page] = ref_of(translate, t);
+    while (++page <= (code_end - 1) >> PAGE_SHIFT)
+        translate->code_starts[page] = 0;
+}
+
+/* t, the oldest, goes. */
+static void forget_start(struct translate *translate, const struct translation *t)
+{
+    const struct translation *next = ref_get(translate, t->younger);
+    ref *start = &translate->code_starts[t->code >> PAGE_SHIFT];
+    if (*start == ref_of(translate, t))
+        *start = next != NULL && next->code > t->code && (next->code ^ t->code) >> PAGE_SHIFT == 0
+                     ? t->younger
+                     : 0;
+}
+
+struct translation *ring_find(const struct translate *translate, uint32_t code)
+{
+    struct translation *t = NULL, *next;
+    for (uint32_t page = code >> PAGE_SHIFT;; page--) {
+        t = ref_get(translate, translate->code_starts[page]);
+        if (t != NULL && t->code <= code)
+            break;
+        if (page == 0)
+            return NULL;
+    }
+    while ((next = ref_get(translate, t->younger)) != NULL && next->code > t->code &&
+           next->code <= code)
+        t = next;
+    return t;
+}
+
 static void evict_oldest(struct translate *translate)
 {
     struct translation *t = ref_get(translate, translate->oldest);
     translate_evict(translate, t);
+    forget_start(translate, t);
     translate->oldest = t->younger;
     if (translate->oldest == 0)
         translate->youngest = 0;
@@ -167,6 +210,7 @@ void ring_append(struct translate *translate, struct translation *t, uint32_t co
     else
         translate->oldest = self;
     translate->youngest = self;
+    note_start(translate, t, youngest, code_end);
     advance(&translate->code_ring, (uint32_t)align_up(code_end, CODE_ALIGNMENT));
     advance(&translate->aside_ring, (uint32_t)align_up(aside_end, CODE_ALIGNMENT));
 }

@@ -48,11 +48,13 @@ struct place {
     uint8_t scale, seg;
     int64_t offset;
     unsigned size;
-    bool writes;
+    bool writes, is_direct;
 };
 
 struct finder {
     struct runs *runs;
+    const struct translate *translate;
+    const struct translation *t;
     struct value gpr[GPR_COUNT];
     uint16_t next;
     uint64_t rip; /* of the instruction, from the start of the block */
@@ -234,8 +236,9 @@ static bool find_operand(const struct finder *f, const struct insn *insn, const 
     if (insn->base < GPR_COUNT)
         place_at(f, p, insn->base, 0);
     else if (insn->base == INSN_REG_RIP)
-        *p = (struct place){VALUE_RIP, VALUE_NONE, 0, 0, (int64_t)f->rip + insn->length,
-                            p->size,   p->writes};
+        *p = (struct place){
+            VALUE_RIP, VALUE_NONE,        0, 0, (int64_t)f->rip + insn->length, p->size,
+            p->writes, .is_direct = false};
     p->offset += insn->displacement;
     if (insn->index < GPR_COUNT) {
         p->index = f->gpr[insn->index].number;
@@ -248,9 +251,21 @@ static bool find_operand(const struct finder *f, const struct insn *insn, const 
 
 /* ------------------------------------------------------------------------- runs */
 
+/* An operand in a direct translation: one by RSP is as ever, and all others that may be are direct.
+ * False: it is of no run. */
+static bool find_kind(const struct finder *f, struct place *p)
+{
+    if (!f->t->is_direct || p->base == f->gpr[GPR_RSP].number)
+        return true;
+    p->is_direct = true;
+    return p->base != VALUE_NONE && p->base != VALUE_RIP &&
+           direct_is_wanted(f->translate, translation_gpa(f->t) + f->rip);
+}
+
 static bool is_near(const struct place *a, const struct place *b)
 {
-    return a->base == b->base && a->index == b->index && a->scale == b->scale && a->seg == b->seg;
+    return a->base == b->base && a->index == b->index && a->scale == b->scale && a->seg == b->seg &&
+           a->is_direct == b->is_direct;
 }
 
 static void add_access(struct finder *f, unsigned i, const struct place *p)
@@ -279,7 +294,8 @@ static void add_access(struct finder *f, unsigned i, const struct place *p)
     f->found[r].min = min;
     f->found[r].max = max;
     f->found[r].accesses = 1;
-    f->runs->runs[r] = (struct run){.first = (uint8_t)i, .last = (uint8_t)i, .writes = p->writes};
+    f->runs->runs[r] = (struct run){
+        .first = (uint8_t)i, .last = (uint8_t)i, .writes = p->writes, .is_direct = p->is_direct};
     f->runs->run[i] = (uint8_t)r;
 }
 
@@ -296,7 +312,8 @@ static void scan(struct finder *f, const struct insn *insns, unsigned count, uns
             forget_all(f);
         } else {
             bool stack = stack_is_inline(insn) || insn->exec == exec_call || insn->exec == exec_ret;
-            if (stack ? find_stack(f, insn, &place) : find_operand(f, insn, plan, &place))
+            if (stack ? find_stack(f, insn, &place)
+                      : find_operand(f, insn, plan, &place) && find_kind(f, &place))
                 add_access(f, i, &place);
             note_registers(f, insn, plan);
         }
@@ -353,11 +370,11 @@ static void find_ends(struct runs *runs, unsigned count)
 {
     unsigned end = 0, first = 0;
     for (unsigned i = 0; i < count; i++) {
-        if (runs->run[i] != RUN_NONE && runs->runs[runs->run[i]].first == i) {
+        const struct run *run = runs->run[i] != RUN_NONE ? &runs->runs[runs->run[i]] : NULL;
+        if (run != NULL && run->first == i && !run->is_direct) {
             if (i >= end)
                 first = i;
-            unsigned last = runs->runs[runs->run[i]].last;
-            end = last > end ? last : end;
+            end = run->last > end ? run->last : end;
             for (unsigned k = first; k < end; k++)
                 runs->end[k] = (uint8_t)end;
         }
@@ -366,7 +383,8 @@ static void find_ends(struct runs *runs, unsigned count)
     }
 }
 
-void runs_find(struct runs *runs, const struct insn *insns, unsigned count, unsigned first)
+void runs_find(struct runs *runs, const struct translate *translate, const struct translation *t,
+               const struct insn *insns, unsigned count, unsigned first)
 {
     memset(runs->run, RUN_NONE, sizeof(runs->run));
     if (!is_worth_it(insns, count, first)) {
@@ -376,6 +394,8 @@ void runs_find(struct runs *runs, const struct insn *insns, unsigned count, unsi
     }
     struct finder f;
     f.runs = runs;
+    f.translate = translate;
+    f.t = t;
     f.next = VALUE_NEW;
     f.rip = 0;
     f.count = f.sealed = 0;

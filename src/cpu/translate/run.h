@@ -14,6 +14,7 @@ struct run {
     uint8_t first, last; /* instructions */
     uint8_t slot;
     bool writes;
+    bool is_direct; /* of direct accesses */
     uint16_t span;
 };
 
@@ -25,7 +26,8 @@ struct runs {
     uint8_t run[BLOCK_MAX_INSNS], at[BLOCK_MAX_INSNS], end[BLOCK_MAX_INSNS];
 };
 
-/* Finds the runs of so many instructions, none of them in those before `first`. */
-void runs_find(struct runs *runs, const struct insn *insns, unsigned count, unsigned first);
+/* Finds the runs of so many instructions of t, none of them in those before `first`. */
+void runs_find(struct runs *runs, const struct translate *translate, const struct translation *t,
+               const struct insn *insns, unsigned count, unsigned first);
 
 #endif

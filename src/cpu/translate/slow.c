@@ -119,6 +119,8 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     bool is_run = entry->insn & SLOW_RUN, is_alone = entry->insn & SLOW_ALONE;
     uint64_t linear = is_run ? access_address(vcpu, insn) - entry->at : 0;
     uint64_t parkings = vcpu->mmu.parkings;
+    if (t->is_direct)
+        direct_begin(translate);
     bool leaves = entry->insn & SLOW_EXITS;
     for (unsigned left = entry->count;;) {
         const uint64_t next_rip = vcpu->rip + insn->length;
@@ -137,6 +139,8 @@ const void *slow_run(struct vcpu *vcpu, uint32_t key)
     }
     if (is_run && !translate->is_lockstep)
         weigh_run(vcpu, translate, t, entry, linear);
+    if (entry->direct != 0 && !t->is_dead)
+        direct_learn(translate, t, gpa + offset);
     if (vcpu->leave_block || t->is_dead)
         return NULL;
     if (is_alone)

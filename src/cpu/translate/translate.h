@@ -55,6 +55,9 @@ struct slow_entry {
     uint16_t resume; /* where to go on, from the start of the code */
     uint8_t count;   /* instructions that are to be run */
     uint8_t at;      /* SLOW_RUN: the place of the instruction's own access in the run */
+    /* Of a direct access (direct.c): 1 more than where its code is, from the start of what is
+     * aside. 0: it is none. */
+    uint16_t direct;
     union {
         uint16_t span;  /* SLOW_RUN: the run's size */
         uint16_t alone; /* SLOW_ALONE: where to go on after the first instruction */
@@ -78,7 +81,7 @@ struct ways {
 /* Its links and slow paths are behind it. */
 struct translation {
     uint64_t rip; /* is_relative: only the page offset is good, and where jump_remember put it */
-    uint64_t ppn : 40; /* where that is: guest-physical page */
+    uint64_t ppn : 34; /* where that is: guest-physical page */
     uint64_t privilege : 2;
     uint64_t vectors : 2;     /* enum vectors_level that it begins with */
     uint64_t wants_saved : 1; /* entry_saved is the shorter way in */
@@ -86,6 +89,9 @@ struct translation {
     uint64_t is_hot : 1;      /* made for a loop, or reached by a link from such a one */
     uint64_t is_crossing : 1; /* part of a struct crossing */
     uint64_t is_relative : 1; /* its code is good wherever the page is mapped */
+    uint64_t is_direct : 1; /* has direct accesses: runs only while the window is open (direct.c) */
+    uint64_t visits : 2;    /* by the dispatcher while the window was open */
+    uint64_t slow_count : 7;
     uint64_t link_count : 8;
     ref younger;   /* the one made after it */
     ref hash_next; /* in its bucket; of a dead one: the next dead one */
@@ -100,6 +106,7 @@ struct translation {
 };
 
 _Static_assert(sizeof(struct translation) == 64, "there are a hundred thousand of these");
+_Static_assert(MMU_PHYSICAL_BITS - PAGE_SHIFT <= 34, "any ppn");
 
 /* Everything leads to this entry but links, which know more. T0 is RIP. */
 #define TRANSLATION_ENTRY(translate, t)                                                            \
@@ -154,6 +161,26 @@ struct stack_page {
 #define STACK_SPAN_MAX 64u                              /* bytes that a probe asks for */
 #define STACK_LIMIT    (PAGE_SIZE - STACK_SPAN_MAX + 1) /* offsets of a first byte are less */
 
+#define DIRECT_SITES 4096u
+
+/* Whether user code looks into the window, and what speaks for it. direct.c */
+struct direct {
+    bool is_open;
+    bool is_refused; /* there can be no window */
+    bool has_space;  /* the window is for the address space `cr3`, */
+    uint64_t cr3;    /* and open while that is the current one */
+    uint64_t last;   /* address space that the guest was interrupted in; */
+    uint64_t since;  /* and when first, CPU time of the thread in nanoseconds */
+    unsigned age;    /* periods since it was opened */
+    unsigned shown;  /* pages that have been mapped since losses were counted, and before */
+    int credit;      /* pages that may still be lost */
+    /* Linear pages, or DIRECT_NO_FAULT: of the access that has just failed; the one whose handler
+     * is at work, or has raised an exception. */
+    uint64_t fault, wanted;
+    uint8_t bad[DIRECT_SITES]; /* by a hash of an access's place: how often it was of no use */
+};
+#define DIRECT_NO_FAULT 1u /* no address of a page */
+
 #define RELATIVE_SLOTS 4096u
 #define EVICTED_SLOTS  65536u
 
@@ -184,6 +211,8 @@ struct translate {
     } slow_insns[SLOW_INSNS];
     uint32_t jump_toss;
     struct jump_cache jumps[MMU_PRIVILEGES + 1];
+    struct direct direct;
+    ref *code_starts; /* of each page of code, the first translation that begins there, or 0 */
     uint8_t bad_runs[BAD_RUNS]; /* by a hash of its address: how often a run of a block failed */
 
     /* Offsets of the fixed routines. */
@@ -205,6 +234,7 @@ struct translate {
         uint64_t translations, evictions, dispatches, interpreted, jump_flushes;
         uint64_t slow_paths, slow_instructions;
         uint64_t trims;
+        uint64_t windows, window_faults;
         uint64_t lockstep_blocks, lockstep_differences;
     } stats;
 };
@@ -229,6 +259,7 @@ void translate_unlink_page(struct translate *translate, uint64_t ppn);
 void translate_evict(struct translate *translate, struct translation *t);
 /* The dispatcher's, between two blocks: undoes jumps to dropped translations. */
 void translate_bury(struct translate *translate);
+/* The direct one, if there are two and it may run. */
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege);
 void translate_insert(struct translate *translate, struct translation *translation);
@@ -245,6 +276,8 @@ void ring_init(struct translate *translate);
 void ring_reserve(struct translate *translate);
 /* Data, 8-byte aligned, within what was reserved. */
 void *ring_allocate(struct translate *translate, size_t size);
+/* The translation whose code is at that offset; NULL: it is none. */
+struct translation *ring_find(const struct translate *translate, uint32_t code);
 /* t has been written, with code up to code_end, and aside up to aside_end. */
 void ring_append(struct translate *translate, struct translation *t, uint32_t code_end,
                  uint32_t aside_end);
@@ -330,6 +363,8 @@ struct jump *jump_entry(struct translate *translate, unsigned privilege, uint64_
 /* So that generated code finds it by this RIP, and by no other, from now on. */
 void jump_remember(struct translate *translate, struct translation *t, uint64_t rip);
 void jump_forget(struct translate *translate, const struct translation *t);
+/* All of a privilege's. */
+void jump_put_away_all(struct translate *translate, unsigned privilege);
 /* As a flush of its page. */
 void jump_put_away(struct translate *translate, const struct translation *t);
 /* RIP is in page ppn now, says the ITLB. Returns where to enter generated code, and has it find
@@ -340,6 +375,28 @@ const void *jump_recall(struct translate *translate, unsigned privilege, uint64_
 void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear);
 /* The dispatcher's, before it enters generated code: has look-ups hit again if attention is 0. */
 void jump_arm(struct vcpu *vcpu);
+
+/* direct.c: accesses of user code that go to the window. */
+void direct_init(struct translate *translate);
+/* Before a thread runs generated code, and with NULL after that: faults of it are this one's. */
+void direct_watch(struct translate *translate);
+/* The dispatcher's: user code was interrupted. */
+void direct_tick(struct translate *translate);
+/* The dispatcher's, before user code runs: it may be back in the address space that was left. */
+void direct_return(struct translate *translate);
+/* The address space is to be another one, maybe. */
+void direct_leave(struct translate *translate);
+/* For the current address space; nothing happens where there is no window. */
+void direct_open(struct translate *translate);
+/* The dispatcher's: what the guest comes to by `link` (NULL: by none) is to be translated as
+ * direct. `t`: the translation that there is, or NULL. */
+bool direct_is_due(struct translate *translate, struct translation *t, const struct link *link);
+/* The access of the instruction at gpa may be a direct one. */
+bool direct_is_wanted(const struct translate *translate, uint64_t gpa);
+/* An instruction of a direct translation is about to be done by its handler; the one at gpa, of t,
+ * which has a direct access, has been. */
+void direct_begin(struct translate *translate);
+void direct_learn(struct translate *translate, struct translation *t, uint64_t gpa);
 
 /* stubs.c: the fixed routines, at the start of code memory. */
 void translate_emit_stubs(struct translate *translate);
@@ -364,7 +421,7 @@ unsigned translate_block_vectors(const struct block *block);
 /* block.c. is_loop: because a backward link leads there. is_hot: see struct translation; what is
  * not has no other blocks in line, which would only be another copy of them. */
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop, bool is_hot);
+                                    bool is_loop, bool is_hot, bool is_direct);
 
 /* entry.c: where a link into t leads; 0: there is no room to make that. */
 uint32_t translate_entry(struct translate *translate, struct translation *t,

@@ -1,0 +1,289 @@
+/*
+ * Direct accesses: user code that reads and writes memory without a probe of the TLB.
+ *
+ * While the window (mmu/window.h) is open, what is translated of user code takes linear addresses,
+ * turns one of their bits round, and accesses memory there: the host's MMU says whether it may.
+ *
+ *      lea  r9, [rdi+8]
+ *      btc  r9, 46        carry: it was set, so this is in the window, or nowhere
+ *      jnc  other         aside: a low address, or the slow path
+ *      mov  rax, [r9]
+ *
+ * That is half the instructions of a probe, and nothing to be loaded before the address is known.
+ * What is not mapped faults. The host's signal finds the translation by where its code is, and goes
+ * on at the slow path of the access, as if a probe had failed there: so before the access nothing
+ * of the guest's state may have changed (context_direct_operand). The slow path has the page mapped
+ * after it has executed the instruction (direct_learn), so the next one does not fault.
+ *
+ * When it is open. A page that is mapped costs some five microseconds, one that a probe finds
+ * nothing, so this is for programs that run for a while: the window opens when the guest has been
+ * interrupted in user code PERIODS times without another address space in between, and closes when
+ * it is in another one. Each period brings CREDIT_PERIOD pages, of which CREDIT_MOST can be saved;
+ * a program that asks for more (its working set is larger than the window, or it flushes its TLB
+ * all the time) has the window closed until it has saved CREDIT_OPEN. An access whose page cannot
+ * be mapped (it has a watchpoint; it is where the window has no place) has a probe when its
+ * translation is made again, after SITE_BAD times.
+ *
+ * Translations are of either kind. Those for user code that were made while the window was open are
+ * found, and linked to, only while it is, and others only while it is not; where it opens or
+ * closes, the jump cache of user code is emptied.
+ */
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include "cpu/translate/translate.h"
+#include "util/clock.h"
+
+#define TIME_LEAST_NS  15000000u
+#define PAGE_NS        300000u /* some sixty times what it takes to map one */
+#define CREDIT_PERIOD  16
+#define CREDIT_OPEN    256
+#define CREDIT_MOST    1024
+#define SITE_BAD       16u
+#define VISITS         3u
+#define AGE_SEARCHING  16u
+#define SEARCH_PERIODS 8u
+
+/* Whose generated code this thread runs. */
+static _Thread_local struct translate *running;
+
+/* What the process did with such signals before there was a window. */
+static struct sigaction before;
+
+/* ------------------------------------------------------------------------- faults */
+
+/* The slow path of the direct access whose code is at that offset. They are in order. */
+static const struct slow_entry *find_entry(const struct translate *translate,
+                                           const struct translation *t, uint32_t offset)
+{
+    const struct slow_entry *entries = ref_get(translate, ref_of(translate, t) + t->slow);
+    for (unsigned i = 0; i < t->slow_count; i++) {
+        unsigned end = entries[i].insn & SLOW_ALONE ? entries[i].alone : entries[i].resume;
+        if (entries[i].direct != 0 && end > offset)
+            return &entries[i];
+    }
+    return NULL;
+}
+
+/* Where code that has faulted goes on; NULL: it is not of generated code's accesses. */
+static const uint8_t *find_way(struct translate *translate, const uint8_t *rip)
+{
+    const struct code_piece *code = &translate->code;
+    if (rip < code->execute || rip >= code->execute + code->code_size)
+        return NULL;
+    uint32_t at = (uint32_t)(rip - code->execute);
+    const struct translation *t = ring_find(translate, at);
+    if (t == NULL || !t->is_direct)
+        return NULL;
+    const struct slow_entry *entry = find_entry(translate, t, at - t->code);
+    return entry != NULL ? code->execute + t->aside + entry->direct - 1 : NULL;
+}
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    ucontext_t *user = context;
+    greg_t *rip = &user->uc_mcontext.gregs[REG_RIP];
+    struct translate *translate = running;
+    const uint8_t *way = NULL;
+    uint64_t address = (uint64_t)(uintptr_t)info->si_addr;
+    bool is_known = info->si_code != SI_KERNEL; /* else it is not canonical */
+    if (translate != NULL && info->si_code > 0 && (!is_known || window_may_reach(address)))
+        way = find_way(translate, (const uint8_t *)*rip);
+    if (way == NULL) {
+        sigaction(number, &before, NULL); /* it faults again, or was sent: let it be */
+        if (info->si_code <= 0)
+            raise(number);
+        return;
+    }
+    translate->direct.fault = is_known ? window_flip(address) & ~PAGE_MASK : DIRECT_NO_FAULT;
+    translate->stats.window_faults++;
+    *rip = (greg_t)way;
+}
+
+void direct_watch(struct translate *translate)
+{
+    running = translate;
+}
+
+/* ------------------------------------------------------------------------- when it is open */
+
+void direct_init(struct translate *translate)
+{
+    translate->direct.fault = translate->direct.wanted = DIRECT_NO_FAULT;
+    translate->direct.credit = CREDIT_MOST;
+}
+
+/* Other signals may not come in between: what they do may fault. */
+static bool watch_faults(void)
+{
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO}, old;
+    sigset_t faults;
+    sigfillset(&action.sa_mask);
+    sigemptyset(&faults);
+    sigaddset(&faults, SIGSEGV);
+    if (pthread_sigmask(SIG_UNBLOCK, &faults, NULL) != 0 || sigaction(SIGSEGV, &action, &old) != 0)
+        return false;
+    if (old.sa_sigaction != on_fault)
+        before = old;
+    return true;
+}
+
+static bool have_window(struct translate *translate)
+{
+    struct mmu *mmu = &translate->vcpu->mmu;
+    struct error err;
+    if (mmu->window != NULL || translate->direct.is_refused)
+        return mmu->window != NULL;
+    translate->direct.is_refused = window_create(&mmu->window, &err) != STATUS_OK;
+    if (!translate->direct.is_refused && !watch_faults()) {
+        window_destroy(mmu->window);
+        mmu->window = NULL;
+        translate->direct.is_refused = true;
+    }
+    return mmu->window != NULL;
+}
+
+/* No direct translation is found any more. */
+static void suspend(struct translate *translate)
+{
+    if (!translate->direct.is_open)
+        return;
+    translate->direct.is_open = false;
+    jump_put_away_all(translate, MMU_USER);
+}
+
+void direct_open(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    if (direct->is_open || translate->is_lockstep || !have_window(translate))
+        return;
+    window_empty(translate->vcpu->mmu.window);
+    direct->has_space = true;
+    direct->cr3 = translate->vcpu->mmu.cr3;
+    direct->shown = 0;
+    memset(direct->bad, 0, sizeof(direct->bad));
+    direct->age = 0;
+    direct->is_open = true;
+    translate->stats.windows++;
+}
+
+static void close_window(struct translate *translate)
+{
+    suspend(translate);
+    translate->direct.has_space = false;
+    window_empty(translate->vcpu->mmu.window);
+}
+
+void direct_leave(struct translate *translate)
+{
+    suspend(translate);
+}
+
+/* The guest has taken a page fault for an access, and comes back to do it again. */
+static void show_wanted(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    struct mmu *mmu = &translate->vcpu->mmu;
+    uint64_t linear = direct->wanted;
+    direct->wanted = DIRECT_NO_FAULT;
+    if (!direct->is_open || !window_has_place(linear) ||
+        mmu_find(mmu, linear, MMU_READ, MMU_USER) == NULL)
+        return;
+    direct->shown += mmu_show(mmu, linear);
+}
+
+void direct_return(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    if (unlikely(direct->has_space && !direct->is_open && direct->cr3 == translate->vcpu->mmu.cr3))
+        direct->is_open = true;
+    if (unlikely(direct->wanted != DIRECT_NO_FAULT))
+        show_wanted(translate);
+}
+
+/* How many of the pages that were mapped are so no more, and have not been told yet. */
+static int take_losses(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    if (!direct->has_space)
+        return 0;
+    unsigned count = window_count(translate->vcpu->mmu.window);
+    unsigned losses = direct->shown > count ? direct->shown - count : 0;
+    direct->shown = count;
+    return (int)losses;
+}
+
+void direct_tick(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    uint64_t now = clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+    if (direct->last != translate->vcpu->mmu.cr3)
+        direct->since = now;
+    direct->last = translate->vcpu->mmu.cr3;
+    direct->credit += CREDIT_PERIOD - take_losses(translate);
+    if (direct->credit > CREDIT_MOST)
+        direct->credit = CREDIT_MOST;
+    if (direct->is_open && (direct->age++ < AGE_SEARCHING || direct->age % SEARCH_PERIODS == 0))
+        jump_put_away_all(translate, MMU_USER);
+    if (direct->is_open && direct->credit < 0)
+        close_window(translate);
+    else if (direct->credit >= CREDIT_OPEN && now - direct->since >= TIME_LEAST_NS &&
+             now - direct->since >= PAGE_NS * mmu_user_pages(&translate->vcpu->mmu))
+        direct_open(translate);
+}
+
+/* ------------------------------------------------------------------------- accesses */
+
+bool direct_is_due(struct translate *translate, struct translation *t, const struct link *link)
+{
+    if (!translate->direct.is_open || translate->vcpu->privilege != MMU_USER)
+        return false;
+    if (t != NULL && t->is_direct)
+        return true;
+    if (t != NULL && t->is_crossing)
+        return false;
+    if (link != NULL && link_from(translate, link)->is_direct)
+        return true;
+    if (t == NULL || ++t->visits < VISITS)
+        return false;
+    t->visits = 0;
+    return true;
+}
+
+static unsigned site_of(uint64_t gpa)
+{
+    return (unsigned)(gpa ^ gpa >> PAGE_SHIFT) % DIRECT_SITES;
+}
+
+bool direct_is_wanted(const struct translate *translate, uint64_t gpa)
+{
+    return translate->direct.bad[site_of(gpa)] < SITE_BAD;
+}
+
+void direct_begin(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    direct->wanted = direct->fault;
+    direct->fault = DIRECT_NO_FAULT;
+}
+
+void direct_learn(struct translate *translate, struct translation *t, uint64_t gpa)
+{
+    struct direct *direct = &translate->direct;
+    uint8_t *bad = &direct->bad[site_of(gpa)];
+    uint64_t fault = direct->wanted;
+    direct->wanted = DIRECT_NO_FAULT;
+    if (!direct->is_open)
+        return;
+    if (fault != DIRECT_NO_FAULT) {
+        if (mmu_show(&translate->vcpu->mmu, fault)) {
+            direct->shown++;
+            return;
+        }
+    }
+    if (*bad == SITE_BAD || ++*bad == SITE_BAD)
+        translate_unlink(translate, t);
+}

@@ -16,17 +16,22 @@
  * after it has executed the instruction (direct_learn), so the next one does not fault.
  *
  * When it is open. A page that is mapped costs some five microseconds, one that a probe finds
- * nothing, so this is for programs that run for a while: the window opens when the guest has been
- * interrupted in user code PERIODS times without another address space in between, and closes when
- * it is in another one. Each period brings CREDIT_PERIOD pages, of which CREDIT_MOST can be saved;
- * a program that asks for more (its working set is larger than the window, or it flushes its TLB
- * all the time) has the window closed until it has saved CREDIT_OPEN. An access whose page cannot
- * be mapped (it has a watchpoint; it is where the window has no place) has a probe when its
- * translation is made again, after SITE_BAD times.
+ * nothing, so this is for programs that run for a while. Interrupts in user code are when it is
+ * decided. The window opens once the program has used PAGE_NS of the CPU for each page that the TLB
+ * has of it, TIME_LEAST_NS at least; so opening it costs a twentieth of that or so. Another address
+ * space suspends it, and takes it over by the same rule. A page that is mapped no more is a loss:
+ * who has more than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the window
+ * closed (its working set is larger, or it flushes its TLB all the time) until CREDIT_OPEN has been
+ * saved. An access whose page cannot be mapped (it has a watchpoint; it is where the window has no
+ * place) has a probe when its translation is made again, after SITE_BAD times.
  *
- * Translations are of either kind. Those for user code that were made while the window was open are
- * found, and linked to, only while it is, and others only while it is not; where it opens or
- * closes, the jump cache of user code is emptied.
+ * Translations are of either kind, and while the window is open both may run, so code that is
+ * seldom run is not made twice, nor its pages mapped. One for a loop is made anew as direct when
+ * the dispatcher next comes to it, another one at the VISITS-th time, and what a direct one leads
+ * to by a link. So that the dispatcher sees them again, the jump cache is emptied when the window
+ * opens, at the next interrupt and every SEARCH_PERIODS-th. THE INVARIANT: while it is not open for
+ * the current address space no direct translation is found: not in the tables (translate_look_up),
+ * not in the jump cache (suspend), not by a link (translate_chain).
  */
 
 #include <signal.h>
@@ -37,15 +42,14 @@
 #include "cpu/translate/translate.h"
 #include "util/clock.h"
 
-#define TIME_LEAST_NS  15000000u
-#define PAGE_NS        300000u /* some sixty times what it takes to map one */
+#define TIME_LEAST_NS  5000000u
+#define PAGE_NS        100000u /* some twenty times what it takes to map one */
 #define CREDIT_PERIOD  16
 #define CREDIT_OPEN    256
 #define CREDIT_MOST    1024
 #define SITE_BAD       16u
-#define VISITS         3u
-#define AGE_SEARCHING  16u
-#define SEARCH_PERIODS 8u
+#define VISITS         2u
+#define SEARCH_PERIODS 32u
 
 /* Whose generated code this thread runs. */
 static _Thread_local struct translate *running;
@@ -167,6 +171,7 @@ void direct_open(struct translate *translate)
     memset(direct->bad, 0, sizeof(direct->bad));
     direct->age = 0;
     direct->is_open = true;
+    jump_put_away_all(translate, MMU_USER);
     translate->stats.windows++;
 }
 
@@ -226,7 +231,7 @@ void direct_tick(struct translate *translate)
     direct->credit += CREDIT_PERIOD - take_losses(translate);
     if (direct->credit > CREDIT_MOST)
         direct->credit = CREDIT_MOST;
-    if (direct->is_open && (direct->age++ < AGE_SEARCHING || direct->age % SEARCH_PERIODS == 0))
+    if (direct->is_open && direct->age++ % SEARCH_PERIODS == 0)
         jump_put_away_all(translate, MMU_USER);
     if (direct->is_open && direct->credit < 0)
         close_window(translate);
@@ -247,10 +252,13 @@ bool direct_is_due(struct translate *translate, struct translation *t, const str
         return false;
     if (link != NULL && link_from(translate, link)->is_direct)
         return true;
-    if (t == NULL || ++t->visits < VISITS)
+    if (t == NULL)
         return false;
-    t->visits = 0;
-    return true;
+    if (t->is_hot || ++t->visits == VISITS) {
+        t->visits = 0;
+        return true;
+    }
+    return false;
 }
 
 static unsigned site_of(uint64_t gpa)

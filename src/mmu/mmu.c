@@ -91,9 +91,12 @@ static bool is_still_so(const struct window_page *page, void *context)
 {
     struct mmu *mmu = context;
     struct walk walk;
-    return walk_guest(mmu, page->linear, MMU_READ, MMU_USER, &walk, NULL) == WALK_OK &&
-           walk.gpa >> PAGE_SHIFT == page->ppn &&
-           (page->access != WINDOW_WRITE || (walk.may_write && walk.dirty));
+    if (walk_guest(mmu, page->linear, MMU_READ, MMU_USER, &walk, NULL) != WALK_OK ||
+        walk.gpa >> PAGE_SHIFT != page->ppn ||
+        (page->access == WINDOW_WRITE && !(walk.may_write && walk.dirty)))
+        return false;
+    tlb_note_large(mmu, page->linear, walk.large);
+    return true;
 }
 
 static void window_flush(struct mmu *mmu)

@@ -300,7 +300,7 @@ uint8_t *mmu_find(struct mmu *mmu, uint64_t linear, enum mmu_access access,
                   enum mmu_privilege privilege);
 
 /* Has the window, if there is one, map the page that user code has at `linear` as the TLB does.
- * False: nothing is mapped there. From the vCPU's thread, running. */
+ * False: it has mapped nothing. From the vCPU's thread, running. */
 bool mmu_show(struct mmu *mmu, uint64_t linear);
 /* How many pages the TLB has that user code reads. From the vCPU's thread, running. */
 unsigned mmu_user_pages(const struct mmu *mmu);

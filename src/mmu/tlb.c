@@ -51,7 +51,7 @@ static inline unsigned code_slot(uint64_t linear)
 
 /* ------------------------------------------------------------------------- fills */
 
-static inline void note_large(struct mmu *mmu, uint64_t linear, unsigned info)
+void tlb_note_large(struct mmu *mmu, uint64_t linear, unsigned info)
 {
     if (info & TLB_LARGE)
         tlb_filter_add(&mmu->large_regions, linear, LARGE_REGION_SHIFT);
@@ -98,7 +98,7 @@ void tlb_fill_data(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         if (entry_at(&spare, tlb_spare_slot(mmu, tag))->tag == tag)
             data_drop(&spare, tlb_spare_slot(mmu, tag));
     }
-    note_large(mmu, linear, page->info);
+    tlb_note_large(mmu, linear, page->info);
 }
 
 bool tlb_recall(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
@@ -125,7 +125,7 @@ void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linea
         .info = page->ppn << INFO_PPN_SHIFT | page->info,
     };
     tlb_use_set(&mmu->itlb_use[table], slot, page->info & TLB_GLOBAL);
-    note_large(mmu, linear, page->info);
+    tlb_note_large(mmu, linear, page->info);
 }
 
 unsigned mmu_user_pages(const struct mmu *mmu)

@@ -26,6 +26,10 @@ bool tlb_recall(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
 void tlb_fill_code(struct mmu *mmu, enum mmu_privilege privilege, uint64_t linear,
                    const struct tlb_page *page);
 
+/* There may be pieces of a large page around linear (TLB_LARGE, TLB_HUGE): a flush of any other
+ * page of it has to look for them. */
+void tlb_note_large(struct mmu *mmu, uint64_t linear, unsigned info);
+
 void tlb_flush(struct mmu *mmu, bool keep_global);
 /* The entries of one linear page. */
 void tlb_drop_page(struct mmu *mmu, uint64_t linear);

@@ -18,12 +18,13 @@
  * When it is open. A page that is mapped costs some five microseconds, one that a probe finds
  * nothing, so this is for programs that run for a while. Interrupts in user code are when it is
  * decided. The window opens once the program has used PAGE_NS of the CPU for each page that the TLB
- * has of it, TIME_LEAST_NS at least; so opening it costs a twentieth of that or so. Another address
- * space suspends it, and takes it over by the same rule. A page that is mapped no more is a loss:
- * who has more than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the window
- * closed (its working set is larger, or it flushes its TLB all the time) until CREDIT_OPEN has been
- * saved. An access whose page cannot be mapped (it has a watchpoint; it is where the window has no
- * place) has a probe when its translation is made again, after SITE_BAD times.
+ * has had of it, TIME_LEAST_NS at least, and comes to new ones no more (SETTLED); so opening it
+ * costs a twentieth of that at most. Another address space suspends it, and takes it over by the
+ * same rule. A page that is mapped no more is a loss: who has more than CREDIT_MOST saved up, and
+ * CREDIT_PERIOD between two interrupts, has the window closed (its working set is larger, or it
+ * flushes its TLB all the time) until CREDIT_OPEN has been saved. An access whose page cannot be
+ * mapped (it has a watchpoint; it is where the window has no place) has a probe when its
+ * translation is made again, after SITE_BAD times.
  *
  * Translations are of either kind, and while the window is open both may run, so code that is
  * seldom run is not made twice, nor its pages mapped. One for a loop is made anew as direct when
@@ -43,7 +44,8 @@
 #include "util/clock.h"
 
 #define TIME_LEAST_NS  5000000u
-#define PAGE_NS        100000u /* some twenty times what it takes to map one */
+#define PAGE_NS        250000u /* some fifty times what it takes to map one */
+#define SETTLED        2u
 #define CREDIT_PERIOD  16
 #define CREDIT_OPEN    256
 #define CREDIT_MOST    1024
@@ -221,12 +223,26 @@ static int take_losses(struct translate *translate)
     return (int)losses;
 }
 
+/* It does not come to ever new pages, as a program does that begins. */
+static bool has_settled(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    unsigned pages = mmu_user_pages(&translate->vcpu->mmu);
+    bool grows = pages > direct->pages + direct->pages / 32;
+    direct->settled = grows ? 0 : direct->settled + 1;
+    if (pages > direct->pages) /* it may just have been flushed */
+        direct->pages = pages;
+    return direct->settled >= SETTLED;
+}
+
 void direct_tick(struct translate *translate)
 {
     struct direct *direct = &translate->direct;
     uint64_t now = clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID);
-    if (direct->last != translate->vcpu->mmu.cr3)
+    if (direct->last != translate->vcpu->mmu.cr3) {
         direct->since = now;
+        direct->pages = direct->settled = 0;
+    }
     direct->last = translate->vcpu->mmu.cr3;
     direct->credit += CREDIT_PERIOD - take_losses(translate);
     if (direct->credit > CREDIT_MOST)
@@ -235,8 +251,8 @@ void direct_tick(struct translate *translate)
         jump_put_away_all(translate, MMU_USER);
     if (direct->is_open && direct->credit < 0)
         close_window(translate);
-    else if (direct->credit >= CREDIT_OPEN && now - direct->since >= TIME_LEAST_NS &&
-             now - direct->since >= PAGE_NS * mmu_user_pages(&translate->vcpu->mmu))
+    else if (has_settled(translate) && direct->credit >= CREDIT_OPEN &&
+             now - direct->since >= TIME_LEAST_NS && now - direct->since >= PAGE_NS * direct->pages)
         direct_open(translate);
 }
 
@@ -244,7 +260,7 @@ void direct_tick(struct translate *translate)
 
 bool direct_is_due(struct translate *translate, struct translation *t, const struct link *link)
 {
-    if (!translate->direct.is_open || translate->vcpu->privilege != MMU_USER)
+    if (!direct_may_run(translate))
         return false;
     if (t != NULL && t->is_direct)
         return true;

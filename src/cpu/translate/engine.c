@@ -153,13 +153,15 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
                                 const struct block **block)
 {
     struct translation *t = find_known(vcpu, translate);
-    bool is_direct = direct_is_due(translate, t, link_here(vcpu, translate));
+    bool is_direct = direct_is_due(translate, t, link_here(vcpu, translate)), was_hot = false;
     if (t != NULL) {
         bool grows = heat(vcpu, translate, t) && could_grow(translate, t);
         if (grows || unlikely(has_foreign_runs(vcpu, translate, t)))
             translate_unlink(translate, t);
         else if (likely(is_direct == t->is_direct))
             return t;
+        else
+            was_hot = t->is_hot;
     }
     *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
     if (*block == vcpu->interp->solo) {
@@ -170,10 +172,11 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     }
     /* It may have parked, and RIP be somewhere else now. */
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
+    is_direct = is_direct && direct_may_run(translate);
     if (t == NULL || t->is_direct != is_direct) {
         const struct link *link = link_here(vcpu, translate);
         bool is_loop = link != NULL && link->is_backward;
-        bool is_hot = is_loop || (link != NULL && link_from(translate, link)->is_hot);
+        bool is_hot = is_loop || was_hot || (link != NULL && link_from(translate, link)->is_hot);
         t = translate_block(translate, *block, is_loop, is_hot, is_direct);
         heat(vcpu, translate, t);
     }

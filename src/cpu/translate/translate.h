@@ -170,10 +170,12 @@ struct direct {
     bool has_space;  /* the window is for the address space `cr3`, */
     uint64_t cr3;    /* and open while that is the current one */
     uint64_t last;   /* address space that the guest was interrupted in; */
-    uint64_t since;  /* and when first, CPU time of the thread in nanoseconds */
-    unsigned age;    /* periods since it was opened */
-    unsigned shown;  /* pages that have been mapped since losses were counted, and before */
-    int credit;      /* pages that may still be lost */
+    unsigned pages,
+        settled;    /* that the TLB had of it then; interrupts since it had not many more */
+    uint64_t since; /* and when first, CPU time of the thread in nanoseconds */
+    unsigned age;   /* periods since it was opened */
+    unsigned shown; /* pages that have been mapped since losses were counted, and before */
+    int credit;     /* pages that may still be lost */
     /* Linear pages, or DIRECT_NO_FAULT: of the access that has just failed; the one whose handler
      * is at work, or has raised an exception. */
     uint64_t fault, wanted;
@@ -391,6 +393,11 @@ void direct_open(struct translate *translate);
 /* The dispatcher's: what the guest comes to by `link` (NULL: by none) is to be translated as
  * direct. `t`: the translation that there is, or NULL. */
 bool direct_is_due(struct translate *translate, struct translation *t, const struct link *link);
+/* User code is about to run, and the window is open for its address space. */
+static inline bool direct_may_run(const struct translate *translate)
+{
+    return translate->direct.is_open && translate->vcpu->privilege == MMU_USER;
+}
 /* The access of the instruction at gpa may be a direct one. */
 bool direct_is_wanted(const struct translate *translate, uint64_t gpa);
 /* An instruction of a direct translation is about to be done by its handler; the one at gpa, of t,

@@ -145,17 +145,15 @@ bool mmu_show(struct mmu *mmu, uint64_t linear)
     if (mmu->window_cr3 != mmu->cr3)
         window_empty(mmu->window);
     mmu->window_cr3 = mmu->cr3;
-    if (mmu_probe_write(mmu, MMU_USER, page, 1) != NULL) {
-        uint64_t info = mmu->tlb_info[MMU_USER][main_slot(page)].of[MMU_WRITE];
-        return window_map(mmu->window, page, info >> INFO_PPN_SHIFT,
-                          mmu_probe_write(mmu, MMU_USER, page, 1), WINDOW_WRITE);
+    enum window_access how = WINDOW_WRITE;
+    const uint8_t *host = mmu_probe_write(mmu, MMU_USER, page, 1);
+    uint64_t info = mmu->tlb_info[MMU_USER][main_slot(page)].of[MMU_WRITE];
+    if (host == NULL) {
+        host = mmu_probe_read(mmu, MMU_USER, page, 1);
+        info = mmu->tlb_info[MMU_USER][main_slot(page)].of[MMU_READ];
+        how = info & TLB_ZERO ? WINDOW_ZERO : WINDOW_READ;
     }
-    const uint8_t *host = mmu_probe_read(mmu, MMU_USER, page, 1);
-    if (host == NULL)
-        return false;
-    uint64_t info = mmu->tlb_info[MMU_USER][main_slot(page)].of[MMU_READ];
-    return window_map(mmu->window, page, info >> INFO_PPN_SHIFT, host,
-                      info & TLB_ZERO ? WINDOW_ZERO : WINDOW_READ);
+    return host != NULL && window_map(mmu->window, page, info >> INFO_PPN_SHIFT, host, how);
 }
 
 /* ------------------------------------------------------------------------- flushes */

@@ -30,8 +30,10 @@
 #define TABLE     0x6000u   /* page table of PAGES */
 #define HIGH_PDPT 0x7000u
 #define HIGH_PD   0x8000u
-#define PAGES     0x400000u       /* linear */
-#define HIGH      0x7f0000000000u /* added to that: the same pages once more, for user code */
+#define PAGES     0x400000u /* linear */
+/* Added to that: the same pages once more, for user code; and where the window has no place. */
+#define HIGH      0x7f0000000000u
+#define FAR       0x100000000000u
 #define PAGE_MAX  8u
 #define APART     (TLB_ENTRIES * PAGE_SIZE) /* mapped thrice, so far apart: of one TLB slot */
 #define POOL      0x300000u /* what they map, and a function at FUNCTION in the first */
@@ -334,7 +336,7 @@ static uint64_t any_address(struct program *p)
     uint64_t page = PAGES + PAGE_SIZE * (1 + below(p, PAGE_MAX - 2));
     page += (uint64_t)below(p, 3) * APART;
     if (p->is_user && below(p, 2) == 0)
-        page += HIGH;
+        page += below(p, 8) == 0 ? FAR : HIGH;
     if (below(p, 3) == 0)
         return page + 0x400 + 8 * below(p, 16);
     return page - 0x80 + (below(p, 4) ? 8 * below(p, 32) : below(p, 256));
@@ -605,6 +607,7 @@ static void make_user(struct testvm *vm)
     struct vcpu *vcpu = vm->vcpu;
     const uint64_t directory = HIGH_PDPT | 7, pages = HIGH_PD | 7, table = TABLE | 7;
     testvm_put(vm, 0x1000 + 8 * (HIGH >> 39), &directory, 8);
+    testvm_put(vm, 0x1000 + 8 * (FAR >> 39), &directory, 8);
     testvm_put(vm, HIGH_PDPT, &pages, 8);
     for (unsigned i = 0; i < 3; i++)
         testvm_put(vm, HIGH_PD + 8 * ((PAGES + i * APART) >> 21), &table, 8);
@@ -692,7 +695,9 @@ static void run_programs(const struct engine_ops *engine, make_fn *make, uint64_
     struct random random = {start};
     struct testvm interpreted, translated;
     const char *seed = getenv("AEROSTAT_TEST_SEED"), *count = getenv("AEROSTAT_TEST_COUNT");
-    unsigned programs = count != NULL ? (unsigned)strtoul(count, NULL, 0) : PROGRAMS;
+    unsigned programs = count != NULL ? (unsigned)strtoul(count, NULL, 0)
+                        : is_user     ? 8 * PROGRAMS
+                                      : PROGRAMS;
     unsigned halted = 0, bad = 0, direct = 0;
 
     if (seed != NULL)

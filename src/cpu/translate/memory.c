@@ -106,16 +106,15 @@ static int32_t frame_slot(const struct run *run)
     return FRAME_RUNS + 8 * run->slot;
 }
 
-/* C does the instructions up to `end`. If i is one of them and begins a direct run that goes on
- * after that, nobody has left an address for the others: so that they fault, each for itself, they
- * get one where nothing is. */
-static void forget_direct_run(struct context *c, unsigned i, unsigned end)
+/* C does the first access of a direct run, whose address was of no use. So that the others fault,
+ * each for itself, they get one where nothing is. */
+static void forget_direct_run(struct context *c, unsigned index)
 {
-    unsigned number = c->runs.run[i];
+    unsigned number = c->runs.run[index];
     if (!is_direct_run(c, number))
         return;
     const struct run *run = &c->runs.runs[number];
-    if (run->first != i || run->last <= end)
+    if (run->first != index)
         return;
     emit_op(&c->e, EMIT_W, 0xc7, 0, rm_at(HOST_RSP, frame_slot(run)));
     emit_u32(&c->e, 0);
@@ -134,10 +133,8 @@ uint32_t context_slow_emit(struct context *c, const struct slow_path *slow, unsi
         emit_link(e, misses[i], emit_offset(e));
     for (unsigned i = 0; i < slow->jump_count; i++)
         emit_link(e, slow->jumps[i], emit_offset(e));
-    forget_direct_run(c, slow->index, slow->end);
+    forget_direct_run(c, slow->index);
     uint32_t way = emit_offset(e);
-    for (unsigned i = slow->index + 1u; i <= slow->end; i++)
-        forget_direct_run(c, i, slow->end);
     if (slow->in_host)
         emit_flags_save(e);
     flags_emit_slow(c, &slow->recipe);

@@ -383,6 +383,19 @@ static void find_ends(struct runs *runs, unsigned count)
     }
 }
 
+/* Where C does all that is left of a run, it does the first access of a direct one among that, and
+ * leaves no address for the others: so those are none of it that come after what C does. */
+static void cut_direct(struct runs *runs, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        if (runs->run[i] == RUN_NONE || !runs->runs[runs->run[i]].is_direct)
+            continue;
+        unsigned first = runs->runs[runs->run[i]].first, end = runs->end[first];
+        if (end > first && i > end)
+            runs->run[i] = RUN_NONE;
+    }
+}
+
 void runs_find(struct runs *runs, const struct translate *translate, const struct translation *t,
                const struct insn *insns, unsigned count, unsigned first)
 {
@@ -404,4 +417,5 @@ void runs_find(struct runs *runs, const struct translate *translate, const struc
     scan(&f, insns, count, first);
     give_slots(&f);
     find_ends(runs, count);
+    cut_direct(runs, count);
 }

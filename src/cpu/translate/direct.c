@@ -28,11 +28,13 @@
  *
  * Translations are of either kind, and while the window is open both may run, so code that is
  * seldom run is not made twice, nor its pages mapped. One for a loop is made anew as direct when
- * the dispatcher next comes to it, another one at the VISITS-th time, and what a direct one leads
- * to by a link. So that the dispatcher sees them again, the jump cache is emptied when the window
- * opens, at the next interrupt and every SEARCH_PERIODS-th. THE INVARIANT: while it is not open for
- * the current address space no direct translation is found: not in the tables (translate_look_up),
- * not in the jump cache (suspend), not by a link (translate_chain).
+ * the dispatcher next comes to it, another one at the VISITS-th time, what a direct one leads to by
+ * a link, and what leads to a direct one by a link: there is none between the two kinds, so who
+ * passed from one to the other all the time would come to the dispatcher each time. So that the
+ * dispatcher sees them again, the jump cache is emptied when the window opens, at the next
+ * interrupt and every SEARCH_PERIODS-th. THE INVARIANT: while it is not open for the current
+ * address space no direct translation is found: not in the tables (translate_look_up), not in the
+ * jump cache (suspend), not by a link (translate_chain).
  */
 
 #include <signal.h>
@@ -268,13 +270,21 @@ bool direct_is_due(struct translate *translate, struct translation *t, const str
         return false;
     if (link != NULL && link_from(translate, link)->is_direct)
         return true;
-    if (t == NULL)
-        return false;
-    if (t->is_hot || ++t->visits == VISITS) {
-        t->visits = 0;
+    if (t == NULL || t->is_hot || ++t->visits == VISITS) {
+        if (t != NULL)
+            t->visits = 0;
         return true;
     }
     return false;
+}
+
+struct translation *direct_follow(struct translate *translate, struct translation *t,
+                                  const struct link *link)
+{
+    struct translation *from = link != NULL ? link_from(translate, link) : NULL;
+    if (t->is_direct && from != NULL && !from->is_direct && !from->is_dead)
+        translate_unlink(translate, from);
+    return t;
 }
 
 static unsigned site_of(uint64_t gpa)

@@ -159,7 +159,7 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
         if (grows || unlikely(has_foreign_runs(vcpu, translate, t)))
             translate_unlink(translate, t);
         else if (likely(is_direct == t->is_direct))
-            return t;
+            return direct_follow(translate, t, link_here(vcpu, translate));
         else
             was_hot = t->is_hot;
     }
@@ -180,7 +180,7 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
         t = translate_block(translate, *block, is_loop, is_hot, is_direct);
         heat(vcpu, translate, t);
     }
-    return t;
+    return direct_follow(translate, t, link_here(vcpu, translate));
 }
 
 void translate_enter(struct translate *translate, const void *code)

@@ -270,6 +270,31 @@ static void test_ways_in(void **state)
     user_destroy(&user);
 }
 
+/* Code from before the window was opened that leads to direct code by a link, and is reached by the
+ * jump cache: it becomes direct, or it would come to the dispatcher each time. */
+static void test_what_leads_to_it(void **state)
+{
+    static const uint8_t head[] = {0x45, 0x85, 0xc9,
+                                   0x75, 0x0b, 0xf4}; /* test r9d, r9d; jnz body */
+    static const uint8_t body[] = {0x48, 0x03, 0x0e, 0xff, 0xca, 0x74,
+                                   0x03, 0x41, 0xff, 0xe0, 0xf4}; /* jmp r8 for the loop */
+    struct user user;
+    user_create(&user, false);
+    struct vcpu *vcpu = user.vm.vcpu;
+    testvm_put(&user.vm, CODE + 0x1000, head, sizeof(head));
+    testvm_put(&user.vm, CODE + 0x1010, body, sizeof(body));
+    vcpu->gpr[GPR_R8] = CODE + 0x1000;
+    vcpu->gpr[GPR_R9] = 0;
+    run_at(&user, CODE + 0x1000, DATA, 0);
+    warm_up(&user, 1000);
+    vcpu->gpr[GPR_R9] = 1;
+    uint64_t before = user.translate->stats.dispatches;
+    run_at(&user, CODE + 0x1000, DATA, 0);
+    assert_int_equal(vcpu->gpr[GPR_RCX], LOOPS * 1000);
+    assert_in_range(user.translate->stats.dispatches - before, 1, LOOPS / 4);
+    user_destroy(&user);
+}
+
 /* At the first access, and at the second one, which stores: with the state as it is then. */
 static void test_faults(void **state)
 {
@@ -426,15 +451,11 @@ static void test_when_it_opens(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_page_is_mapped_once),
-        cmocka_unit_test(test_another_page),
-        cmocka_unit_test(test_address_spaces),
-        cmocka_unit_test(test_ways_in),
-        cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_fault_in_a_run),
-        cmocka_unit_test(test_alignment),
-        cmocka_unit_test(test_where_it_has_no_place),
-        cmocka_unit_test(test_the_page_map),
+        cmocka_unit_test(test_a_page_is_mapped_once), cmocka_unit_test(test_another_page),
+        cmocka_unit_test(test_address_spaces),        cmocka_unit_test(test_ways_in),
+        cmocka_unit_test(test_what_leads_to_it),      cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_fault_in_a_run),        cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_where_it_has_no_place), cmocka_unit_test(test_the_page_map),
         cmocka_unit_test(test_when_it_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,7 +3,7 @@
  *
  * A page is filled by a resolve, shown, and then something happens after which the guest must not
  * find it there any more, or only with less permission; or after which it may stay, and does.
- * Whether a place can be read and written is asked of the kernel (window_test.c says how). A host
+ * Whether a place can be read and written is asked of the kernel (window_probe.h). A host
  * without room for a window skips the tests.
  *
  * The guest's tables are changed with the vCPU parked, since they may be traced (shadow.h).
@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "tlb_fixture.h"
+#include "window_probe.h"
 
 #define HIGH       0x7f0000201000ull
 #define LOW        0x400000ull
@@ -30,7 +31,6 @@
 #define KEEP       true
 
 static bool has_room;
-static int ends[2]; /* of a pipe */
 static struct machine *machine;
 static struct mmu *mmu; /* CPU 0's */
 
@@ -77,35 +77,13 @@ static void need_window(void)
         skip();
 }
 
-static uint8_t *place_of(uint64_t linear)
+static void expect(uint64_t linear, enum window_reach shown)
 {
-    return (uint8_t *)(uintptr_t)window_flip(linear);
-}
-
-enum shown { HIDDEN, READABLE, WRITABLE };
-
-/* What is written is the byte that was read. */
-static enum shown shown_of(uint64_t linear)
-{
-    uint8_t byte, *place = place_of(linear);
-    if (write(ends[1], place, 1) != 1) {
-        assert_int_equal(errno, EFAULT);
-        return HIDDEN;
-    }
-    if (read(ends[0], place, 1) == 1)
-        return WRITABLE;
-    assert_int_equal(errno, EFAULT);
-    assert_int_equal(read(ends[0], &byte, 1), 1);
-    return READABLE;
-}
-
-static void expect(uint64_t linear, enum shown shown)
-{
-    assert_int_equal(shown_of(linear), shown);
+    assert_int_equal(window_reach_of(linear), shown);
 }
 
 /* As user code that has just had an access there. */
-static void show(uint64_t linear, enum mmu_access access, enum shown shown)
+static void show(uint64_t linear, enum mmu_access access, enum window_reach shown)
 {
     assert_int_equal(resolve(mmu, linear, access, MMU_USER), MMU_OK);
     assert_true(mmu_show(mmu, linear));
@@ -127,15 +105,15 @@ static void test_bytes(void **state)
     show_both();
     assert_int_equal(window_count(mmu->window), 2);
     assert_int_equal(mmu_user_pages(mmu), 2);
-    assert_int_equal(place_of(HIGH)[5], 0xaa);
-    assert_int_equal(place_of(LOW)[5], 0xbb);
-    place_of(HIGH)[PAGE_SIZE - 1] = 0x11;
+    assert_int_equal(window_place(HIGH)[5], 0xaa);
+    assert_int_equal(window_place(LOW)[5], 0xbb);
+    window_place(HIGH)[PAGE_SIZE - 1] = 0x11;
     assert_int_equal(*(uint8_t *)machine_at(machine, PAGE_A + PAGE_SIZE - 1), 0x11);
     *(uint8_t *)machine_at(machine, PAGE_B) = 0x22;
-    assert_int_equal(place_of(LOW)[0], 0x22);
+    assert_int_equal(window_place(LOW)[0], 0x22);
     /* Of a large page there is the piece. */
     show(LARGE + 0x3000, MMU_WRITE, WRITABLE);
-    assert_int_equal(place_of(LARGE + 0x3000)[7], 0xcc);
+    assert_int_equal(window_place(LARGE + 0x3000)[7], 0xcc);
     expect(LARGE + 0x2000, HIDDEN);
 }
 
@@ -164,8 +142,8 @@ static void test_permission(void **state)
     entry_set(ROOT, LOW, PAGE_B | (LEAF & ~PTE_W));
     show(HIGH, MMU_READ, READABLE);
     show(LOW, MMU_READ, READABLE);
-    assert_int_equal(place_of(HIGH)[5], 0xaa);
-    assert_int_equal(place_of(LOW)[5], 0xbb);
+    assert_int_equal(window_place(HIGH)[5], 0xaa);
+    assert_int_equal(window_place(LOW)[5], 0xbb);
     show(HIGH, MMU_WRITE, WRITABLE); /* it is dirty now */
 }
 
@@ -175,7 +153,7 @@ static void test_zero(void **state)
     static const uint8_t zeros[PAGE_SIZE];
     entry_set(ROOT, HIGH, UNWRITTEN | LEAF);
     show(HIGH, MMU_READ, READABLE);
-    assert_memory_equal(place_of(HIGH), zeros, PAGE_SIZE);
+    assert_memory_equal(window_place(HIGH), zeros, PAGE_SIZE);
     mmu_flush(mmu, false);
     expect(HIGH, READABLE);
     /* It is another page of the host's from the first write on. */
@@ -183,7 +161,7 @@ static void test_zero(void **state)
     expect(HIGH, HIDDEN);
     *target.host = 0x77;
     show(HIGH, MMU_WRITE, WRITABLE);
-    assert_int_equal(*place_of(HIGH), 0x77);
+    assert_int_equal(*window_place(HIGH), 0x77);
 }
 
 /* ------------------------------------------------------------------------- flushes */
@@ -336,7 +314,7 @@ static void test_space_kept(void **state)
     assert_int_equal(reach(mmu, HIGH, MMU_READ, MMU_USER), PAGE_B);
     mmu_load_cr3(mmu, ROOT, KEEP);
     expect(HIGH, WRITABLE);
-    assert_int_equal(place_of(HIGH)[5], 0xaa);
+    assert_int_equal(window_place(HIGH)[5], 0xaa);
     mmu_load_cr3(mmu, OTHER_ROOT | 1, !KEEP);
     entry_set(ROOT, HIGH, PAGE_B | LEAF);
     mmu_load_cr3(mmu, ROOT, !KEEP);
@@ -372,7 +350,7 @@ static void test_space_shown(void **state)
     begin_spaces();
     mmu_load_cr3(mmu, OTHER_ROOT | 1, KEEP);
     show(HIGH, MMU_WRITE, WRITABLE);
-    assert_int_equal(place_of(HIGH)[5], 0xbb);
+    assert_int_equal(window_place(HIGH)[5], 0xbb);
     expect(LOW, HIDDEN);
     mmu_flush_space(mmu, 0); /* not its */
     expect(HIGH, WRITABLE);
@@ -389,7 +367,7 @@ static void test_other_cr3(void **state)
     expect(HIGH, HIDDEN);
     expect(LOW, HIDDEN);
     show(HIGH, MMU_WRITE, WRITABLE);
-    assert_int_equal(place_of(HIGH)[5], 0xbb);
+    assert_int_equal(window_place(HIGH)[5], 0xbb);
 }
 
 /* ------------------------------------------------------------------------- other ends */
@@ -440,10 +418,10 @@ static void test_marked(void **state)
         mmu_mark_code(markers[i], PAGE_A >> PAGE_SHIFT);
         mmu_park(markers[i]);
         mmu_unpark(mmu);
-        assert_int_not_equal(shown_of(HIGH), WRITABLE);
+        assert_int_not_equal(window_reach_of(HIGH), WRITABLE);
         expect(LOW, WRITABLE);
         show(HIGH, MMU_READ, READABLE);
-        assert_int_equal(place_of(HIGH)[5], 0xaa);
+        assert_int_equal(window_place(HIGH)[5], 0xaa);
         /* A write takes the mark away; what is shown has not changed before it is shown again. */
         assert_int_equal(resolve(mmu, HIGH, MMU_WRITE, MMU_USER), MMU_OK);
         expect(HIGH, READABLE);
@@ -472,7 +450,7 @@ int main(int count, char **arguments)
     struct window *window = NULL;
     if (count > 1)
         machine_mode = MMU_SHADOW;
-    if (pipe(ends) != 0)
+    if (!window_probe_open())
         return 1;
     has_room = window_create(&window, NULL) != STATUS_UNSUPPORTED;
     window_destroy(window);

@@ -18,7 +18,7 @@
 #include <cmocka.h>
 
 #include "fixture.h"
-#include "mmu/window.h"
+#include "window_probe.h"
 
 #define HIGH       0x7f0000201000ull
 #define LOW        0x400000ull
@@ -32,7 +32,6 @@
 static bool has_room;
 static struct window *window; /* of the test that runs; NULL: there is no room */
 static uint8_t *host;         /* HOST_PAGES, all different */
-static int ends[2];           /* of a pipe */
 static const uint8_t zeros[PAGE_SIZE];
 
 /* ------------------------------------------------------------------------- helpers */
@@ -62,41 +61,19 @@ static void need_window(void)
         skip();
 }
 
-static uint8_t *place_of(uint64_t linear)
+static void expect(uint64_t linear, enum window_reach reach)
 {
-    return (uint8_t *)(uintptr_t)window_flip(linear);
+    assert_int_equal(window_reach_of(linear), reach);
+    assert_int_equal(window_reach_of(linear + PAGE_SIZE - 1), reach);
 }
 
-enum reach { NOT_MAPPED, READABLE, WRITABLE };
-
-/* What is written is the byte that was read. */
-static enum reach reach_of(uint64_t linear)
-{
-    uint8_t byte, *place = place_of(linear);
-    if (write(ends[1], place, 1) != 1) {
-        assert_int_equal(errno, EFAULT);
-        return NOT_MAPPED;
-    }
-    if (read(ends[0], place, 1) == 1)
-        return WRITABLE;
-    assert_int_equal(errno, EFAULT);
-    assert_int_equal(read(ends[0], &byte, 1), 1);
-    return READABLE;
-}
-
-static void expect(uint64_t linear, enum reach reach)
-{
-    assert_int_equal(reach_of(linear), reach);
-    assert_int_equal(reach_of(linear + PAGE_SIZE - 1), reach);
-}
-
-static void expect_bytes(uint64_t linear, enum reach reach, const uint8_t *bytes)
+static void expect_bytes(uint64_t linear, enum window_reach reach, const uint8_t *bytes)
 {
     expect(linear, reach);
-    assert_memory_equal(place_of(linear), bytes, PAGE_SIZE);
+    assert_memory_equal(window_place(linear), bytes, PAGE_SIZE);
 }
 
-static void expect_page(uint64_t linear, enum reach reach, unsigned number)
+static void expect_page(uint64_t linear, enum window_reach reach, unsigned number)
 {
     expect_bytes(linear, reach, host_page(number));
 }
@@ -104,7 +81,7 @@ static void expect_page(uint64_t linear, enum reach reach, unsigned number)
 /* Nobody else can come to be there. */
 static void expect_reserved(uint64_t linear)
 {
-    void *place = mmap(place_of(linear), PAGE_SIZE, PROT_NONE,
+    void *place = mmap(window_place(linear), PAGE_SIZE, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     assert_ptr_equal(place, MAP_FAILED);
     assert_int_equal(errno, EEXIST);
@@ -122,16 +99,16 @@ static void test_write(void **state)
     need_window();
     static const uint64_t places[] = {HIGH, LOW, HIGH_FIRST, HIGH_LAST, LOW_FIRST, LOW_LAST};
     for (unsigned i = 0; i < ARRAY_LENGTH(places); i++) {
-        expect(places[i], NOT_MAPPED);
+        expect(places[i], HIDDEN);
         map(places[i], PPN + i, i, WINDOW_WRITE);
         assert_int_equal(window_count(window), i + 1);
     }
     for (unsigned i = 0; i < ARRAY_LENGTH(places); i++) {
         expect_page(places[i], WRITABLE, i);
-        place_of(places[i])[5] = (uint8_t)(0x50 + i);
+        window_place(places[i])[5] = (uint8_t)(0x50 + i);
         assert_int_equal(host_page(i)[5], 0x50 + i);
-        assert_int_equal(reach_of(places[i] - 1), NOT_MAPPED);
-        assert_int_equal(reach_of(places[i] + PAGE_SIZE), NOT_MAPPED);
+        assert_int_equal(window_reach_of(places[i] - 1), HIDDEN);
+        assert_int_equal(window_reach_of(places[i] + PAGE_SIZE), HIDDEN);
     }
 }
 
@@ -161,7 +138,7 @@ static void test_replace(void **state)
             window_drop_ppn(window, PPN);
             expect_page(LOW, to == WINDOW_WRITE ? WRITABLE : READABLE, 2);
             window_drop_ppn(window, PPN + 1);
-            expect(LOW, NOT_MAPPED);
+            expect(LOW, HIDDEN);
             assert_int_equal(window_count(window), 0);
         }
     }
@@ -177,7 +154,7 @@ static void test_private(void **state)
         if (i < 2) /* in place of another */
             map(HIGH, PPN, 2, WINDOW_WRITE);
         assert_false(window_map(window, HIGH, PPN, page, i % 2 ? WINDOW_READ : WINDOW_WRITE));
-        expect(HIGH, NOT_MAPPED);
+        expect(HIGH, HIDDEN);
         expect_reserved(HIGH);
         assert_int_equal(window_count(window), 1);
     }
@@ -202,7 +179,7 @@ static void test_drop_linear(void **state)
             if (i != dropped)
                 expect_page(HIGH + i * stride, WRITABLE, i);
         }
-        expect(HIGH + dropped * stride, NOT_MAPPED);
+        expect(HIGH + dropped * stride, HIDDEN);
         expect_reserved(HIGH + dropped * stride);
     }
 }
@@ -221,7 +198,7 @@ static void test_drop_ppn(void **state)
         assert_int_equal(window_count(window), count - 3);
         for (unsigned i = 0; i < count; i++) {
             if (i % 3 == dropped)
-                expect(HIGH + i * PAGE_SIZE, NOT_MAPPED);
+                expect(HIGH + i * PAGE_SIZE, HIDDEN);
             else
                 expect_page(HIGH + i * PAGE_SIZE, READABLE, i % 3);
         }
@@ -244,12 +221,12 @@ static void test_keep(void **state)
     assert_int_equal(window_count(window), 6);
     for (unsigned i = 0; i < 12; i += 2) {
         expect_page(LOW + i * PAGE_SIZE, WRITABLE, i);
-        expect(LOW + (i + 1) * PAGE_SIZE, NOT_MAPPED);
+        expect(LOW + (i + 1) * PAGE_SIZE, HIDDEN);
     }
     kept = PPN + 1;
     window_keep(window, has_ppn, &kept);
     assert_int_equal(window_count(window), 0);
-    expect(LOW, NOT_MAPPED);
+    expect(LOW, HIDDEN);
 }
 
 static void test_empty(void **state)
@@ -261,7 +238,7 @@ static void test_empty(void **state)
         map(places[i], PPN, i, i);
     window_empty(window);
     for (unsigned i = 0; i < ARRAY_LENGTH(places); i++) {
-        expect(places[i], NOT_MAPPED);
+        expect(places[i], HIDDEN);
         expect_reserved(places[i]);
     }
     window_drop_ppn(window, PPN);
@@ -303,7 +280,7 @@ static void test_full(void **state)
     assert_int_equal(window_count(window), 1);
     expect_page(LOW, WRITABLE, 5);
     for (unsigned i = 0; i < WINDOW_PAGES; i++)
-        expect(HIGH + i * PAGE_SIZE, NOT_MAPPED);
+        expect(HIGH + i * PAGE_SIZE, HIDDEN);
     window_drop_linear(window, LOW);
     fill(0, 1);
     expect_full();
@@ -391,7 +368,7 @@ static void model_check(void)
         const struct model_page *page = &model[at];
         count += page->is_mapped;
         if (!page->is_mapped)
-            expect(model_place(at), NOT_MAPPED);
+            expect(model_place(at), HIDDEN);
         else if (page->access == WINDOW_ZERO)
             expect_bytes(model_place(at), READABLE, zeros);
         else
@@ -424,9 +401,9 @@ static void test_one_at_a_time(void **state)
     assert_null(second);
     expect_page(HIGH, WRITABLE, 1);
     teardown(state);
-    expect(HIGH, NOT_MAPPED);
+    expect(HIGH, HIDDEN);
     assert_int_equal(window_create(&window, &err), STATUS_OK);
-    expect(HIGH, NOT_MAPPED);
+    expect(HIGH, HIDDEN);
     map(HIGH, PPN, 2, WINDOW_READ);
     assert_int_equal(window_count(window), 1);
     expect_page(HIGH, READABLE, 2);
@@ -476,7 +453,7 @@ int main(void)
 {
     const size_t size = HOST_PAGES * PAGE_SIZE;
     int file = memfd_create("window_test", 0);
-    if (ftruncate(file, (off_t)size) != 0 || pipe(ends) != 0)
+    if (ftruncate(file, (off_t)size) != 0 || !window_probe_open())
         return 1;
     host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     has_room = window_create(&window, NULL) != STATUS_UNSUPPORTED;

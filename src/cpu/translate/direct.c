@@ -278,13 +278,12 @@ bool direct_is_due(struct translate *translate, struct translation *t, const str
     return false;
 }
 
-struct translation *direct_follow(struct translate *translate, struct translation *t,
-                                  const struct link *link)
+void direct_follow(struct translate *translate, const struct translation *t,
+                   const struct link *link)
 {
     struct translation *from = link != NULL ? link_from(translate, link) : NULL;
     if (t->is_direct && from != NULL && !from->is_direct && !from->is_dead)
         translate_unlink(translate, from);
-    return t;
 }
 
 static unsigned site_of(uint64_t gpa)

@@ -158,10 +158,12 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
         bool grows = heat(vcpu, translate, t) && could_grow(translate, t);
         if (grows || unlikely(has_foreign_runs(vcpu, translate, t)))
             translate_unlink(translate, t);
-        else if (likely(is_direct == t->is_direct))
-            return direct_follow(translate, t, link_here(vcpu, translate));
-        else
+        else if (unlikely(is_direct != t->is_direct))
             was_hot = t->is_hot;
+        else {
+            direct_follow(translate, t, link_here(vcpu, translate));
+            return t;
+        }
     }
     *block = translate->is_lockstep ? block_find(vcpu) : block_decode_here(vcpu);
     if (*block == vcpu->interp->solo) {
@@ -180,7 +182,8 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
         t = translate_block(translate, *block, is_loop, is_hot, is_direct);
         heat(vcpu, translate, t);
     }
-    return direct_follow(translate, t, link_here(vcpu, translate));
+    direct_follow(translate, t, link_here(vcpu, translate));
+    return t;
 }
 
 void translate_enter(struct translate *translate, const void *code)

@@ -393,10 +393,10 @@ void direct_open(struct translate *translate);
 /* The dispatcher's: what the guest comes to by `link` (NULL: by none) is to be translated as
  * direct. `t`: the translation that there is, or NULL. */
 bool direct_is_due(struct translate *translate, struct translation *t, const struct link *link);
-/* It goes on at t, which is returned. Where `link` comes from code that is not direct, and cannot
+/* It goes on at t. Where `link` comes from code that is not direct, and cannot
  * lead to t, that code is dropped, to be made as direct when it is next reached. */
-struct translation *direct_follow(struct translate *translate, struct translation *t,
-                                  const struct link *link);
+void direct_follow(struct translate *translate, const struct translation *t,
+                   const struct link *link);
 /* User code is about to run, and the window is open for its address space. */
 static inline bool direct_may_run(const struct translate *translate)
 {

@@ -55,7 +55,6 @@ static inline void tlb_set_clear(struct tlb_set *set)
     }
 }
 
-/* Passes through a set, lowest first; what was returned may be removed meanwhile. */
 static inline unsigned tlb_set_count(const struct tlb_set *set)
 {
     unsigned count = 0;
@@ -68,6 +67,7 @@ static inline unsigned tlb_set_count(const struct tlb_set *set)
     return count;
 }
 
+/* Passes through a set, lowest first; what was returned may be removed meanwhile. */
 struct tlb_cursor {
     uint64_t groups, words, rest;
     unsigned group, base;

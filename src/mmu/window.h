@@ -19,7 +19,7 @@
  *
  * THE INVARIANT: what is mapped here, the guest could find in a TLB that forgets only what it is
  * told to, for user code, and with the same permissions; and it goes when that TLB's entry would
- * go: tlb.c and space.c call the drops below from each place where they drop entries. It is owned
+ * go: tlb.c and mmu.c call the drops below from each place where they drop entries. It is owned
  * as the TLB is (mmu.h).
  *
  * A page costs a mapping of the host's, so there are WINDOW_PAGES at most, and mapping one takes

@@ -9,13 +9,11 @@
  * The guest's tables are changed with the vCPU parked, since they may be traced (shadow.h).
  */
 
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 

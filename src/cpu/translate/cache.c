@@ -141,19 +141,18 @@ struct translation *translate_page_first(const struct translate *translate, uint
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege)
 {
-    const bool is_open = translate->direct.is_open;
-    struct translation *found = NULL;
+    const bool may_be_direct = direct_may_run(translate, privilege);
+    struct translation *other = NULL;
     for (struct translation *t = ref_get(translate, *hash_bucket(translate, gpa)); t != NULL;
          t = ref_get(translate, t->hash_next)) {
-        if (translation_gpa(t) != gpa || t->privilege != privilege || (t->is_direct && !is_open) ||
-            !translation_is_for(t, rip))
+        if (translation_gpa(t) != gpa || t->privilege != privilege || !translation_is_for(t, rip))
             continue;
-        if (t->is_direct || !is_open)
+        if (t->is_direct == may_be_direct)
             return t;
-        if (found == NULL)
-            found = t;
+        if (may_be_direct && other == NULL)
+            other = t;
     }
-    return found;
+    return other;
 }
 
 void translate_insert(struct translate *translate, struct translation *t)

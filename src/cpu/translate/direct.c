@@ -34,7 +34,7 @@
  * dispatcher sees them again, the jump cache is emptied when the window opens, at the next
  * interrupt and every SEARCH_PERIODS-th. THE INVARIANT: while it is not open for the current
  * address space no direct translation is found: not in the tables (translate_look_up), not in the
- * jump cache (suspend), not by a link (translate_chain).
+ * jump cache (direct_leave), not by a link (translate_chain).
  */
 
 #include <signal.h>
@@ -143,19 +143,13 @@ static bool have_window(struct translate *translate)
 {
     struct mmu *mmu = &translate->vcpu->mmu;
     struct error err;
-    if (mmu->window != NULL || translate->direct.is_refused)
-        return mmu->window != NULL;
-    translate->direct.is_refused = window_create(&mmu->window, &err) != STATUS_OK;
-    if (!translate->direct.is_refused && !watch_faults()) {
-        window_destroy(mmu->window);
-        mmu->window = NULL;
-        translate->direct.is_refused = true;
-    }
-    return mmu->window != NULL;
+    if (mmu->window == NULL && !translate->direct.is_refused)
+        translate->direct.is_refused =
+            window_create(&mmu->window, &err) != STATUS_OK || !watch_faults();
+    return !translate->direct.is_refused;
 }
 
-/* No direct translation is found any more. */
-static void suspend(struct translate *translate)
+void direct_leave(struct translate *translate)
 {
     if (!translate->direct.is_open)
         return;
@@ -181,27 +175,27 @@ void direct_open(struct translate *translate)
 
 static void close_window(struct translate *translate)
 {
-    suspend(translate);
+    direct_leave(translate);
     translate->direct.has_space = false;
     window_empty(translate->vcpu->mmu.window);
 }
 
-void direct_leave(struct translate *translate)
+static bool show(struct translate *translate, uint64_t linear)
 {
-    suspend(translate);
+    bool is_shown = mmu_show(&translate->vcpu->mmu, linear);
+    translate->direct.shown += is_shown;
+    return is_shown;
 }
 
 /* The guest has taken a page fault for an access, and comes back to do it again. */
 static void show_wanted(struct translate *translate)
 {
     struct direct *direct = &translate->direct;
-    struct mmu *mmu = &translate->vcpu->mmu;
     uint64_t linear = direct->wanted;
     direct->wanted = DIRECT_NO_FAULT;
-    if (!direct->is_open || !window_has_place(linear) ||
-        mmu_find(mmu, linear, MMU_READ, MMU_USER) == NULL)
-        return;
-    direct->shown += mmu_show(mmu, linear);
+    if (direct->is_open && window_has_place(linear) &&
+        mmu_find(&translate->vcpu->mmu, linear, MMU_READ, MMU_USER) != NULL)
+        show(translate, linear);
 }
 
 void direct_return(struct translate *translate)
@@ -262,20 +256,16 @@ void direct_tick(struct translate *translate)
 
 bool direct_is_due(struct translate *translate, struct translation *t, const struct link *link)
 {
-    if (!direct_may_run(translate))
+    if (!direct_may_run(translate, translate->vcpu->privilege))
         return false;
-    if (t != NULL && t->is_direct)
+    if (t == NULL || t->is_direct)
         return true;
-    if (t != NULL && t->is_crossing)
+    if (t->is_crossing)
         return false;
-    if (link != NULL && link_from(translate, link)->is_direct)
+    if (t->is_hot || (link != NULL && link_from(translate, link)->is_direct))
         return true;
-    if (t == NULL || t->is_hot || ++t->visits == VISITS) {
-        if (t != NULL)
-            t->visits = 0;
-        return true;
-    }
-    return false;
+    t->visits = (t->visits + 1u) % VISITS;
+    return t->visits == 0;
 }
 
 void direct_follow(struct translate *translate, const struct translation *t,
@@ -309,14 +299,8 @@ void direct_learn(struct translate *translate, struct translation *t, uint64_t g
     uint8_t *bad = &direct->bad[site_of(gpa)];
     uint64_t fault = direct->wanted;
     direct->wanted = DIRECT_NO_FAULT;
-    if (!direct->is_open)
+    if (!direct->is_open || (fault != DIRECT_NO_FAULT && show(translate, fault)))
         return;
-    if (fault != DIRECT_NO_FAULT) {
-        if (mmu_show(&translate->vcpu->mmu, fault)) {
-            direct->shown++;
-            return;
-        }
-    }
     if (*bad == SITE_BAD || ++*bad == SITE_BAD)
         translate_unlink(translate, t);
 }

@@ -24,7 +24,9 @@
  *               high.c: AH to BH; divide.c: DIV and IDIV
  *   privileged.c, level.c
  *               system instructions
- *   memory.c    TLB probes, slow paths
+ *   memory.c    memory operands, slow paths
+ *   probe.c     TLB probes
+ *   direct.c    accesses without them: the window
  *   run.c       accesses that share a probe
  *   flags.c     where the guest's flags are
  *   vector.c    vector instructions; splice.c: their encoding
@@ -174,7 +176,7 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
     }
     /* It may have parked, and RIP be somewhere else now. */
     t = translate_look_up(translate, (*block)->gpa, vcpu->rip, vcpu->privilege);
-    is_direct = is_direct && direct_may_run(translate);
+    is_direct = is_direct && direct_may_run(translate, vcpu->privilege);
     if (t == NULL || t->is_direct != is_direct) {
         const struct link *link = link_here(vcpu, translate);
         bool is_loop = link != NULL && link->is_backward;

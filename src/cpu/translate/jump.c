@@ -161,7 +161,7 @@ const void *jump_recall(struct translate *translate, unsigned privilege, uint64_
     unsigned slot = home_of(rip);
     if (cache->jumps[slot].rip != (rip ^ JUMP_PUT_AWAY))
         slot ^= 1;
-    uint64_t kind = translate->direct.is_open && privilege == MMU_USER ? PPN_DIRECT : 0;
+    uint64_t kind = direct_may_run(translate, privilege) ? PPN_DIRECT : 0;
     if (cache->jumps[slot].rip != (rip ^ JUMP_PUT_AWAY) || cache->ppns[slot] != (ppn | kind) ||
         ppn == NO_PPN)
         return NULL;

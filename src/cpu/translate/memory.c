@@ -62,10 +62,10 @@ struct slow_path *context_slow_begin_operand(struct context *c, unsigned alignme
         return context_slow_begin_spare(c);
     /* A later access of a direct run: it spoils no flags, and those of a fault are the CPU's. */
     struct slow_path *slow = slow_new(c);
-    slow->recipe = c->recipe;
-    if (c->in_slot)
-        slow->recipe.kind = RECIPE_NONE;
-    slow->in_host = c->in_host && !c->in_slot && slow->recipe.kind == RECIPE_NONE;
+    if (!c->in_slot && c->recipe.kind != RECIPE_NONE)
+        slow->recipe = c->recipe;
+    else
+        slow->in_host = !c->in_slot;
     return slow;
 }
 

@@ -1,7 +1,8 @@
 /*
  * Probes of the TLB in generated code: a linear address becomes a host address. There are four
  * kinds, by what is known of the address: nothing, that it is near RSP, how far from the page of
- * the code, all of it. What has failed looks elsewhere, aside (look), before it is the slow path.
+ * the code, all of it; and direct accesses (direct.c) have one that asks no TLB. What has failed
+ * looks elsewhere, aside (look), before it is the slow path.
  */
 
 #include "cpu/translate/context.h"
@@ -96,6 +97,14 @@ static void emit_flip(struct emit *e)
     emit_u8(e, WINDOW_BIT);
 }
 
+/* T2 = what is above the bits of a low address in T0; ZF: nothing is. */
+static void emit_above_low(struct emit *e)
+{
+    emit_mov(e, T2, T0);
+    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T2)); /* shr */
+    emit_u8(e, WINDOW_LOW_BITS);
+}
+
 /* A direct access to the other half of the window than its probe was made for. */
 static void emit_direct_look(struct emit *e, const struct second_look *look)
 {
@@ -104,9 +113,7 @@ static void emit_direct_look(struct emit *e, const struct second_look *look)
         emit_link(e, emit_jcc(e, CONDITION_B), look->back);
         return;
     }
-    emit_mov(e, T2, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T2)); /* shr */
-    emit_u8(e, WINDOW_LOW_BITS);
+    emit_above_low(e);
     emit_alu_immediate(e, 7, 4, rm_reg(T2), 1u << (WINDOW_BIT - WINDOW_LOW_BITS));
     emit_link(e, emit_jcc(e, CONDITION_E), look->back);
 }
@@ -115,10 +122,6 @@ void context_look_emit(struct context *c, const struct second_look *look)
 {
     struct emit *e = &c->e;
     emit_link(e, look->jump, emit_offset(e));
-    if (look->from == LOOK_LOW || look->from == LOOK_HIGH) {
-        emit_direct_look(e, look);
-        return;
-    }
     uint32_t routine = c->translate->second_look[look->privilege][look->access];
     switch (look->from) {
     case LOOK_PAGE:
@@ -140,7 +143,8 @@ void context_look_emit(struct context *c, const struct second_look *look)
         break;
     case LOOK_LOW:
     case LOOK_HIGH:
-        break;
+        emit_direct_look(e, look);
+        return;
     }
     emit_call_to(e, routine);
     emit_lea(e, T0, rm_at(T0, -look->less));
@@ -418,9 +422,7 @@ struct emit_rm context_direct_operand(struct context *c, struct slow_path *slow)
     c->in_host = false;
     struct second_look *look;
     if (is_low(c)) {
-        emit_mov(e, T2, T0);
-        emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T2)); /* shr */
-        emit_u8(e, WINDOW_LOW_BITS);
+        emit_above_low(e);
         look = look_begin(c, slow, false, CONDITION_NE);
         emit_flip(e);
         if (look != NULL)

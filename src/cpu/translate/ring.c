@@ -104,8 +104,7 @@ static void limit_set(const struct translate *translate, struct ring *ring)
     ring->limit = oldest < ring->at ? ring->end : oldest;
 }
 
-/* ------------------------------------------------------------------------- from code to who has it
- */
+/* ------------------------------------------------------------------------- whose code it is */
 
 /* t, the youngest, is the first to begin in its page of code, or it is not; and none begins in
  * those that are all its own. */

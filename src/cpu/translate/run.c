@@ -235,10 +235,10 @@ static bool find_operand(const struct finder *f, const struct insn *insn, const 
         return false;
     if (insn->base < GPR_COUNT)
         place_at(f, p, insn->base, 0);
-    else if (insn->base == INSN_REG_RIP)
-        *p = (struct place){
-            VALUE_RIP, VALUE_NONE,        0, 0, (int64_t)f->rip + insn->length, p->size,
-            p->writes, .is_direct = false};
+    else if (insn->base == INSN_REG_RIP) {
+        p->base = VALUE_RIP;
+        p->offset = (int64_t)f->rip + insn->length;
+    }
     p->offset += insn->displacement;
     if (insn->index < GPR_COUNT) {
         p->index = f->gpr[insn->index].number;

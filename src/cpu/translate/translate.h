@@ -397,10 +397,10 @@ bool direct_is_due(struct translate *translate, struct translation *t, const str
  * lead to t, that code is dropped, to be made as direct when it is next reached. */
 void direct_follow(struct translate *translate, const struct translation *t,
                    const struct link *link);
-/* User code is about to run, and the window is open for its address space. */
-static inline bool direct_may_run(const struct translate *translate)
+/* The window is open for the current address space, and this is user code's privilege. */
+static inline bool direct_may_run(const struct translate *translate, unsigned privilege)
 {
-    return translate->direct.is_open && translate->vcpu->privilege == MMU_USER;
+    return translate->direct.is_open && privilege == MMU_USER;
 }
 /* The access of the instruction at gpa may be a direct one. */
 bool direct_is_wanted(const struct translate *translate, uint64_t gpa);

@@ -195,8 +195,9 @@ struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, 
                                      bool write);
 /* The same by the window (direct.c). Until the instruction has accessed it nothing of the guest's
  * state changes, but that flags that can be made again are made. */
-void context_direct_mark(struct context *c, struct slow_path *slow); /* before a direct access */
 struct emit_rm context_direct_operand(struct context *c, struct slow_path *slow);
+/* Before any direct access: it may fault, and go on at the slow path. */
+void context_direct_mark(struct context *c, struct slow_path *slow);
 /* The same for what is at [base + displacement]: base is not one of those in the frame. */
 void context_probe_base(struct context *c, struct slow_path *slow, unsigned base,
                         int32_t displacement, unsigned size, bool write);

@@ -2,9 +2,9 @@
  * The aerostat-vm program: one process that is one virtual machine.
  *
  * It takes its name, makes what outlives a machine, gives up what it will not need (sandbox.h),
- * builds the machine and runs it; after a guest reset it builds the machine anew. Signals are taken
- * by a small event loop, so that no handler runs anywhere; the control socket has another, so that
- * a signal ends the VM whatever the control socket is waiting for.
+ * builds the machine and runs it; after a guest reset it builds the machine anew. A thread waits for
+ * signals, so that no handler runs anywhere; the control socket has an event loop, so that a signal
+ * ends the VM whatever the control socket is waiting for.
  */
 
 #include <errno.h>
@@ -15,9 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "control/admit.h"
@@ -49,9 +47,8 @@ struct program {
     struct terminal terminal;
     struct vm_slot slot;
     struct detach detach;
-    struct io_loop *signal_loop;
-    struct io_source *signals;
-    int signal_fd, stats_fd, console_fd;
+    struct signal_watch *signals;
+    int stats_fd, console_fd;
     struct layer ram;
     int ram_fd; /* of it, for reading alone; -1: this host cannot give one */
     struct manager_link *link;
@@ -64,13 +61,10 @@ struct program {
     struct control_answerer answerer;
 };
 
-static void on_signal(void *context, uint32_t events)
+static void on_signal(void *context, int number)
 {
-    (void)events;
     struct program *program = context;
-    struct signalfd_siginfo info;
-    if (read(program->signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
-        vm_slot_stop(&program->slot, info.ssi_signo);
+    vm_slot_stop(&program->slot, (uint32_t)number);
 }
 
 static void on_quit(void *context)
@@ -79,22 +73,21 @@ static void on_quit(void *context)
     vm_slot_stop(&program->slot, STOP_BY_USER);
 }
 
-static enum status watch_signals(struct program *program, struct error *err)
+/* Before there are other threads. */
+static void prepare_signals(void)
 {
     sigset_t watched;
     signals_that_end(&watched);
     sigprocmask(SIG_BLOCK, &watched, NULL);
     signal(SIGPIPE, SIG_IGN); /* a closed console, a lost connection: EPIPE says it */
     signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes: EFBIG says it */
-    program->signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (program->signal_fd < 0)
-        return error_set(err, STATUS_IO, "cannot watch signals: %s", strerror(errno));
+}
 
-    enum status status = io_loop_create(&program->signal_loop, "aerostat-signal", err);
-    if (status == STATUS_OK)
-        status = io_source_create(&program->signals, program->signal_loop, program->signal_fd,
-                                  EPOLLIN, on_signal, program, err);
-    return status;
+static enum status watch_signals(struct program *program, struct error *err)
+{
+    sigset_t watched;
+    signals_that_end(&watched);
+    return signal_watch_start(&program->signals, &watched, on_signal, program, err);
 }
 
 /* Where a manager runs, it has a say in whether there is memory for the VM. It may have found us
@@ -362,15 +355,13 @@ static int program_run(struct program *program, bool has_stdout)
     if (status == STATUS_OK && program->options.engine != &interp_engine)
         status = code_pool_create(&program->host.code_pool, program->options.code_cache,
                                   program->options.cpus, &err);
-    if (status == STATUS_OK)
-        status = watch_signals(program, &err);
     if (status != STATUS_OK) {
         log_error("%s", err.text);
         return startup_exit_status(status);
     }
+    prepare_signals();
     /* From here on there are other threads. */
-    if (sandbox_enter(&err) != STATUS_OK ||
-        io_loop_start(program->signal_loop, &err) != STATUS_OK) {
+    if (sandbox_enter(&err) != STATUS_OK || watch_signals(program, &err) != STATUS_OK) {
         log_error("%s", err.text);
         return EXIT_STATUS_FAILURE;
     }
@@ -396,14 +387,12 @@ static void program_close(struct program *program)
     if (program->ram_fd >= 0)
         close(program->ram_fd);
     io_loop_destroy(program->control_loop);
-    io_loop_destroy(program->signal_loop);
+    signal_watch_stop(program->signals);
     if (program->host.thunks != NULL)
         thunk_set_destroy(program->host.thunks);
     code_pool_destroy(program->host.code_pool);
     swap_destroy(program->host.swap);
     overlays_close(program->host.overlays);
-    if (program->signal_fd >= 0)
-        close(program->signal_fd);
     if (program->stats_fd >= 0)
         close(program->stats_fd);
     if (program->console_fd >= 0)
@@ -416,7 +405,6 @@ static void program_close(struct program *program)
 int main(int argc, char **argv)
 {
     struct program program = {
-        .signal_fd = -1,
         .stats_fd = -1,
         .console_fd = -1,
         .ram_fd = -1,

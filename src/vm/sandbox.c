@@ -62,7 +62,8 @@ static const int allowed_calls[] = {
     SCMP_SYS(gettimeofday),
     SCMP_SYS(clock_nanosleep),
     SCMP_SYS(nanosleep),
-    /* signals: masks of new threads, and what abort needs */
+    /* signals: who waits for them, masks of new threads, and what abort needs */
+    SCMP_SYS(rt_sigtimedwait),
     SCMP_SYS(rt_sigaction),
     SCMP_SYS(rt_sigprocmask),
     SCMP_SYS(rt_sigreturn),

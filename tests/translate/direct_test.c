@@ -356,6 +356,37 @@ static void test_fault_in_a_run(void **state)
     user_destroy(&user);
 }
 
+/* Flags that an access has left in parts, at an instruction behind it that may not be: #NM. */
+static void test_flags_in_parts(void **state)
+{
+    static const uint8_t code[] = {
+        0x9f,             /* lahf: done by its handler, so vector registers are not at hand */
+        0x01, 0xd3,       /* add ebx, edx */
+        0x89, 0xd3,       /* mov ebx, edx */
+        0x48, 0x8b, 0x0e, /* mov rcx, [rsi] */
+        0x0f, 0x28, 0xc1, /* movaps xmm0, xmm1 */
+        0xf4,
+    };
+    struct user user;
+    user_create(&user, false);
+    struct vcpu *vcpu = user.vm.vcpu;
+    warm_up(&user, 1000);
+    testvm_put(&user.vm, CODE + 0x1000, code, sizeof(code));
+    vcpu->mmu.cr4 |= CR4_OSFXSR;
+    for (unsigned i = 0; i < 12; i++) {
+        if (i == 6)
+            vcpu->mmu.cr0 |= CR0_TS;
+        vcpu->gpr[GPR_RBX] = i % 2 == 0 ? 1 : UINT32_MAX; /* with RDX: no carry, or one */
+        run_at(&user, CODE + 0x1000, DATA, 0);
+        assert_int_equal(vcpu->rip, CODE + 0x1000 + (i < 6 ? 11 : 8));
+        assert_int_equal(vcpu->rflags & FLAG_CF, i % 2);
+        assert_int_equal(vcpu->gpr[GPR_RCX], 1000);
+    }
+    assert_true(
+        translate_look_up(user.translate, CODE + 0x1000, CODE + 0x1000, MMU_USER)->is_direct);
+    user_destroy(&user);
+}
+
 /* With alignment checks on, user code goes by other rules, and to the slow path each time. */
 static void test_alignment(void **state)
 {
@@ -451,11 +482,17 @@ static void test_when_it_opens(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_page_is_mapped_once), cmocka_unit_test(test_another_page),
-        cmocka_unit_test(test_address_spaces),        cmocka_unit_test(test_ways_in),
-        cmocka_unit_test(test_what_leads_to_it),      cmocka_unit_test(test_faults),
-        cmocka_unit_test(test_fault_in_a_run),        cmocka_unit_test(test_alignment),
-        cmocka_unit_test(test_where_it_has_no_place), cmocka_unit_test(test_the_page_map),
+        cmocka_unit_test(test_a_page_is_mapped_once),
+        cmocka_unit_test(test_another_page),
+        cmocka_unit_test(test_address_spaces),
+        cmocka_unit_test(test_ways_in),
+        cmocka_unit_test(test_what_leads_to_it),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_fault_in_a_run),
+        cmocka_unit_test(test_flags_in_parts),
+        cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_where_it_has_no_place),
+        cmocka_unit_test(test_the_page_map),
         cmocka_unit_test(test_when_it_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -227,7 +227,7 @@ static void put_stack(struct program *p)
     case 4:
     case 5:
         if (reg == GPR_RSP)
-            reg = GPR_RBX;
+            put_u8(p, 0x54); /* push rsp */
         put_u8(p, 0x40 | reg >> 3);
         put_u8(p, 0x58 | (reg & 7)); /* pop */
         break;
@@ -447,13 +447,29 @@ static void put_relative(struct program *p)
     put_u32(p, (uint32_t)(to - (CODE + p->length + 4)));
 }
 
-/* A call of what comes next: its return address is popped. */
+/* A call of what comes next, or a jump there, mostly by way of memory. A return address is popped.
+ */
 static void put_call(struct program *p)
 {
-    put_u8(p, 0xe8);
-    put_u32(p, 0);
-    put_u8(p, 0x41);
-    put_u8(p, 0x5b); /* pop r11 */
+    bool calls = below(p, 3) != 0;
+    if (below(p, 3) == 0) {
+        put_u8(p, 0xe8);
+        put_u32(p, 0);
+        calls = true;
+    } else {
+        struct operand_form m = any_operand(p);
+        put(p, "\x48\x8d\x05", 3); /* lea rax, [rip + ...] */
+        size_t at = p->length;
+        put_u32(p, 0);
+        put_memory(p, 0, 8, 0x89, GPR_RAX, m);
+        put_memory(p, 0, 4, 0xff, calls ? 2 : 4, m);
+        uint32_t distance = (uint32_t)(p->length - (at + 4));
+        memcpy(p->bytes + at, &distance, 4);
+    }
+    if (calls) {
+        put_u8(p, 0x41);
+        put_u8(p, 0x5b); /* pop r11 */
+    }
 }
 
 static void put_bases(struct program *p)

@@ -29,8 +29,16 @@ bool translate_changes_privilege(const struct insn *insn)
     return insn->mnemonic == ZYDIS_MNEMONIC_STAC || insn->mnemonic == ZYDIS_MNEMONIC_CLAC;
 }
 
-/* The state of the flags that the block would like to begin with. */
-static enum flags_need block_need(const struct block *block)
+/* Its slow path needs flags in the slot, if it is taken; else the instruction minds as little where
+ * they are as a direct access does. */
+static bool is_plain(const struct insn *insn)
+{
+    return translate_is_inline(insn) && !divide_is_inline(insn);
+}
+
+/* The state of the flags that the block would like to begin with. are_in_host: who comes there has
+ * them in the CPU, and accesses are direct, which leaves them where they are. */
+static enum flags_need block_need(const struct block *block, bool are_in_host)
 {
     for (unsigned i = 0; i < block->count; i++) {
         const struct insn *insn = &block->insns[i];
@@ -40,6 +48,8 @@ static enum flags_need block_need(const struct block *block)
                        ? FLAGS_HOST
                        : FLAGS_SAVED;
         enum flags_need need = vector_is_inline(insn) ? vector_need(insn) : integer_need(insn);
+        if (need == FLAGS_SAVED && are_in_host && is_plain(insn))
+            return FLAGS_HOST;
         if (need != FLAGS_INDIFFERENT)
             return need;
     }
@@ -84,7 +94,7 @@ static void emit_blocks(struct context *c)
             c->loop_offsets[i] = emit_offset(&c->e);
         c->next_rip = c->rip + insn->length;
         bool done = integer_emit(c);
-        if (!done || is_last)
+        if (is_last)
             context_flags_make(c);
         if (is_last && is_loop)
             context_flags_settle(c);
@@ -129,7 +139,7 @@ static void emit_slow_paths(struct context *c)
         uint32_t way = context_slow_emit(c, slow, i);
         entries[i] = (struct slow_entry){
             .insn = (uint16_t)((slow->rip - t->rip) | (slow->exits ? SLOW_EXITS : 0)),
-            .resume = (uint16_t)(slow->exits ? 0 : slow->resume - t->code),
+            .resume = (uint16_t)(slow->resume != 0 ? slow->resume - t->code : 0),
             .count = (uint8_t)(slow->end - slow->index + 1),
             .direct = (uint16_t)(slow->is_direct ? way - t->aside + 1 : 0)};
         if (slow->run.span != 0) {
@@ -144,9 +154,12 @@ static void emit_slow_paths(struct context *c)
 }
 
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop, bool is_hot, bool is_direct)
+                                    const struct link *link, bool is_hot, bool is_direct)
 {
     struct vcpu *vcpu = translate->vcpu;
+    /* It may be part of what has to make room. */
+    bool is_loop = link != NULL && link->is_backward;
+    bool are_in_host = is_direct && link != NULL && link->in_host;
     bool is_relative = relative_is_wanted(translate, block->gpa >> PAGE_SHIFT, vcpu->rip);
     ring_reserve(translate);
     bool is_crossing = (block->gpa & PAGE_MASK) + block->bytes > PAGE_SIZE;
@@ -164,7 +177,7 @@ struct translation *translate_block(struct translate *translate, const struct bl
                               .aside = translate->aside_ring.at};
     if (is_crossing)
         ((struct crossing *)t)->insn = block->insns[0];
-    enum flags_need need = block_need(block);
+    enum flags_need need = block_need(block, are_in_host);
     struct context c;
     memset(&c, 0, CONTEXT_CLEARED);
     c.e = emit_begin(translate->code.write, t->code);

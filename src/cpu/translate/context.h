@@ -5,11 +5,12 @@
  * The translation being made.
  *
  * Guest flags. They are in the host's flags (`in_host`), in the slot of the stack frame
- * (`in_slot`), or can be made again (`recipe`): see flags.c. An exception finds them exact, always.
+ * (`in_slot`), in both, CF apart (`in_parts`), or can be made again (`recipe`): see flags.c. An
+ * exception finds them exact, always.
  *
  * Slow paths. A memory operand that misses the TLB sends the whole instruction to its handler in
  * the interpreter, out of line; nothing of the guest's state has changed until then. It resumes
- * with the flags in the CPU and in the slot.
+ * with the flags in the CPU and in the slot; where they were in parts CF's own slot still holds.
  */
 
 #include "cpu/translate/run.h"
@@ -56,8 +57,7 @@ struct second_look {
         LOOK_SPAN,     /* T0 is the address of `span` bytes */
         LOOK_STACK,    /* the same, but the stack page has been subtracted from T0 */
         LOOK_CONSTANT, /* `page`; then T0 is to be less than its host address by `less` */
-        LOOK_LOW,      /* T0 is flipped, and of the low ones if it is in the window */
-        LOOK_HIGH,     /* T0 is an address of the high ones if it is in the window */
+        LOOK_LOW,      /* T0 is a host address if that is in the low half's part of the window */
     } from;
     unsigned span;
     uint64_t page;
@@ -69,14 +69,15 @@ struct slow_path {
     uint32_t jumps[SLOW_JUMPS]; /* branches to be linked to it */
     unsigned jump_count, look_count;
     struct second_look looks[SLOW_LOOKS];
-    uint32_t resume; /* offset of what follows the instructions; */
+    uint32_t resume; /* offset of what follows the instructions; where it exits, its accesses; */
     uint32_t alone; /* of what follows the first one, if others follow and can do without C; or 0 */
     uint64_t rip;
     uint8_t index, end; /* instructions that C runs: of a run, all that are left */
     uint8_t at;         /* the place of the access in the run, */
     struct run run;     /* whose probe this is; span 0: it is no run's */
     bool is_direct;     /* an access may fault: this is the way then, */
-    bool in_host;       /* and the flags are in the CPU alone */
+    bool in_host;       /* and the flags are in the CPU alone, */
+    bool in_parts;      /* or CF is in its slot, and the others are in the CPU */
     bool exits;         /* does not resume: the handler says where it goes on */
     uint8_t vectors;    /* registers in the CPU when it resumes (enum vectors_level) */
 };
@@ -86,7 +87,7 @@ struct vectors_load {
     uint32_t jump, back; /* the branch to be linked to it, and where it resumes */
     uint64_t rip;        /* of what comes next */
     uint8_t level;
-    bool in_host; /* flags */
+    bool in_host, in_parts; /* flags */
 };
 
 /* A branch that leaves, to be completed out of line. */
@@ -111,7 +112,7 @@ struct context {
     unsigned index, count;    /* where insn is in them, and how many there are */
     /* Bits by index: the last of a block; and of those, where the next one follows (trace.c). */
     uint64_t block_ends, follows;
-    bool in_host, in_slot;
+    bool in_host, in_slot, in_parts;
     struct flags_recipe recipe;
     unsigned vectors;  /* enum vectors_level: what is in the CPU now. Who calls C makes it 0 */
     bool keeps_copies; /* see context_get */
@@ -148,12 +149,12 @@ struct context {
 void context_flags_save(struct context *c);   /* now in the slot */
 void context_flags_load(struct context *c);   /* now in the CPU */
 void context_flags_make(struct context *c);   /* now in either */
-void context_flags_settle(struct context *c); /* now in either, and no recipe is left */
+void context_flags_settle(struct context *c); /* now in either or in parts, and no recipe is left */
 /* After an instruction that has written all flags, or some after context_flags_load. */
 static inline void context_flags_written(struct context *c)
 {
     c->in_host = true;
-    c->in_slot = false;
+    c->in_slot = c->in_parts = false;
     c->recipe.kind = RECIPE_NONE;
 }
 /* Guest register `gpr` is about to be written by an instruction that leaves flags alone. For those
@@ -161,18 +162,24 @@ static inline void context_flags_written(struct context *c)
 void flags_keep(struct context *c, unsigned gpr);
 /* Before a probe: they are in the slot, or the slow path has a recipe. */
 void flags_spare(struct context *c, struct slow_path *slow);
-void flags_emit_slow(struct context *c, const struct flags_recipe *recipe);
+/* The same before a direct access, which spoils CF or nothing. */
+void flags_spare_carry(struct context *c, struct slow_path *slow, bool spoils);
+/* At a slow path: they are in the slot. */
+void flags_emit_slow(struct context *c, const struct slow_path *slow);
 void flags_emit_recipe(struct context *c, const struct flags_recipe *recipe);
 /* From the CPU to the slot, and back. Both spoil T2. */
 void emit_flags_save(struct emit *e);
 void emit_flags_load(struct emit *e);
+/* The same of CF alone, and its own slot. The second spoils T2. */
+void emit_carry_save(struct emit *e);
+void emit_carry_load(struct emit *e);
 /* to = the status flags of the slot at [RSP + slot], as in RFLAGS; and back, of which `from` may
  * have any others, and is spoiled. Both spoil flags. */
 void emit_flags_take(struct emit *e, unsigned to, unsigned scratch, int32_t slot);
 void emit_flags_give(struct emit *e, unsigned from, unsigned scratch, int32_t slot);
 
 /* probe.c: where guest memory is */
-/* T0 = linear address of the memory operand. Spoils T1 and flags. */
+/* T0 = linear address of the memory operand. Spoils T1. */
 void context_address(struct context *c);
 void context_address_to(struct context *c, unsigned to); /* the same, in another register */
 /* The low half of `to` = the low half of from >> count. Spoils flags. */
@@ -194,8 +201,11 @@ void context_probe_to(struct context *c, struct slow_path *slow, struct emit_rm 
 struct emit_rm context_probe_operand(struct context *c, struct slow_path *slow, unsigned size,
                                      bool write);
 /* The same by the window (direct.c). Until the instruction has accessed it nothing of the guest's
- * state changes, but that flags that can be made again are made. */
+ * state changes, but that flags that can be made again are made. Spoils T1, T2 and CF. */
 struct emit_rm context_direct_operand(struct context *c, struct slow_path *slow);
+/* The same for what is at [base + displacement]: base is not one of those in the frame. */
+struct emit_rm context_direct_base(struct context *c, struct slow_path *slow, unsigned base,
+                                   int32_t displacement);
 /* Before any direct access: it may fault, and go on at the slow path. */
 void context_direct_mark(struct context *c, struct slow_path *slow);
 /* The same for what is at [base + displacement]: base is not one of those in the frame. */
@@ -208,7 +218,8 @@ void context_look_emit(struct context *c, const struct second_look *look);
 struct slow_path *context_slow_begin(struct context *c); /* saves the flags */
 /* The same, for those who call flags_keep before they write registers. */
 struct slow_path *context_slow_begin_spare(struct context *c);
-/* The same, for one that has no other access than its operand, with that alignment. */
+/* The same, for one that has no other access than its operand, with that alignment, or one of the
+ * stack, and spoils no flags before that. */
 struct slow_path *context_slow_begin_operand(struct context *c, unsigned alignment);
 /* The access of the instruction needs a probe or a check of its alignment: its run has not been
  * probed, and its operand is not known. Otherwise it has no slow path. */
@@ -221,6 +232,9 @@ uint32_t context_slow_emit(struct context *c, const struct slow_path *slow, unsi
  * bits that must be 0, or it is the slow path. Spoils T0, T1, T2, flags. */
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
                                unsigned alignment);
+/* The same for 8 bytes that are read, of an instruction whose run, if it has one, is for another
+ * access. */
+struct emit_rm context_operand_alone(struct context *c, struct slow_path *slow);
 /* The same for 8 bytes at [base + displacement]. */
 struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned base,
                              int32_t displacement, bool write);

@@ -99,7 +99,7 @@ struct translation *crossing_find(struct vcpu *vcpu, struct translate *translate
     }
     if (!decode_guarded(vcpu, &next_ppn))
         return NULL;
-    t = translate_block(translate, vcpu->interp->solo, false, false, false);
+    t = translate_block(translate, vcpu->interp->solo, NULL, false, false);
     struct crossing *crossing = (struct crossing *)t;
     crossing->next_ppn = next_ppn;
     crossing->next = translate->crossings;

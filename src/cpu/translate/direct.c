@@ -10,10 +10,12 @@
  *      mov  rax, [r9]
  *
  * That is half the instructions of a probe, and nothing to be loaded before the address is known.
- * What is not mapped faults. The host's signal finds the translation by where its code is, and goes
- * on at the slow path of the access, as if a probe had failed there: so before the access nothing
- * of the guest's state may have changed (context_direct_operand). The slow path has the page mapped
- * after it has executed the instruction (direct_learn), so the next one does not fault.
+ * Nor are flags spoilt, but CF, which SETC saves if need be (flags.c). It takes a CPU that has
+ * ADCX, and whose BT and BTC write CF alone; there is no window on others. What is not mapped
+ * faults. The host's signal finds the translation by where its code is, and goes on at the slow
+ * path of the access, as if a probe had failed there: so before the access nothing of the guest's
+ * state may have changed (context_direct_operand). The slow path has the page mapped after it has
+ * executed the instruction (direct_learn), so the next one does not fault.
  *
  * When it is open. A page that is mapped costs some five microseconds, one that a probe finds
  * nothing, so this is for programs that run for a while. Interrupts in user code are when it is
@@ -37,6 +39,7 @@
  * jump cache (direct_leave), not by a link (translate_chain).
  */
 
+#include <cpuid.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,13 +142,46 @@ static bool watch_faults(void)
     return true;
 }
 
+/* The manuals say of BT and BTC that they write CF, keep ZF, and leave the others undefined (SDM
+ * vol. 2). CPUs keep them: does this one? */
+static bool has_pure_bit_tests(void)
+{
+    const uint64_t status = FLAGS_STATUS;
+    for (unsigned n = 0; n < 4; n++) {
+        uint64_t given = n & 1 ? status : 0, after, address = (n >> 1 & 1ull) << WINDOW_BIT;
+        __asm__ volatile("lea -128(%%rsp), %%rsp\n\t" /* the red zone */
+                         "pushfq\n\t"
+                         "andq %2, (%%rsp)\n\t"
+                         "orq %3, (%%rsp)\n\t"
+                         "popfq\n\t"
+                         "btc %4, %1\n\t"
+                         "bt $0, %k1\n\t"
+                         "pushfq\n\t"
+                         "pop %0\n\t"
+                         "lea 128(%%rsp), %%rsp"
+                         : "=&r"(after), "+r"(address)
+                         : "r"(~status), "r"(given), "i"(WINDOW_BIT)
+                         : "cc", "memory");
+        if (((after ^ given) & status & ~(uint64_t)FLAG_CF) != 0)
+            return false;
+    }
+    return true;
+}
+
+static bool has_adcx(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && ebx & bit_ADX;
+}
+
 static bool have_window(struct translate *translate)
 {
     struct mmu *mmu = &translate->vcpu->mmu;
     struct error err;
     if (mmu->window == NULL && !translate->direct.is_refused)
-        translate->direct.is_refused =
-            window_create(&mmu->window, &err) != STATUS_OK || !watch_faults();
+        translate->direct.is_refused = !has_adcx() || !has_pure_bit_tests() ||
+                                       window_create(&mmu->window, &err) != STATUS_OK ||
+                                       !watch_faults();
     return !translate->direct.is_refused;
 }
 

@@ -181,7 +181,7 @@ static struct translation *find(struct vcpu *vcpu, struct translate *translate,
         const struct link *link = link_here(vcpu, translate);
         bool is_loop = link != NULL && link->is_backward;
         bool is_hot = is_loop || was_hot || (link != NULL && link_from(translate, link)->is_hot);
-        t = translate_block(translate, *block, is_loop, is_hot, is_direct);
+        t = translate_block(translate, *block, link, is_hot, is_direct);
         heat(vcpu, translate, t);
     }
     direct_follow(translate, t, link_here(vcpu, translate));

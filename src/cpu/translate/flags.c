@@ -2,10 +2,12 @@
  * Where the guest's status flags are.
  *
  * The host's flags are the guest's right after an instruction that writes them, and anybody's after
- * a TLB probe. There are three ways to have them still:
+ * a TLB probe. There are four ways to have them still:
  *
  *   in_host   in the CPU
  *   in_slot   in the slot of the stack frame: LAHF and SETO have put them there
+ *   in_parts  CF in a slot of its own, where SETC has put it, the others in the CPU: after a direct
+ *             access (direct.c), which spoils no more. Then they are nowhere else, and no recipe is
  *   recipe    nowhere, but an instruction or two would make them again from guest registers
  *
  * At least one holds at any time. The recipe is what makes probes cheap:
@@ -43,6 +45,18 @@ void emit_flags_save(struct emit *e)
     emit_op(e, 0, 0x0f90, 0, rm_reg(HOST_RAX)); /* seto al */
     emit_op(e, 0, 0x89, HOST_RAX, rm_at(HOST_RSP, FLAGS_SLOT));
     emit_mov(e, HOST_RAX, T2);
+}
+
+void emit_carry_save(struct emit *e)
+{
+    emit_op(e, 0, 0x0f92, 0, rm_at(HOST_RSP, CARRY_SLOT)); /* setc */
+}
+
+void emit_carry_load(struct emit *e)
+{
+    emit_op(e, 0, 0x0fb6, T2, rm_at(HOST_RSP, CARRY_SLOT)); /* movzx: BT of a byte there is none */
+    emit_op(e, 0, 0x0fba, 4, rm_reg(T2));                   /* bt */
+    emit_u8(e, 0);
 }
 
 #define OF_SHIFT 11
@@ -158,13 +172,18 @@ void context_flags_make(struct context *c)
 {
     if (c->in_host || c->in_slot)
         return;
-    flags_emit_recipe(c, &c->recipe);
+    if (c->in_parts)
+        emit_carry_load(&c->e);
+    else
+        flags_emit_recipe(c, &c->recipe);
     c->in_host = true;
+    c->in_parts = false;
 }
 
 void context_flags_settle(struct context *c)
 {
-    context_flags_make(c);
+    if (!c->in_parts)
+        context_flags_make(c);
     c->recipe.kind = RECIPE_NONE;
 }
 
@@ -203,10 +222,30 @@ void flags_spare(struct context *c, struct slow_path *slow)
         context_flags_save(c);
 }
 
-void flags_emit_slow(struct context *c, const struct flags_recipe *recipe)
+void flags_spare_carry(struct context *c, struct slow_path *slow, bool spoils)
 {
-    if (recipe->kind == RECIPE_NONE)
+    if (c->in_slot)
         return;
-    flags_emit_recipe(c, recipe);
+    if (c->recipe.kind != RECIPE_NONE) {
+        slow->recipe = c->recipe;
+        return;
+    }
+    if (spoils && c->in_host) {
+        emit_carry_save(&c->e);
+        c->in_parts = true;
+        c->in_host = false;
+    }
+    slow->in_parts = c->in_parts;
+    slow->in_host = c->in_host;
+}
+
+void flags_emit_slow(struct context *c, const struct slow_path *slow)
+{
+    if (slow->in_parts)
+        emit_carry_load(&c->e);
+    else if (slow->recipe.kind != RECIPE_NONE)
+        flags_emit_recipe(c, &slow->recipe);
+    else if (!slow->in_host)
+        return;
     emit_flags_save(&c->e);
 }

@@ -191,7 +191,7 @@ static void emit_indirect_target(struct context *c, struct slow_path *slow)
     const struct operand *op = &c->insn->op[0];
     c->held = RUN_NONE;
     if (op->kind == OPERAND_MEMORY) {
-        emit_load(&c->e, T0, context_probe_operand(c, slow, 8, false));
+        emit_load(&c->e, T0, context_operand_alone(c, slow));
     } else {
         emit_mov(&c->e, T0, context_get(c, op->reg, T0));
     }
@@ -212,6 +212,7 @@ static void emit_push_return(struct context *c, struct slow_path *slow)
     struct emit_rm top = context_stack(c, slow, GPR_RSP, -8, true);
     emit_rip(e, c->translation, T1, c->next_rip);
     emit_store(e, top, T1);
+    slow->resume = emit_offset(e);
     emit_lea(e, HOST_R15, rm_at(HOST_R15, -8));
 }
 
@@ -242,6 +243,7 @@ static void emit_jump(struct context *c)
     }
     struct slow_path *slow = begin_exiting(c);
     emit_indirect_target(c, slow);
+    slow->resume = emit_offset(&c->e);
     emit_jump_lookup(c, slow);
     emit_op(&c->e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));
 }
@@ -252,6 +254,7 @@ static void emit_return(struct context *c)
     struct slow_path *slow = begin_exiting(c);
     unsigned release = c->insn->operand_count != 0 ? c->insn->immediate & 0xffff : 0;
     emit_load(e, T0, context_stack(c, slow, GPR_RSP, 0, false));
+    slow->resume = emit_offset(e);
     emit_jump_lookup(c, slow);
     emit_lea(e, HOST_R15, rm_at(HOST_R15, (int32_t)(8 + release)));
     emit_op(e, 0, 0xff, 4, rm_jump(offsetof(struct jump, code)));

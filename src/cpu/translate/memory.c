@@ -37,7 +37,7 @@ static unsigned run_begun(const struct context *c)
 
 static bool is_direct_run(const struct context *c, unsigned number)
 {
-    return number != RUN_NONE && c->runs.runs[number].is_direct;
+    return number != RUN_NONE && c->translation->is_direct;
 }
 
 bool context_may_miss(const struct context *c, unsigned alignment)
@@ -56,16 +56,22 @@ struct slow_path *context_slow_begin_spare(struct context *c)
     return slow;
 }
 
+/* The access, if it is of no run, may be a direct one. */
+static bool may_be_direct(const struct context *c)
+{
+    return c->translation->is_direct &&
+           direct_is_wanted(c->translate,
+                            translation_gpa(c->translation) + (c->rip - c->translation->rip));
+}
+
 struct slow_path *context_slow_begin_operand(struct context *c, unsigned alignment)
 {
-    if (alignment != 0 || run_begun(c) != RUN_NONE || !is_direct_run(c, c->runs.run[c->index]))
-        return context_slow_begin_spare(c);
-    /* A later access of a direct run: it spoils no flags, and those of a fault are the CPU's. */
     struct slow_path *slow = slow_new(c);
-    if (!c->in_slot && c->recipe.kind != RECIPE_NONE)
-        slow->recipe = c->recipe;
+    unsigned number = c->runs.run[c->index];
+    if (alignment == 0 && (number != RUN_NONE ? is_direct_run(c, number) : may_be_direct(c)))
+        flags_spare_carry(c, slow, number == RUN_NONE || run_begun(c) != RUN_NONE);
     else
-        slow->in_host = !c->in_slot;
+        flags_spare(c, slow);
     return slow;
 }
 
@@ -135,9 +141,7 @@ uint32_t context_slow_emit(struct context *c, const struct slow_path *slow, unsi
         emit_link(e, slow->jumps[i], emit_offset(e));
     forget_direct_run(c, slow->index);
     uint32_t way = emit_offset(e);
-    if (slow->in_host)
-        emit_flags_save(e);
-    flags_emit_slow(c, &slow->recipe);
+    flags_emit_slow(c, slow);
     emit_constant(e, T0, ref_of(c->translate, c->translation) << SLOW_KEY_BITS | number);
     emit_jmp_to(e, c->translate->slow[slow->vectors]);
     return way;
@@ -193,28 +197,20 @@ static void require_aligned(struct context *c, struct slow_path *slow, struct em
     context_slow_jump(c, slow, CONDITION_NE);
 }
 
-/* An access of a direct run. The first leaves its host address in the frame, checked as that of a
- * direct access; the others are some bytes from there (window_has_place), and may fault. */
-static struct emit_rm direct_run_operand(struct context *c, struct slow_path *slow, unsigned number)
+/* A direct run. Its first access leaves its host address in the frame, checked as that of a direct
+ * access; the others are some bytes from there (window_has_place), and may fault. */
+static struct emit_rm direct_run_first(struct context *c, unsigned number, struct emit_rm rm)
 {
-    const struct run *run = &c->runs.runs[number];
-    if (run_begun(c) == RUN_NONE) {
-        context_direct_mark(c, slow);
-        take_run(c, number);
-        c->held = RUN_NONE;
-        return rm_at(T0, c->runs.at[c->index] - c->runs.at[run->first]);
-    }
-    struct emit_rm rm = context_direct_operand(c, slow);
-    emit_store(&c->e, rm_at(HOST_RSP, frame_slot(run)), T0);
+    emit_store(&c->e, rm_at(HOST_RSP, frame_slot(&c->runs.runs[number])), T0);
     return rm;
 }
 
-/* RSP has its own page at hand. */
-static bool may_be_direct(const struct context *c, const struct slow_path *slow)
+static struct emit_rm direct_run_later(struct context *c, struct slow_path *slow, unsigned number)
 {
-    return c->translation->is_direct && c->insn->base != GPR_RSP && !slow->exits &&
-           direct_is_wanted(c->translate,
-                            translation_gpa(c->translation) + (c->rip - c->translation->rip));
+    context_direct_mark(c, slow);
+    take_run(c, number);
+    c->held = RUN_NONE;
+    return rm_at(T0, c->runs.at[c->index] - c->runs.at[c->runs.runs[number].first]);
 }
 
 struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsigned size, bool write,
@@ -225,10 +221,11 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
     if (c->operand.is_memory)
         return c->operand;
     if (is_direct_run(c, number)) {
-        rm = direct_run_operand(c, slow, number);
+        rm = run_begun(c) != RUN_NONE ? direct_run_first(c, number, context_direct_operand(c, slow))
+                                      : direct_run_later(c, slow, number);
     } else if (number == RUN_NONE) {
-        rm = may_be_direct(c, slow) ? context_direct_operand(c, slow)
-                                    : context_probe_operand(c, slow, size, write);
+        rm = may_be_direct(c) ? context_direct_operand(c, slow)
+                              : context_probe_operand(c, slow, size, write);
     } else {
         rm.displacement = c->runs.at[c->index];
         if (run_begun(c) != RUN_NONE) {
@@ -250,10 +247,22 @@ struct emit_rm context_operand(struct context *c, struct slow_path *slow, unsign
     return rm;
 }
 
+struct emit_rm context_operand_alone(struct context *c, struct slow_path *slow)
+{
+    return may_be_direct(c) ? context_direct_operand(c, slow)
+                            : context_probe_operand(c, slow, 8, false);
+}
+
 struct emit_rm context_stack(struct context *c, struct slow_path *slow, unsigned base,
                              int32_t displacement, bool write)
 {
     unsigned number = c->runs.run[c->index];
+    if (is_direct_run(c, number))
+        return run_begun(c) != RUN_NONE
+                   ? direct_run_first(c, number, context_direct_base(c, slow, base, displacement))
+                   : direct_run_later(c, slow, number);
+    if (number == RUN_NONE && may_be_direct(c))
+        return context_direct_base(c, slow, base, displacement);
     if (number == RUN_NONE) {
         c->held = RUN_NONE;
         context_probe_base(c, slow, base, displacement, 8, write);

@@ -37,10 +37,12 @@ void context_address_to(struct context *c, unsigned to)
         else
             emit_op(e, 0, 0x8d, to, rm);
     }
-    if (insn->seg >= SEG_FS)
-        emit_op(e, EMIT_W, 0x03, to,
-                rm_vcpu(offsetof(struct vcpu, seg) + insn->seg * sizeof(struct segment) +
-                        offsetof(struct segment, base)));
+    if (insn->seg >= SEG_FS) {
+        emit_load(e, T1,
+                  rm_vcpu(offsetof(struct vcpu, seg) + insn->seg * sizeof(struct segment) +
+                          offsetof(struct segment, base)));
+        emit_lea(e, to, (struct emit_rm){1, 0, (uint8_t)to, T1, 0, 0});
+    }
 }
 
 void context_address(struct context *c)
@@ -91,31 +93,12 @@ static void look_resume(struct context *c, struct second_look *look)
         look->back = emit_offset(&c->e);
 }
 
-static void emit_flip(struct emit *e)
+/* After BTC has set its bit, so CF is clear: now CF is, if it is still where low addresses have
+ * their places. Spoils T2. */
+static void emit_check_low(struct emit *e)
 {
-    emit_op(e, EMIT_W, 0x0fba, 7, rm_reg(T0)); /* btc */
-    emit_u8(e, WINDOW_BIT);
-}
-
-/* T2 = what is above the bits of a low address in T0; ZF: nothing is. */
-static void emit_above_low(struct emit *e)
-{
-    emit_mov(e, T2, T0);
-    emit_op(e, EMIT_W, 0xc1, 5, rm_reg(T2)); /* shr */
-    emit_u8(e, WINDOW_LOW_BITS);
-}
-
-/* A direct access to the other half of the window than its probe was made for. */
-static void emit_direct_look(struct emit *e, const struct second_look *look)
-{
-    if (look->from == LOOK_HIGH) {
-        emit_flip(e);
-        emit_link(e, emit_jcc(e, CONDITION_B), look->back);
-        return;
-    }
-    emit_above_low(e);
-    emit_alu_immediate(e, 7, 4, rm_reg(T2), 1u << (WINDOW_BIT - WINDOW_LOW_BITS));
-    emit_link(e, emit_jcc(e, CONDITION_E), look->back);
+    emit_constant(e, T2, -((1ull << WINDOW_BIT) + (1ull << WINDOW_LOW_BITS)));
+    emit_op(e, EMIT_66 | EMIT_W, 0x0f38f6, T2, rm_reg(T0)); /* adcx */
 }
 
 void context_look_emit(struct context *c, const struct second_look *look)
@@ -142,8 +125,8 @@ void context_look_emit(struct context *c, const struct second_look *look)
         emit_mov(e, T2, T0);
         break;
     case LOOK_LOW:
-    case LOOK_HIGH:
-        emit_direct_look(e, look);
+        emit_check_low(e);
+        emit_link(e, emit_jcc(e, CONDITION_AE), look->back);
         return;
     }
     emit_call_to(e, routine);
@@ -379,16 +362,11 @@ void context_probe_base(struct context *c, struct slow_path *slow, unsigned base
 
 /* ------------------------------------------------------------------------- the window */
 
-/* Which half of the window the operand is in is a guess: what it would be now, where its registers
+/* Which half of the window an address is in is a guess: what it would be now, where its registers
  * have no other values before the instruction. */
-static bool is_low(const struct context *c)
+static bool is_low(const struct context *c, uint64_t address)
 {
-    const struct vcpu *vcpu = c->translate->vcpu;
-    const struct insn *insn = c->insn;
-    uint64_t address = insn_address(vcpu, insn);
-    if (insn->seg >= SEG_FS)
-        address += vcpu->seg[insn->seg].base;
-    if (insn->base == INSN_REG_RIP || !window_has_place(address) || address < MIB)
+    if (!window_has_place(address) || address < MIB)
         address = c->rip;
     return address >> WINDOW_LOW_BITS == 0;
 }
@@ -401,38 +379,61 @@ void context_direct_mark(struct context *c, struct slow_path *slow)
 }
 
 /*
+ * T0, a linear address, becomes a host address in the window or nowhere, or it is the slow path.
+ * BTC and ADCX write no flag but CF (direct.c).
+ *
  * High:                                    low:
- *      btc  r9, 46     the bit was set            mov  r11, r9
- *      jnc  other                                 shr  r11, 40
- *                                                 jnz  other
- *                                                 btc  r9, 46
+ *      btc  r9, 46     the bit was set            btc  r9, 46
+ *      jnc  other                                 jc   high
+ *                                                 mov  r11, -0x410000000000
+ *                                                 adcx r11, r9
+ *                                                 jc   slow
  */
-struct emit_rm context_direct_operand(struct context *c, struct slow_path *slow)
+static void emit_direct(struct context *c, struct slow_path *slow, bool is_low)
 {
     struct emit *e = &c->e;
+    c->in_host = false;
+    emit_op(e, EMIT_W, 0x0fba, 7, rm_reg(T0)); /* btc */
+    emit_u8(e, WINDOW_BIT);
+    if (is_low) {
+        uint32_t high = emit_jcc(e, CONDITION_B);
+        emit_check_low(e);
+        context_slow_jump(c, slow, CONDITION_B);
+        emit_link(e, high, emit_offset(e));
+        context_forget_copies(c);
+    } else {
+        struct second_look *look = look_begin(c, slow, false, CONDITION_AE);
+        if (look != NULL)
+            look->from = LOOK_LOW;
+        look_resume(c, look);
+    }
+}
+
+struct emit_rm context_direct_operand(struct context *c, struct slow_path *slow)
+{
+    const struct insn *insn = c->insn;
+    const struct vcpu *vcpu = c->translate->vcpu;
     uint64_t address;
-    bool is_relative = c->insn->base == INSN_REG_RIP && c->translation->is_relative;
+    bool is_relative = insn->base == INSN_REG_RIP && c->translation->is_relative;
     context_direct_mark(c, slow);
     if (!is_relative && find_constant(c, &address) && window_has_place(address)) {
         c->held = RUN_NONE;
-        emit_constant(e, T0, window_flip(address));
+        emit_constant(&c->e, T0, window_flip(address));
         return rm_at(T0, 0);
     }
     context_address(c);
-    c->in_host = false;
-    struct second_look *look;
-    if (is_low(c)) {
-        emit_above_low(e);
-        look = look_begin(c, slow, false, CONDITION_NE);
-        emit_flip(e);
-        if (look != NULL)
-            look->from = LOOK_HIGH;
-    } else {
-        emit_flip(e);
-        look = look_begin(c, slow, false, CONDITION_AE);
-        if (look != NULL)
-            look->from = LOOK_LOW;
-    }
-    look_resume(c, look);
+    address = insn->base == INSN_REG_RIP ? c->rip : insn_address(vcpu, insn);
+    emit_direct(c, slow,
+                is_low(c, insn->seg >= SEG_FS ? address + vcpu->seg[insn->seg].base : address));
+    return rm_at(T0, 0);
+}
+
+struct emit_rm context_direct_base(struct context *c, struct slow_path *slow, unsigned base,
+                                   int32_t displacement)
+{
+    context_direct_mark(c, slow);
+    c->held = RUN_NONE;
+    emit_lea(&c->e, T0, rm_at(host_of(base), displacement));
+    emit_direct(c, slow, is_low(c, c->translate->vcpu->gpr[base]));
     return rm_at(T0, 0);
 }

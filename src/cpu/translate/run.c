@@ -48,7 +48,7 @@ struct place {
     uint8_t scale, seg;
     int64_t offset;
     unsigned size;
-    bool writes, is_direct;
+    bool writes;
 };
 
 struct finder {
@@ -251,21 +251,16 @@ static bool find_operand(const struct finder *f, const struct insn *insn, const 
 
 /* ------------------------------------------------------------------------- runs */
 
-/* An operand in a direct translation: one by RSP is as ever, and all others that may be are direct.
- * False: it is of no run. */
-static bool find_kind(const struct finder *f, struct place *p)
+/* In a direct translation an access that may not be direct is of no run. */
+static bool may_run(const struct finder *f, const struct place *p)
 {
-    if (!f->t->is_direct || p->base == f->gpr[GPR_RSP].number)
-        return true;
-    p->is_direct = true;
-    return p->base != VALUE_NONE && p->base != VALUE_RIP &&
-           direct_is_wanted(f->translate, translation_gpa(f->t) + f->rip);
+    return !f->t->is_direct || (p->base != VALUE_NONE && p->base != VALUE_RIP &&
+                                direct_is_wanted(f->translate, translation_gpa(f->t) + f->rip));
 }
 
 static bool is_near(const struct place *a, const struct place *b)
 {
-    return a->base == b->base && a->index == b->index && a->scale == b->scale && a->seg == b->seg &&
-           a->is_direct == b->is_direct;
+    return a->base == b->base && a->index == b->index && a->scale == b->scale && a->seg == b->seg;
 }
 
 static void add_access(struct finder *f, unsigned i, const struct place *p)
@@ -294,8 +289,7 @@ static void add_access(struct finder *f, unsigned i, const struct place *p)
     f->found[r].min = min;
     f->found[r].max = max;
     f->found[r].accesses = 1;
-    f->runs->runs[r] = (struct run){
-        .first = (uint8_t)i, .last = (uint8_t)i, .writes = p->writes, .is_direct = p->is_direct};
+    f->runs->runs[r] = (struct run){.first = (uint8_t)i, .last = (uint8_t)i, .writes = p->writes};
     f->runs->run[i] = (uint8_t)r;
 }
 
@@ -312,8 +306,8 @@ static void scan(struct finder *f, const struct insn *insns, unsigned count, uns
             forget_all(f);
         } else {
             bool stack = stack_is_inline(insn) || insn->exec == exec_call || insn->exec == exec_ret;
-            if (stack ? find_stack(f, insn, &place)
-                      : find_operand(f, insn, plan, &place) && find_kind(f, &place))
+            bool found = stack ? find_stack(f, insn, &place) : find_operand(f, insn, plan, &place);
+            if (found && may_run(f, &place))
                 add_access(f, i, &place);
             note_registers(f, insn, plan);
         }
@@ -366,12 +360,13 @@ static void give_slots(struct finder *f)
     }
 }
 
-static void find_ends(struct runs *runs, unsigned count)
+/* Direct accesses fault each for itself: C does one at a time. */
+static void find_ends(struct runs *runs, unsigned count, bool is_direct)
 {
     unsigned end = 0, first = 0;
     for (unsigned i = 0; i < count; i++) {
         const struct run *run = runs->run[i] != RUN_NONE ? &runs->runs[runs->run[i]] : NULL;
-        if (run != NULL && run->first == i && !run->is_direct) {
+        if (run != NULL && run->first == i && !is_direct) {
             if (i >= end)
                 first = i;
             end = run->last > end ? run->last : end;
@@ -380,19 +375,6 @@ static void find_ends(struct runs *runs, unsigned count)
         }
         if (i >= end)
             runs->end[i] = (uint8_t)i;
-    }
-}
-
-/* Where C does all that is left of a run, it does the first access of a direct one among that, and
- * leaves no address for the others: so those are none of it that come after what C does. */
-static void cut_direct(struct runs *runs, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++) {
-        if (runs->run[i] == RUN_NONE || !runs->runs[runs->run[i]].is_direct)
-            continue;
-        unsigned first = runs->runs[runs->run[i]].first, end = runs->end[first];
-        if (end > first && i > end)
-            runs->run[i] = RUN_NONE;
     }
 }
 
@@ -416,6 +398,5 @@ void runs_find(struct runs *runs, const struct translate *translate, const struc
         f.gpr[gpr] = (struct value){.number = (uint16_t)gpr};
     scan(&f, insns, count, first);
     give_slots(&f);
-    find_ends(runs, count);
-    cut_direct(runs, count);
+    find_ends(runs, count, t->is_direct);
 }

@@ -14,7 +14,6 @@ struct run {
     uint8_t first, last; /* instructions */
     uint8_t slot;
     bool writes;
-    bool is_direct; /* of direct accesses */
     uint16_t span;
 };
 

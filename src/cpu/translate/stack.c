@@ -13,7 +13,7 @@ static bool is_push(const struct insn *insn)
 /* NULL: a later access of a run. */
 static struct slow_path *begin(struct context *c)
 {
-    return context_may_miss(c, 0) ? context_slow_begin_spare(c) : NULL;
+    return context_may_miss(c, 0) ? context_slow_begin_operand(c, 0) : NULL;
 }
 
 static void emit_push(struct context *c)
@@ -53,9 +53,10 @@ static void emit_pop(struct context *c)
     struct emit_rm top = context_stack(c, slow, GPR_RSP, 0, false);
     flags_keep(c, GPR_RSP);
     flags_keep(c, gpr);
-    emit_lea(e, HOST_R15, rm_at(HOST_R15, 8));
     unsigned to = context_place(gpr, T1);
     emit_load(e, to, top);
+    if (gpr != GPR_RSP)
+        emit_lea(e, HOST_R15, rm_at(HOST_R15, 8));
     context_put(c, gpr, to);
     context_slow_end(c, slow);
 }
@@ -72,8 +73,9 @@ static void emit_guest_leave(struct context *c)
     struct emit_rm top = context_stack(c, slow, GPR_RBP, 0, false);
     flags_keep(c, GPR_RSP);
     flags_keep(c, GPR_RBP);
+    emit_load(e, T1, top);
     emit_lea(e, HOST_R15, rm_at(HOST_RBP, 8));
-    emit_load(e, HOST_RBP, top);
+    emit_mov(e, HOST_RBP, T1);
     context_slow_end(c, slow);
 }
 

@@ -429,10 +429,10 @@ bool vectors_are_usable(const struct vcpu *vcpu, unsigned level);
 /* What the block begins with, by its instructions. block.c */
 unsigned translate_block_vectors(const struct block *block);
 
-/* block.c. is_loop: because a backward link leads there. is_hot: see struct translation; what is
+/* block.c. link: by which the guest came there, or NULL. is_hot: see struct translation; what is
  * not has no other blocks in line, which would only be another copy of them. */
 struct translation *translate_block(struct translate *translate, const struct block *block,
-                                    bool is_loop, bool is_hot, bool is_direct);
+                                    const struct link *link, bool is_hot, bool is_direct);
 
 /* entry.c: where a link into t leads; 0: there is no room to make that. */
 uint32_t translate_entry(struct translate *translate, struct translation *t,
@@ -459,6 +459,7 @@ void lockstep_report(const struct translate *translate);
  * comes first, where an address is a byte shorter. */
 #define FRAME_SIZE   136
 #define FLAGS_SLOT   0
+#define CARRY_SLOT   4   /* CF, where the others are in the CPU */
 #define FRAME_GPRS   8   /* the guest registers that do not live in the host's */
 #define FRAME_STACKS 40  /* struct stack_page of user code, of the kernel */
 #define FRAME_RUNS   88  /* host addresses of runs */

@@ -173,7 +173,7 @@ bool vector_emit(struct context *c)
     vectors_require(c, plan.level);
     if (plan.memory_size != 0) {
         if (context_may_miss(c, plan.alignment_mask))
-            slow = context_slow_begin(c);
+            slow = context_slow_begin_operand(c, plan.alignment_mask);
         rm = context_operand(c, slow, plan.memory_size, plan.stores, plan.alignment_mask);
     }
     if (plan.reads_flags)

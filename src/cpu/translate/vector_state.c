@@ -255,7 +255,8 @@ void vectors_require(struct context *c, unsigned level)
     c->held = RUN_NONE; /* loading spoils T0 to T2 */
     context_forget_copies(c);
     struct vectors_load *load = &c->loads[c->load_count++];
-    *load = (struct vectors_load){.rip = c->rip, .level = (uint8_t)level, .in_host = !c->in_slot};
+    *load = (struct vectors_load){
+        .rip = c->rip, .level = (uint8_t)level, .in_host = !c->in_slot, .in_parts = c->in_parts};
     if (c->in_slot) {
         emit_alu_immediate(e, 7, 1, absent(level), 0);
         load->jump = emit_jcc(e, CONDITION_NE);
@@ -279,7 +280,8 @@ void vectors_load_emit(struct context *c, const struct vectors_load *load)
 {
     struct emit *e = &c->e;
     emit_link(e, load->jump, emit_offset(e));
-    c->in_host = load->in_host;
+    c->in_host = load->in_host && !load->in_parts;
+    c->in_parts = load->in_parts;
     c->in_slot = !load->in_host;
     context_flags_save(c);
     c->in_host = false;

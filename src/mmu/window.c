@@ -8,6 +8,10 @@
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
 
 #define BUCKETS  WINDOW_PAGES
 #define NO_ENTRY 0u
@@ -15,7 +19,7 @@
 /* Found by linear page and by PPN. Entry 0 is none. */
 struct entry {
     struct window_page page;
-    bool is_used;
+    bool is_used, is_kept;
     uint16_t linear_next, ppn_next; /* in their buckets; free ones are a list by linear_next */
 };
 
@@ -24,6 +28,7 @@ struct window {
     unsigned count;
     uint16_t free;
     unsigned used; /* entries that have ever been */
+    uint64_t losses;
     uint16_t by_linear[BUCKETS], by_ppn[BUCKETS];
     struct entry entries[WINDOW_PAGES + 1];
 };
@@ -99,7 +104,8 @@ static void add(struct window *window, struct window_page page)
         window->free = window->entries[at].linear_next;
     else
         at = (uint16_t)++window->used;
-    window->entries[at] = (struct entry){page, true, *in_linear, *in_ppn};
+    window->entries[at] = (struct entry){
+        .page = page, .is_used = true, .linear_next = *in_linear, .ppn_next = *in_ppn};
     *in_linear = *in_ppn = at;
     window->count++;
 }
@@ -159,6 +165,7 @@ static void drop(struct window *window, struct entry *entry)
 {
     uint64_t place = window_flip(entry->page.linear);
     take_out(window, entry);
+    window->losses++;
     if (!reserve_again(place, PAGE_SIZE))
         empty(window);
 }
@@ -170,9 +177,12 @@ static bool map(void *place, const uint8_t *host, enum window_access access)
                MAP_FAILED;
     /* An old size of 0 makes a second mapping of what is shared: mremap(2). */
     if (mremap((void *)(uintptr_t)host, 0, PAGE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, place) ==
-        MAP_FAILED)
+            MAP_FAILED ||
+        (access == WINDOW_READ && mprotect(place, PAGE_SIZE, PROT_READ) != 0))
         return false;
-    return access == WINDOW_WRITE || mprotect(place, PAGE_SIZE, PROT_READ) == 0;
+    /* It is about to be accessed: that saves a fault, where the kernel knows the advice. */
+    madvise(place, PAGE_SIZE, access == WINDOW_WRITE ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+    return true;
 }
 
 bool window_map(struct window *window, uint64_t linear, uint64_t ppn, const uint8_t *host,
@@ -181,8 +191,10 @@ bool window_map(struct window *window, uint64_t linear, uint64_t ppn, const uint
     struct entry *old = find(window, linear);
     if (old != NULL)
         take_out(window, old);
-    if (window->count == WINDOW_PAGES)
+    if (window->count == WINDOW_PAGES) {
+        window->losses += WINDOW_PAGES;
         window_empty(window);
+    }
     if (!window->is_reserved && !reserve(window))
         return false;
     add(window, (struct window_page){linear, ppn, access});
@@ -216,9 +228,19 @@ void window_drop_ppn(struct window *window, uint64_t ppn)
 void window_keep(struct window *window, bool (*keep)(const struct window_page *page, void *context),
                  void *context)
 {
+    unsigned kept = 0;
     for (unsigned at = 1; at <= window->used; at++) {
         struct entry *entry = &window->entries[at];
-        if (entry->is_used && !keep(&entry->page, context))
+        entry->is_kept = entry->is_used && keep(&entry->page, context);
+        kept += entry->is_kept;
+    }
+    if (kept == 0) { /* all at once takes less */
+        window_empty(window);
+        return;
+    }
+    for (unsigned at = 1; at <= window->used; at++) {
+        struct entry *entry = &window->entries[at];
+        if (entry->is_used && !entry->is_kept)
             drop(window, entry);
     }
 }
@@ -226,4 +248,9 @@ void window_keep(struct window *window, bool (*keep)(const struct window_page *p
 unsigned window_count(const struct window *window)
 {
     return window->count;
+}
+
+uint64_t window_losses(const struct window *window)
+{
+    return window->losses;
 }

@@ -88,7 +88,8 @@ struct window_page {
     enum window_access access;
 };
 
-/* Not mapped any more: those for which keep says no; it calls nothing of the window. */
+/* Not mapped any more: those for which keep says no; it calls nothing of the window, and is asked
+ * once for each. */
 void window_keep(struct window *window, bool (*keep)(const struct window_page *page, void *context),
                  void *context);
 
@@ -98,7 +99,9 @@ void window_drop_linear(struct window *window, uint64_t linear);
 void window_drop_ppn(struct window *window, uint64_t ppn);
 void window_empty(struct window *window);
 
-/* Pages that are mapped. */
+/* Pages that are mapped; and how many have gone, ever, for want of room or while others stayed:
+ * those somebody may have to map again. */
 unsigned window_count(const struct window *window);
+uint64_t window_losses(const struct window *window);
 
 #endif

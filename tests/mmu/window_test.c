@@ -229,6 +229,33 @@ static void test_keep(void **state)
     expect(LOW, HIDDEN);
 }
 
+/* Those that somebody may miss: not where all go, nor where one takes the place of another. */
+static void test_losses(void **state)
+{
+    need_window();
+    uint64_t kept = PPN + 1;
+    for (unsigned i = 0; i < 12; i++)
+        map(LOW + i * PAGE_SIZE, PPN + i % 2, i, WINDOW_READ);
+    map(LOW, PPN, 0, WINDOW_WRITE);
+    assert_int_equal(window_losses(window), 0);
+    window_drop_linear(window, LOW);
+    window_drop_linear(window, LOW);
+    assert_int_equal(window_losses(window), 1);
+    window_keep(window, has_ppn, &kept);
+    assert_int_equal(window_losses(window), 6);
+    kept = PPN;
+    window_keep(window, has_ppn, &kept);
+    assert_int_equal(window_count(window), 0);
+    assert_int_equal(window_losses(window), 6);
+    map(LOW, PPN, 0, WINDOW_READ);
+    window_empty(window);
+    assert_int_equal(window_losses(window), 6);
+    map(LOW, PPN, 0, WINDOW_READ);
+    map(HIGH, PPN, 0, WINDOW_READ);
+    window_drop_ppn(window, PPN);
+    assert_int_equal(window_losses(window), 8);
+}
+
 static void test_empty(void **state)
 {
     need_window();
@@ -276,7 +303,9 @@ static void test_full(void **state)
     map(HIGH, PPN, 0, WINDOW_READ);
     expect_full();
 
+    uint64_t losses = window_losses(window);
     map(LOW, PPN, 5, WINDOW_WRITE);
+    assert_int_equal(window_losses(window), losses + WINDOW_PAGES);
     assert_int_equal(window_count(window), 1);
     expect_page(LOW, WRITABLE, 5);
     for (unsigned i = 0; i < WINDOW_PAGES; i++)
@@ -466,6 +495,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_drop_linear, setup, teardown),
         cmocka_unit_test_setup_teardown(test_drop_ppn, setup, teardown),
         cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_losses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_empty, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full, setup, teardown),
         cmocka_unit_test_setup_teardown(test_by_chance, setup, teardown),

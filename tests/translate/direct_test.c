@@ -17,6 +17,7 @@
 
 #include "cpu/translate/translate.h"
 #include "testvm.h"
+#include "util/clock.h"
 
 #define RAM_SIZE   0x800000u
 #define CODE       0x200000u       /* low, and a page of user code */
@@ -286,12 +287,24 @@ static void test_what_leads_to_it(void **state)
     vcpu->gpr[GPR_R8] = CODE + 0x1000;
     vcpu->gpr[GPR_R9] = 0;
     run_at(&user, CODE + 0x1000, DATA, 0);
+    const struct translation *plain =
+        translate_look_up(user.translate, CODE + 0x1000, CODE + 0x1000, MMU_USER);
+    assert_false(plain->is_direct);
     warm_up(&user, 1000);
     vcpu->gpr[GPR_R9] = 1;
     uint64_t before = user.translate->stats.dispatches;
     run_at(&user, CODE + 0x1000, DATA, 0);
     assert_int_equal(vcpu->gpr[GPR_RCX], LOOPS * 1000);
     assert_in_range(user.translate->stats.dispatches - before, 1, LOOPS / 4);
+    assert_true(
+        translate_look_up(user.translate, CODE + 0x1000, CODE + 0x1000, MMU_USER)->is_direct);
+    /* For the next process it is there still. */
+    load_cr3(&user, ROOT_B, false);
+    assert_ptr_equal(translate_look_up(user.translate, CODE + 0x1000, CODE + 0x1000, MMU_USER),
+                     plain);
+    assert_false(plain->is_dead);
+    run_at(&user, CODE + 0x1000, DATA, 0);
+    assert_int_equal(vcpu->gpr[GPR_RCX], LOOPS * 1001);
     user_destroy(&user);
 }
 
@@ -479,6 +492,50 @@ static void test_when_it_opens(void **state)
     user_destroy(&user);
 }
 
+/* The loop is to run on, in an address space that has had 1000 pages, and has used so much of the
+ * CPU for each. */
+static void tick(struct user *user, uint64_t page_ns)
+{
+    struct direct *direct = &user->translate->direct;
+    uint64_t now = clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+    user->vm.vcpu->rip = CODE;
+    direct->last = user->vm.vcpu->mmu.cr3;
+    direct->pages = 1000;
+    direct->since = now - 1000 * page_ns;
+    direct_tick(user->translate);
+}
+
+/* With code to be made it takes more time than with code that there is. */
+static void test_how_soon_it_opens(void **state)
+{
+    struct user user;
+    user_create(&user, false);
+    const struct direct *direct = &user.translate->direct;
+    check_loop(&user, DATA, 1000);
+    tick(&user, 50000);
+    assert_false(direct->is_open);
+    tick(&user, 200000);
+    assert_true(direct->is_open);
+    for (unsigned i = 0; i < 6; i++)
+        check_loop(&user, DATA, 1000);
+
+    load_cr3(&user, ROOT_B, false);
+    check_loop(&user, DATA, 1001);
+    tick(&user, 20000);
+    assert_false(direct->is_open);
+    tick(&user, 50000);
+    assert_true(direct->is_open);
+    check_loop(&user, DATA, 1001);
+
+    /* One that has just begun. */
+    load_cr3(&user, ROOT_A, false);
+    check_loop(&user, DATA, 1000);
+    user.translate->direct.last = ROOT_B;
+    direct_tick(user.translate);
+    assert_false(direct->is_open);
+    user_destroy(&user);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -494,6 +551,7 @@ int main(void)
         cmocka_unit_test(test_where_it_has_no_place),
         cmocka_unit_test(test_the_page_map),
         cmocka_unit_test(test_when_it_opens),
+        cmocka_unit_test(test_how_soon_it_opens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

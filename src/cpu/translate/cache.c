@@ -138,21 +138,33 @@ struct translation *translate_page_first(const struct translate *translate, uint
     return ref_get(translate, *page_bucket(translate, ppn));
 }
 
-struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
-                                      unsigned privilege)
+/* One of that kind, or if that is direct one of the other kind. */
+static struct translation *look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
+                                   unsigned privilege, bool is_direct)
 {
-    const bool may_be_direct = direct_may_run(translate, privilege);
     struct translation *other = NULL;
     for (struct translation *t = ref_get(translate, *hash_bucket(translate, gpa)); t != NULL;
          t = ref_get(translate, t->hash_next)) {
         if (translation_gpa(t) != gpa || t->privilege != privilege || !translation_is_for(t, rip))
             continue;
-        if (t->is_direct == may_be_direct)
+        if (t->is_direct == is_direct)
             return t;
-        if (may_be_direct && other == NULL)
+        if (is_direct && other == NULL)
             other = t;
     }
     return other;
+}
+
+struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
+                                      unsigned privilege)
+{
+    return look_up(translate, gpa, rip, privilege, direct_may_run(translate, privilege));
+}
+
+bool translate_has_direct(struct translate *translate, uint64_t gpa, uint64_t rip)
+{
+    const struct translation *t = look_up(translate, gpa, rip, MMU_USER, true);
+    return t != NULL && t->is_direct;
 }
 
 void translate_insert(struct translate *translate, struct translation *t)
@@ -279,6 +291,21 @@ static void unchain(struct translate *translate, struct link *link)
     link->to = 0;
 }
 
+static void unlink_incoming(struct translate *translate, struct translation *t)
+{
+    while (t->incoming != 0) {
+        struct link *link = ref_get(translate, t->incoming);
+        patch(translate, link, link_from(translate, link)->aside + link->unlinked);
+        unchain(translate, link);
+    }
+}
+
+void translate_part(struct translate *translate, struct translation *t)
+{
+    unlink_incoming(translate, t);
+    jump_put_away(translate, t);
+}
+
 /* No jump of t leads anywhere, and no jump leads to t. */
 static void unlink_jumps(struct translate *translate, struct translation *t)
 {
@@ -289,11 +316,7 @@ static void unlink_jumps(struct translate *translate, struct translation *t)
         if (link == translate->left_by)
             translate->left_by = NULL;
     }
-    while (t->incoming != 0) {
-        struct link *link = ref_get(translate, t->incoming);
-        patch(translate, link, link_from(translate, link)->aside + link->unlinked);
-        unchain(translate, link);
-    }
+    unlink_incoming(translate, t);
 }
 
 void translate_bury(struct translate *translate)

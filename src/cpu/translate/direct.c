@@ -20,13 +20,15 @@
  * When it is open. A page that is mapped costs some five microseconds, one that a probe finds
  * nothing, so this is for programs that run for a while. Interrupts in user code are when it is
  * decided. The window opens once the program has used PAGE_NS of the CPU for each page that the TLB
- * has had of it, TIME_LEAST_NS at least, and comes to new ones no more (SETTLED); so opening it
- * costs a twentieth of that at most. Another address space suspends it, and takes it over by the
- * same rule. A page that is mapped no more is a loss: who has more than CREDIT_MOST saved up, and
- * CREDIT_PERIOD between two interrupts, has the window closed (its working set is larger, or it
- * flushes its TLB all the time) until CREDIT_OPEN has been saved. An access whose page cannot be
- * mapped (it has a watchpoint; it is where the window has no place) has a probe when its
- * translation is made again, after SITE_BAD times.
+ * has had of it, TIME_LEAST_NS at least; so opening it costs a twentieth of that. Where there is
+ * direct code already for what it runs, of an earlier process mostly, KNOWN_PAGE_NS will do: a page
+ * is the lesser part of what it takes, code the greater. Another address space suspends the window,
+ * and takes it over by the same rule. A page that has to be mapped again is a loss: who has more
+ * than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the window closed (its
+ * working set is larger, or it unmaps all the time) until CREDIT_OPEN has been saved. That all of
+ * an address space goes is no loss: so do programs end. An access whose page cannot be mapped (it
+ * has a watchpoint; it is where the window has no place) has a probe when its translation is made
+ * again, after SITE_BAD times.
  *
  * Translations are of either kind, and while the window is open both may run, so code that is
  * seldom run is not made twice, nor its pages mapped. One for a loop is made anew as direct when
@@ -34,9 +36,10 @@
  * a link, and what leads to a direct one by a link: there is none between the two kinds, so who
  * passed from one to the other all the time would come to the dispatcher each time. So that the
  * dispatcher sees them again, the jump cache is emptied when the window opens, at the next
- * interrupt and every SEARCH_PERIODS-th. THE INVARIANT: while it is not open for the current
- * address space no direct translation is found: not in the tables (translate_look_up), not in the
- * jump cache (direct_leave), not by a link (translate_chain).
+ * interrupt and every SEARCH_PERIODS-th. What was made without the window stays, for the next
+ * process that begins without it. THE INVARIANT: while it is not open for the current address space
+ * no direct translation is found: not in the tables (translate_look_up), not in the jump cache
+ * (direct_leave), not by a link (translate_chain).
  */
 
 #include <cpuid.h>
@@ -49,8 +52,8 @@
 #include "util/clock.h"
 
 #define TIME_LEAST_NS  5000000u
-#define PAGE_NS        250000u /* some fifty times what it takes to map one */
-#define SETTLED        2u
+#define PAGE_NS        100000u /* some twenty times what it takes to map one */
+#define KNOWN_PAGE_NS  30000u
 #define CREDIT_PERIOD  16
 #define CREDIT_OPEN    256
 #define CREDIT_MOST    1024
@@ -201,7 +204,6 @@ void direct_open(struct translate *translate)
     window_empty(translate->vcpu->mmu.window);
     direct->has_space = true;
     direct->cr3 = translate->vcpu->mmu.cr3;
-    direct->shown = 0;
     memset(direct->bad, 0, sizeof(direct->bad));
     direct->age = 0;
     direct->is_open = true;
@@ -216,13 +218,6 @@ static void close_window(struct translate *translate)
     window_empty(translate->vcpu->mmu.window);
 }
 
-static bool show(struct translate *translate, uint64_t linear)
-{
-    bool is_shown = mmu_show(&translate->vcpu->mmu, linear);
-    translate->direct.shown += is_shown;
-    return is_shown;
-}
-
 /* The guest has taken a page fault for an access, and comes back to do it again. */
 static void show_wanted(struct translate *translate)
 {
@@ -231,7 +226,7 @@ static void show_wanted(struct translate *translate)
     direct->wanted = DIRECT_NO_FAULT;
     if (direct->is_open && window_has_place(linear) &&
         mmu_find(&translate->vcpu->mmu, linear, MMU_READ, MMU_USER) != NULL)
-        show(translate, linear);
+        mmu_show(&translate->vcpu->mmu, linear);
 }
 
 void direct_return(struct translate *translate)
@@ -243,39 +238,47 @@ void direct_return(struct translate *translate)
         show_wanted(translate);
 }
 
-/* How many of the pages that were mapped are so no more, and have not been told yet. */
+/* How many pages have been lost that had not been told yet. */
 static int take_losses(struct translate *translate)
 {
     struct direct *direct = &translate->direct;
-    if (!direct->has_space)
-        return 0;
-    unsigned count = window_count(translate->vcpu->mmu.window);
-    unsigned losses = direct->shown > count ? direct->shown - count : 0;
-    direct->shown = count;
-    return (int)losses;
+    const struct window *window = translate->vcpu->mmu.window;
+    uint64_t losses = window != NULL ? window_losses(window) : 0, known = direct->losses;
+    direct->losses = losses;
+    return losses - known < INT32_MAX ? (int)(losses - known) : INT32_MAX;
 }
 
-/* It does not come to ever new pages, as a program does that begins. */
-static bool has_settled(struct translate *translate)
+/* There is direct code at RIP, from an earlier time: it need not be made. */
+static bool has_direct_code(struct translate *translate)
 {
-    struct direct *direct = &translate->direct;
-    unsigned pages = mmu_user_pages(&translate->vcpu->mmu);
-    bool grows = pages > direct->pages + direct->pages / 32;
-    direct->settled = grows ? 0 : direct->settled + 1;
-    if (pages > direct->pages) /* it may just have been flushed */
-        direct->pages = pages;
-    return direct->settled >= SETTLED;
+    const struct vcpu *vcpu = translate->vcpu;
+    const struct itlb_entry *entry =
+        &vcpu->mmu.itlb[MMU_USER][(vcpu->rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
+    uint64_t gpa = (entry->info & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
+    return entry->tag == (vcpu->rip & ~PAGE_MASK) &&
+           translate_has_direct(translate, gpa, vcpu->rip);
+}
+
+/* So much of the CPU has been used since the address space was first seen. */
+static bool has_used_enough(struct translate *translate, uint64_t used)
+{
+    uint64_t each = used / (translate->direct.pages + 1);
+    return used >= TIME_LEAST_NS &&
+           (each >= PAGE_NS || (each >= KNOWN_PAGE_NS && has_direct_code(translate)));
 }
 
 void direct_tick(struct translate *translate)
 {
     struct direct *direct = &translate->direct;
+    const struct mmu *mmu = &translate->vcpu->mmu;
     uint64_t now = clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID);
-    if (direct->last != translate->vcpu->mmu.cr3) {
+    if (direct->last != mmu->cr3) {
         direct->since = now;
-        direct->pages = direct->settled = 0;
+        direct->pages = 0;
     }
-    direct->last = translate->vcpu->mmu.cr3;
+    direct->last = mmu->cr3;
+    if (mmu_user_pages(mmu) > direct->pages) /* it may just have been flushed */
+        direct->pages = mmu_user_pages(mmu);
     direct->credit += CREDIT_PERIOD - take_losses(translate);
     if (direct->credit > CREDIT_MOST)
         direct->credit = CREDIT_MOST;
@@ -283,8 +286,7 @@ void direct_tick(struct translate *translate)
         jump_put_away_all(translate, MMU_USER);
     if (direct->is_open && direct->credit < 0)
         close_window(translate);
-    else if (has_settled(translate) && direct->credit >= CREDIT_OPEN &&
-             now - direct->since >= TIME_LEAST_NS && now - direct->since >= PAGE_NS * direct->pages)
+    else if (direct->credit >= CREDIT_OPEN && has_used_enough(translate, now - direct->since))
         direct_open(translate);
 }
 
@@ -309,7 +311,7 @@ void direct_follow(struct translate *translate, const struct translation *t,
 {
     struct translation *from = link != NULL ? link_from(translate, link) : NULL;
     if (t->is_direct && from != NULL && !from->is_direct && !from->is_dead)
-        translate_unlink(translate, from);
+        translate_part(translate, from);
 }
 
 static unsigned site_of(uint64_t gpa)
@@ -335,7 +337,7 @@ void direct_learn(struct translate *translate, struct translation *t, uint64_t g
     uint8_t *bad = &direct->bad[site_of(gpa)];
     uint64_t fault = direct->wanted;
     direct->wanted = DIRECT_NO_FAULT;
-    if (!direct->is_open || (fault != DIRECT_NO_FAULT && show(translate, fault)))
+    if (!direct->is_open || (fault != DIRECT_NO_FAULT && mmu_show(&translate->vcpu->mmu, fault)))
         return;
     if (*bad == SITE_BAD || ++*bad == SITE_BAD)
         translate_unlink(translate, t);

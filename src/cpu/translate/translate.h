@@ -171,10 +171,9 @@ struct direct {
     uint64_t cr3;     /* and open while that is the current one */
     uint64_t last;    /* address space that the guest was interrupted in; */
     uint64_t since;   /* and when first, CPU time of the thread in nanoseconds */
-    unsigned pages;   /* the most that the TLB has had of it; */
-    unsigned settled; /* and how many interrupts ago there were not many more */
+    unsigned pages;   /* the most that the TLB has had of it */
     unsigned age;     /* interrupts since it was opened */
-    unsigned shown;   /* pages that have been mapped since losses were counted, and before */
+    uint64_t losses;  /* of the window that have been taken from the credit: */
     int credit;       /* pages that may still be lost */
     /* Linear pages, or DIRECT_NO_FAULT: of the access that has just failed; the one whose handler
      * is at work, or has raised an exception. */
@@ -264,11 +263,15 @@ void translate_bury(struct translate *translate);
 /* The direct one, if there are two and it may run. */
 struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
                                       unsigned privilege);
+/* There is a direct one, whether it may run or not. */
+bool translate_has_direct(struct translate *translate, uint64_t gpa, uint64_t rip);
 void translate_insert(struct translate *translate, struct translation *translation);
 /* Those of a page, among others, are a list (page_next), the youngest first. */
 struct translation *translate_page_first(const struct translate *translate, uint64_t ppn);
 /* Makes the way that the guest has just left by (`left_by`) a jump to where it went, if it may. */
 bool translate_chain(struct translate *translate, struct translation *to);
+/* The dispatcher's: whoever comes to t next does so by the dispatcher. */
+void translate_part(struct translate *translate, struct translation *t);
 /* Before generated code is run: makes sure that the CPU sees what was written of it. */
 void translate_serialize(struct translate *translate);
 
@@ -393,8 +396,8 @@ void direct_open(struct translate *translate);
 /* The dispatcher's: what the guest comes to by `link` (NULL: by none) is to be translated as
  * direct. `t`: the translation that there is, or NULL. */
 bool direct_is_due(struct translate *translate, struct translation *t, const struct link *link);
-/* It goes on at t. Where `link` comes from code that is not direct, and cannot
- * lead to t, that code is dropped, to be made as direct when it is next reached. */
+/* It goes on at t. Where `link` comes from code that is not direct, and cannot lead to t, the
+ * dispatcher is to see that code when it is next reached, and have it made as direct. */
 void direct_follow(struct translate *translate, const struct translation *t,
                    const struct link *link);
 /* The window is open for the current address space, and this is user code's privilege. */

@@ -271,27 +271,32 @@ static void test_ways_in(void **state)
     user_destroy(&user);
 }
 
-/* Code from before the window was opened that leads to direct code by a link, and is reached by the
- * jump cache: it becomes direct, or it would come to the dispatcher each time. */
+/* Code from before the window was opened that leads to direct code by a link, and is reached by a
+ * link from what the jump cache leads to: all of it becomes direct, or it would come to the
+ * dispatcher each time. */
 static void test_what_leads_to_it(void **state)
 {
     static const uint8_t head[] = {0x45, 0x85, 0xc9,
-                                   0x75, 0x0b, 0xf4}; /* test r9d, r9d; jnz body */
+                                   0x75, 0x0b, 0xf4}; /* test r9d, r9d; jnz middle */
+    static const uint8_t middle[] = {0x45, 0x85, 0xd2,
+                                     0x75, 0x0b, 0xf4}; /* test r10d, r10d; jnz body */
     static const uint8_t body[] = {0x48, 0x03, 0x0e, 0xff, 0xca, 0x74,
                                    0x03, 0x41, 0xff, 0xe0, 0xf4}; /* jmp r8 for the loop */
     struct user user;
     user_create(&user, false);
     struct vcpu *vcpu = user.vm.vcpu;
     testvm_put(&user.vm, CODE + 0x1000, head, sizeof(head));
-    testvm_put(&user.vm, CODE + 0x1010, body, sizeof(body));
+    testvm_put(&user.vm, CODE + 0x1010, middle, sizeof(middle));
+    testvm_put(&user.vm, CODE + 0x1020, body, sizeof(body));
     vcpu->gpr[GPR_R8] = CODE + 0x1000;
-    vcpu->gpr[GPR_R9] = 0;
+    vcpu->gpr[GPR_R9] = 1;
+    vcpu->gpr[GPR_R10] = 0;
     run_at(&user, CODE + 0x1000, DATA, 0);
     const struct translation *plain =
         translate_look_up(user.translate, CODE + 0x1000, CODE + 0x1000, MMU_USER);
     assert_false(plain->is_direct);
     warm_up(&user, 1000);
-    vcpu->gpr[GPR_R9] = 1;
+    vcpu->gpr[GPR_R10] = 1;
     uint64_t before = user.translate->stats.dispatches;
     run_at(&user, CODE + 0x1000, DATA, 0);
     assert_int_equal(vcpu->gpr[GPR_RCX], LOOPS * 1000);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STOP_SIGNAL SIGTERM /* in the set always; sent to the thread it wakes it */
+#define STOP_SIGNAL SIGINT /* in the set always; sent to the thread it wakes it */
 
 struct signal_watch {
     sigset_t set;

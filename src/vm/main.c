@@ -2,9 +2,9 @@
  * The aerostat-vm program: one process that is one virtual machine.
  *
  * It takes its name, makes what outlives a machine, gives up what it will not need (sandbox.h),
- * builds the machine and runs it; after a guest reset it builds the machine anew. A thread waits for
- * signals, so that no handler runs anywhere; the control socket has an event loop, so that a signal
- * ends the VM whatever the control socket is waiting for.
+ * builds the machine and runs it; after a guest reset it builds the machine anew. A thread waits
+ * for signals, so that no handler runs anywhere; the control socket has an event loop, so that a
+ * signal ends the VM whatever the control socket is waiting for.
  */
 
 #include <errno.h>

@@ -94,6 +94,16 @@ class Signals(harness.TestCase):
                 self.assertEqual(vm.wait(harness.EXIT_SECONDS), 128 + number, vm.report())
                 self.assertLessEqual(vm.errors.count("\n"), 1, vm.report())
 
+    def test_nobody_polls_for_signals(self):
+        """A signalfd that is polled wakes its thread for each fault of the window."""
+        with Vm(self.spinning()) as vm:
+            vm.expect("spinning", harness.EXIT_SECONDS)
+            for pid in (vm.pid, *children_of(vm.pid)):
+                folder = f"/proc/{pid}/fd"
+                files = [os.readlink(os.path.join(folder, fd)) for fd in os.listdir(folder)]
+                self.assertIn("anon_inode:[eventpoll]", " ".join(files))
+                self.assertNotIn("signalfd", " ".join(files))
+
     def test_signals_during_a_boot_leave_nothing_behind(self):
         """From the first instruction of the program on: it ends, soon, and leaves no file."""
         folder = self.path("cwd")

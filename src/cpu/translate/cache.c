@@ -138,33 +138,21 @@ struct translation *translate_page_first(const struct translate *translate, uint
     return ref_get(translate, *page_bucket(translate, ppn));
 }
 
-/* One of that kind, or if that is direct one of the other kind. */
-static struct translation *look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
-                                   unsigned privilege, bool is_direct)
+struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
+                                      unsigned privilege)
 {
+    const bool may_be_direct = direct_may_run(translate, privilege);
     struct translation *other = NULL;
     for (struct translation *t = ref_get(translate, *hash_bucket(translate, gpa)); t != NULL;
          t = ref_get(translate, t->hash_next)) {
         if (translation_gpa(t) != gpa || t->privilege != privilege || !translation_is_for(t, rip))
             continue;
-        if (t->is_direct == is_direct)
+        if (t->is_direct == may_be_direct)
             return t;
-        if (is_direct && other == NULL)
+        if (may_be_direct && other == NULL)
             other = t;
     }
     return other;
-}
-
-struct translation *translate_look_up(struct translate *translate, uint64_t gpa, uint64_t rip,
-                                      unsigned privilege)
-{
-    return look_up(translate, gpa, rip, privilege, direct_may_run(translate, privilege));
-}
-
-bool translate_has_direct(struct translate *translate, uint64_t gpa, uint64_t rip)
-{
-    const struct translation *t = look_up(translate, gpa, rip, MMU_USER, true);
-    return t != NULL && t->is_direct;
 }
 
 void translate_insert(struct translate *translate, struct translation *t)

@@ -20,15 +20,13 @@
  * When it is open. A page that is mapped costs some five microseconds, one that a probe finds
  * nothing, so this is for programs that run for a while. Interrupts in user code are when it is
  * decided. The window opens once the program has used PAGE_NS of the CPU for each page that the TLB
- * has had of it, TIME_LEAST_NS at least; so opening it costs a twentieth of that. Where there is
- * direct code already for what it runs, of an earlier process mostly, KNOWN_PAGE_NS will do: a page
- * is the lesser part of what it takes, code the greater. Another address space suspends the window,
- * and takes it over by the same rule. A page that has to be mapped again is a loss: who has more
- * than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the window closed (its
- * working set is larger, or it unmaps all the time) until CREDIT_OPEN has been saved. That all of
- * an address space goes is no loss: so do programs end. An access whose page cannot be mapped (it
- * has a watchpoint; it is where the window has no place) has a probe when its translation is made
- * again, after SITE_BAD times.
+ * has had of it, TIME_LEAST_NS at least; so opening it costs a twentieth of that. Another address
+ * space suspends it, and takes it over by the same rule. A page that has to be mapped again is a
+ * loss: who has more than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the
+ * window closed (its working set is larger, or it unmaps all the time) until CREDIT_OPEN has been
+ * saved. That all of an address space goes is no loss: so do programs end. An access whose page
+ * cannot be mapped (it has a watchpoint; it is where the window has no place) has a probe when its
+ * translation is made again, after SITE_BAD times.
  *
  * Translations are of either kind, and while the window is open both may run, so code that is
  * seldom run is not made twice, nor its pages mapped. One for a loop is made anew as direct when
@@ -52,8 +50,7 @@
 #include "util/clock.h"
 
 #define TIME_LEAST_NS  5000000u
-#define PAGE_NS        100000u /* some twenty times what it takes to map one */
-#define KNOWN_PAGE_NS  30000u
+#define PAGE_NS        150000ull /* some twenty times what one costs, code found anew included */
 #define CREDIT_PERIOD  16
 #define CREDIT_OPEN    256
 #define CREDIT_MOST    1024
@@ -238,33 +235,14 @@ void direct_return(struct translate *translate)
         show_wanted(translate);
 }
 
-/* How many pages have been lost that had not been told yet. */
+/* How many pages have been lost that had not been told yet; more than any credit are as bad. */
 static int take_losses(struct translate *translate)
 {
     struct direct *direct = &translate->direct;
     const struct window *window = translate->vcpu->mmu.window;
     uint64_t losses = window != NULL ? window_losses(window) : 0, known = direct->losses;
     direct->losses = losses;
-    return losses - known < INT32_MAX ? (int)(losses - known) : INT32_MAX;
-}
-
-/* There is direct code at RIP, from an earlier time: it need not be made. */
-static bool has_direct_code(struct translate *translate)
-{
-    const struct vcpu *vcpu = translate->vcpu;
-    const struct itlb_entry *entry =
-        &vcpu->mmu.itlb[MMU_USER][(vcpu->rip >> PAGE_SHIFT) & (ITLB_ENTRIES - 1)];
-    uint64_t gpa = (entry->info & ~PAGE_MASK) | (vcpu->rip & PAGE_MASK);
-    return entry->tag == (vcpu->rip & ~PAGE_MASK) &&
-           translate_has_direct(translate, gpa, vcpu->rip);
-}
-
-/* So much of the CPU has been used since the address space was first seen. */
-static bool has_used_enough(struct translate *translate, uint64_t used)
-{
-    uint64_t each = used / (translate->direct.pages + 1);
-    return used >= TIME_LEAST_NS &&
-           (each >= PAGE_NS || (each >= KNOWN_PAGE_NS && has_direct_code(translate)));
+    return losses - known < 2 * CREDIT_MOST ? (int)(losses - known) : 2 * CREDIT_MOST;
 }
 
 void direct_tick(struct translate *translate)
@@ -279,6 +257,7 @@ void direct_tick(struct translate *translate)
     direct->last = mmu->cr3;
     if (mmu_user_pages(mmu) > direct->pages) /* it may just have been flushed */
         direct->pages = mmu_user_pages(mmu);
+    uint64_t used = now - direct->since, pages = direct->pages;
     direct->credit += CREDIT_PERIOD - take_losses(translate);
     if (direct->credit > CREDIT_MOST)
         direct->credit = CREDIT_MOST;
@@ -286,7 +265,7 @@ void direct_tick(struct translate *translate)
         jump_put_away_all(translate, MMU_USER);
     if (direct->is_open && direct->credit < 0)
         close_window(translate);
-    else if (direct->credit >= CREDIT_OPEN && has_used_enough(translate, now - direct->since))
+    else if (direct->credit >= CREDIT_OPEN && used >= TIME_LEAST_NS && used >= PAGE_NS * pages)
         direct_open(translate);
 }
 

@@ -43,7 +43,8 @@ static bool lengthen(struct translate *translate, struct ring *ring)
 static uint16_t *evicted_slot(struct translate *translate, const struct translation *t,
                               uint16_t *print)
 {
-    uint64_t hash = (translation_gpa(t) ^ t->privilege) * 0x9e3779b97f4a7c15u;
+    uint64_t kind = t->privilege | t->is_direct << 2;
+    uint64_t hash = (translation_gpa(t) ^ kind) * 0x9e3779b97f4a7c15u;
     *print = (uint16_t)(hash >> 32) | 1;
     return &translate->evicted[(hash >> 48) % ARRAY_LENGTH(translate->evicted)];
 }

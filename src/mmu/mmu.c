@@ -122,6 +122,7 @@ void mmu_flush(struct mmu *mmu, bool keep_global)
 void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
 {
     unsigned from = mmu->cr3 & PAGING_CR3_PCID, to = cr3 & PAGING_CR3_PCID;
+    bool is_other = mmu->cr3 != cr3;
     mmu->cr3 = cr3;
     if (!(mmu->cr4 & PAGING_CR4_PCIDE)) {
         mmu_flush(mmu, true);
@@ -137,7 +138,8 @@ void mmu_load_cr3(struct mmu *mmu, uint64_t cr3, bool keep)
         mmu->stats.flushes++;
     if (is_flushed && (mmu->window_cr3 & PAGING_CR3_PCID) == to)
         window_flush(mmu);
-    forget_space(mmu, MMU_FLUSH_LOCAL, 0);
+    /* Who comes back to an address space keeps what there is of it. */
+    forget_space(mmu, is_other && is_flushed ? MMU_FLUSH_SPACE : MMU_FLUSH_LOCAL, 0);
 }
 
 void mmu_flush_space(struct mmu *mmu, unsigned pcid)

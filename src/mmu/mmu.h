@@ -150,6 +150,7 @@ typedef void mmu_code_keep_fn(void *context, uint64_t ppn);
 enum mmu_flush_scope {
     MMU_FLUSH_PAGE,
     MMU_FLUSH_LOCAL, /* all but global pages */
+    MMU_FLUSH_SPACE, /* the same; the address space at cr3 is a new one, as far as can be told */
     MMU_FLUSH_ALL,
 };
 typedef void mmu_code_flush_fn(void *context, enum mmu_flush_scope scope, uint64_t linear);

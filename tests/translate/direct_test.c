@@ -542,6 +542,35 @@ static void test_how_soon_it_opens(void **state)
     user_destroy(&user);
 }
 
+/* A process that has got the root of one that has ended begins anew; not one that comes back, nor
+ * one that flushes what it has. */
+static void test_a_new_process(void **state)
+{
+    struct user user;
+    user_create(&user, true);
+    struct direct *direct = &user.translate->direct;
+    warm_up(&user, 1000);
+    tick(&user, 200000);
+    load_cr3(&user, ROOT_A, false);
+    check_loop(&user, DATA, 1000);
+    assert_true(direct->is_open);
+    load_cr3(&user, ROOT_B | 1, true);
+    load_cr3(&user, ROOT_A, true);
+    check_loop(&user, DATA, 1000);
+    assert_true(direct->is_open);
+
+    load_cr3(&user, ROOT_B | 1, true);
+    map_data(&user, ROOT_A, pool_page(2) | USABLE);
+    load_cr3(&user, ROOT_A, false);
+    check_loop(&user, DATA, 1002);
+    direct_tick(user.translate);
+    assert_false(direct->is_open);
+    tick(&user, 200000);
+    assert_true(direct->is_open);
+    check_loop(&user, DATA, 1002);
+    user_destroy(&user);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -558,6 +587,7 @@ int main(void)
         cmocka_unit_test(test_the_page_map),
         cmocka_unit_test(test_when_it_opens),
         cmocka_unit_test(test_how_soon_it_opens),
+        cmocka_unit_test(test_a_new_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

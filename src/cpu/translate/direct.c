@@ -21,7 +21,8 @@
  * nothing, so this is for programs that run for a while. Interrupts in user code are when it is
  * decided. The window opens once the program has used PAGE_NS of the CPU for each page that the TLB
  * has had of it, TIME_LEAST_NS at least; so opening it costs a twentieth of that. Another address
- * space suspends it, and takes it over by the same rule. A page that has to be mapped again is a
+ * space suspends it, and takes it over by the same rule; one that begins where another was, whose
+ * page for its root it has got, begins anew. A page that has to be mapped again is a
  * loss: who has more than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the
  * window closed (its working set is larger, or it unmaps all the time) until CREDIT_OPEN has been
  * saved. That all of an address space goes is no loss: so do programs end. An access whose page
@@ -31,13 +32,13 @@
  * Translations are of either kind, and while the window is open both may run, so code that is
  * seldom run is not made twice, nor its pages mapped. One for a loop is made anew as direct when
  * the dispatcher next comes to it, another one at the VISITS-th time, what a direct one leads to by
- * a link, and what leads to a direct one by a link: there is none between the two kinds, so who
- * passed from one to the other all the time would come to the dispatcher each time. So that the
+ * a link, new code or not, and what leads to a direct one by a link: there is none between the two
+ * kinds, so who passed from one to the other all the time would come to the dispatcher each time.
+ * All other new code is made without the window, as the next process will want it. So that the
  * dispatcher sees them again, the jump cache is emptied when the window opens, at the next
- * interrupt and every SEARCH_PERIODS-th. What was made without the window stays, for the next
- * process that begins without it. THE INVARIANT: while it is not open for the current address space
- * no direct translation is found: not in the tables (translate_look_up), not in the jump cache
- * (direct_leave), not by a link (translate_chain).
+ * interrupt and every SEARCH_PERIODS-th. THE INVARIANT: while it is not open for the current
+ * address space no direct translation is found: not in the tables (translate_look_up), not in the
+ * jump cache (direct_leave), not by a link (translate_chain).
  */
 
 #include <cpuid.h>
@@ -56,6 +57,7 @@
 #define CREDIT_MOST    1024
 #define SITE_BAD       16u
 #define VISITS         2u
+#define NO_CR3         UINT64_MAX
 #define SEARCH_PERIODS 32u
 
 /* Whose generated code this thread runs. */
@@ -125,6 +127,7 @@ void direct_init(struct translate *translate)
 {
     translate->direct.fault = translate->direct.wanted = DIRECT_NO_FAULT;
     translate->direct.credit = CREDIT_MOST;
+    translate->direct.last = NO_CR3;
 }
 
 /* Other signals may not come in between: what they do may fault. */
@@ -208,6 +211,15 @@ void direct_open(struct translate *translate)
     translate->stats.windows++;
 }
 
+void direct_forget(struct translate *translate, uint64_t cr3)
+{
+    struct direct *direct = &translate->direct;
+    if (direct->cr3 == cr3)
+        direct->has_space = false;
+    if (direct->last == cr3)
+        direct->last = NO_CR3;
+}
+
 static void close_window(struct translate *translate)
 {
     direct_leave(translate);
@@ -275,12 +287,12 @@ bool direct_is_due(struct translate *translate, struct translation *t, const str
 {
     if (!direct_may_run(translate, translate->vcpu->privilege))
         return false;
-    if (t == NULL || t->is_direct)
+    if (t != NULL && (t->is_direct || t->is_crossing))
+        return t->is_direct;
+    if (link != NULL && link_from(translate, link)->is_direct)
         return true;
-    if (t->is_crossing)
-        return false;
-    if (t->is_hot || (link != NULL && link_from(translate, link)->is_direct))
-        return true;
+    if (t == NULL || t->is_hot)
+        return t != NULL;
     t->visits = (t->visits + 1u) % VISITS;
     return t->visits == 0;
 }

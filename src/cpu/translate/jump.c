@@ -229,10 +229,12 @@ void jump_flush(void *context, enum mmu_flush_scope scope, uint64_t linear)
     struct translate *translate = context;
     if (scope != MMU_FLUSH_PAGE)
         direct_leave(translate);
+    if (scope == MMU_FLUSH_SPACE)
+        direct_forget(translate, translate->vcpu->mmu.cr3);
     for (unsigned p = 0; p < ARRAY_LENGTH(translate->jumps); p++) {
         struct jump_cache *cache = &translate->jumps[p];
         if (scope != MMU_FLUSH_PAGE)
-            clear(cache, scope == MMU_FLUSH_LOCAL);
+            clear(cache, scope != MMU_FLUSH_ALL);
         else if (tlb_filter_may_have(&cache->large_regions, linear, REGION_SHIFT))
             clear_around(cache, linear, REGION_SHIFT);
         else if (tlb_filter_may_have(&cache->pages, linear, PAGE_SHIFT))

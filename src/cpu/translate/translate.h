@@ -389,6 +389,8 @@ void direct_tick(struct translate *translate);
 void direct_return(struct translate *translate);
 /* The address space is to be another one, maybe. */
 void direct_leave(struct translate *translate);
+/* What was at cr3 is no more. */
+void direct_forget(struct translate *translate, uint64_t cr3);
 /* For the current address space; nothing happens where there is no window. */
 void direct_open(struct translate *translate);
 /* The dispatcher's: what the guest comes to by `link` (NULL: by none) is to be translated as

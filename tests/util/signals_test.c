@@ -1,4 +1,5 @@
-/* The thread that waits for signals: takes what the process gets, and nothing when it is stopped. */
+/* The thread that waits for signals: takes what the process gets, and nothing when it is stopped.
+ */
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -29,8 +29,7 @@ bool translate_changes_privilege(const struct insn *insn)
     return insn->mnemonic == ZYDIS_MNEMONIC_STAC || insn->mnemonic == ZYDIS_MNEMONIC_CLAC;
 }
 
-/* Its slow path needs flags in the slot, if it is taken; else the instruction minds as little where
- * they are as a direct access does. */
+/* If it wants flags saved, then for a probe of its operand. */
 static bool is_plain(const struct insn *insn)
 {
     return translate_is_inline(insn) && !divide_is_inline(insn);

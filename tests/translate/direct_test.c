@@ -503,12 +503,14 @@ static void test_when_it_opens(void **state)
     user_destroy(&user);
 }
 
-/* In an address space that has had 1000 pages, and has used so much of the CPU for each. */
+/* In an address space that has had 1000 pages, no new ones lately, and has used so much of the CPU
+ * for each. */
 static void tick(struct user *user, uint64_t page_ns)
 {
     struct direct *direct = &user->translate->direct;
     direct->last = user->vm.vcpu->mmu.cr3;
     direct->pages = 1000;
+    direct->settled = 1;
     direct->since = clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID) - 1000 * page_ns;
     direct_tick(user->translate);
 }
@@ -519,9 +521,9 @@ static void test_how_soon_it_opens(void **state)
     user_create(&user, false);
     struct direct *direct = &user.translate->direct;
     check_loop(&user, DATA, 1000);
-    tick(&user, 100000);
-    assert_false(direct->is_open);
     tick(&user, 200000);
+    assert_false(direct->is_open);
+    tick(&user, 300000);
     assert_true(direct->is_open);
     check_loop(&user, DATA, 1000);
     /* Another one, that has just begun, and has used enough. */
@@ -529,15 +531,15 @@ static void test_how_soon_it_opens(void **state)
     check_loop(&user, DATA, 1001);
     direct_tick(user.translate);
     assert_false(direct->is_open);
-    tick(&user, 200000);
+    tick(&user, 300000);
     assert_true(direct->is_open);
     check_loop(&user, DATA, 1001);
     /* So much has been lost that more would make no difference: it is not for ever. */
     direct->losses -= 1000000;
-    tick(&user, 200000);
+    tick(&user, 300000);
     assert_false(direct->has_space);
     for (unsigned i = 0; i < 200 && !direct->is_open; i++)
-        tick(&user, 200000);
+        tick(&user, 300000);
     assert_true(direct->is_open);
     user_destroy(&user);
 }
@@ -565,7 +567,7 @@ static void test_a_new_process(void **state)
     check_loop(&user, DATA, 1002);
     direct_tick(user.translate);
     assert_false(direct->is_open);
-    tick(&user, 200000);
+    tick(&user, 300000);
     assert_true(direct->is_open);
     check_loop(&user, DATA, 1002);
     user_destroy(&user);

@@ -20,7 +20,8 @@
  * When it is open. A page that is mapped costs some five microseconds, one that a probe finds
  * nothing, so this is for programs that run for a while. Interrupts in user code are when it is
  * decided. The window opens once the program has used PAGE_NS of the CPU for each page that the TLB
- * has had of it, TIME_LEAST_NS at least; so opening it costs a twentieth of that. Another address
+ * has had of it, TIME_LEAST_NS at least, and comes to new ones no more (SETTLED); so opening it
+ * costs a twentieth of that at most, the code that is made once more included. Another address
  * space suspends it, and takes it over by the same rule; one that begins where another was, whose
  * page for its root it has got, begins anew. A page that has to be mapped again is a
  * loss: who has more than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the
@@ -51,7 +52,8 @@
 #include "util/clock.h"
 
 #define TIME_LEAST_NS  5000000u
-#define PAGE_NS        150000ull /* some twenty times what one costs, code found anew included */
+#define PAGE_NS        250000ull /* some fifty times what it takes to map one */
+#define SETTLED        2u
 #define CREDIT_PERIOD  16
 #define CREDIT_OPEN    256
 #define CREDIT_MOST    1024
@@ -257,19 +259,27 @@ static int take_losses(struct translate *translate)
     return losses - known < 2 * CREDIT_MOST ? (int)(losses - known) : 2 * CREDIT_MOST;
 }
 
+/* It does not come to ever new pages, as a program does that begins. */
+static bool has_settled(struct translate *translate)
+{
+    struct direct *direct = &translate->direct;
+    unsigned pages = mmu_user_pages(&translate->vcpu->mmu);
+    bool grows = pages > direct->pages + direct->pages / 32;
+    direct->settled = grows ? 0 : direct->settled + 1;
+    if (pages > direct->pages) /* it may just have been flushed */
+        direct->pages = pages;
+    return direct->settled >= SETTLED;
+}
+
 void direct_tick(struct translate *translate)
 {
     struct direct *direct = &translate->direct;
-    const struct mmu *mmu = &translate->vcpu->mmu;
     uint64_t now = clock_thread_cpu_ns(CLOCK_THREAD_CPUTIME_ID);
-    if (direct->last != mmu->cr3) {
+    if (direct->last != translate->vcpu->mmu.cr3) {
         direct->since = now;
-        direct->pages = 0;
+        direct->pages = direct->settled = 0;
     }
-    direct->last = mmu->cr3;
-    if (mmu_user_pages(mmu) > direct->pages) /* it may just have been flushed */
-        direct->pages = mmu_user_pages(mmu);
-    uint64_t used = now - direct->since, pages = direct->pages;
+    direct->last = translate->vcpu->mmu.cr3;
     direct->credit += CREDIT_PERIOD - take_losses(translate);
     if (direct->credit > CREDIT_MOST)
         direct->credit = CREDIT_MOST;
@@ -277,7 +287,8 @@ void direct_tick(struct translate *translate)
         jump_put_away_all(translate, MMU_USER);
     if (direct->is_open && direct->credit < 0)
         close_window(translate);
-    else if (direct->credit >= CREDIT_OPEN && used >= TIME_LEAST_NS && used >= PAGE_NS * pages)
+    else if (has_settled(translate) && direct->credit >= CREDIT_OPEN &&
+             now - direct->since >= TIME_LEAST_NS && now - direct->since >= PAGE_NS * direct->pages)
         direct_open(translate);
 }
 

@@ -166,15 +166,16 @@ struct stack_page {
 /* Whether user code looks into the window, and what speaks for it. direct.c */
 struct direct {
     bool is_open;
-    bool is_refused; /* there can be no window */
-    bool has_space;  /* the window is for the address space `cr3`, */
-    uint64_t cr3;    /* and open while that is the current one */
-    uint64_t last;   /* address space that the guest was interrupted in; */
-    uint64_t since;  /* and when first, CPU time of the thread in nanoseconds */
-    unsigned pages;  /* the most that the TLB has had of it */
-    unsigned age;    /* interrupts since it was opened */
-    uint64_t losses; /* of the window that have been taken from the credit: */
-    int credit;      /* pages that may still be lost */
+    bool is_refused;  /* there can be no window */
+    bool has_space;   /* the window is for the address space `cr3`, */
+    uint64_t cr3;     /* and open while that is the current one */
+    uint64_t last;    /* address space that the guest was interrupted in; */
+    uint64_t since;   /* and when first, CPU time of the thread in nanoseconds */
+    unsigned pages;   /* the most that the TLB has had of it; */
+    unsigned settled; /* and how many interrupts ago there were not many more */
+    unsigned age;     /* interrupts since it was opened */
+    uint64_t losses;  /* of the window that have been taken from the credit: */
+    int credit;       /* pages that may still be lost */
     /* Linear pages, or DIRECT_NO_FAULT: of the access that has just failed; the one whose handler
      * is at work, or has raised an exception. */
     uint64_t fault, wanted;

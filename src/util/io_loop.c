@@ -17,7 +17,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +28,7 @@
 
 #include "util/bits.h"
 #include "util/clock.h"
+#include "util/signals.h"
 
 #define BATCH    16
 #define NO_ALARM UINT64_MAX
@@ -293,17 +293,9 @@ enum status io_loop_start(struct io_loop *loop, struct error *err)
 {
     if (loop->started)
         return error_set(err, STATUS_INVALID, "event loop %s was started before", loop->name);
-    sigset_t all, previous;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &previous);
-    int failure = pthread_create(&loop->thread, NULL, loop_main, loop);
-    pthread_sigmask(SIG_SETMASK, &previous, NULL);
-    if (failure != 0)
-        return error_set(err, STATUS_IO, "cannot start thread %s: %s", loop->name,
-                         strerror(failure));
-    pthread_setname_np(loop->thread, loop->name);
-    loop->started = true;
-    return STATUS_OK;
+    enum status status = signals_start_thread(&loop->thread, loop->name, loop_main, loop, err);
+    loop->started = status == STATUS_OK;
+    return status;
 }
 
 void io_loop_stop(struct io_loop *loop)

@@ -1,6 +1,5 @@
 #include "util/signals.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -25,6 +24,20 @@ void signals_that_end(sigset_t *set)
     sigaddset(set, SIGQUIT);
 }
 
+enum status signals_start_thread(pthread_t *thread, const char *name, void *(*run)(void *argument),
+                                 void *argument, struct error *err)
+{
+    sigset_t all, previous;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &previous);
+    int failure = pthread_create(thread, NULL, run, argument);
+    pthread_sigmask(SIG_SETMASK, &previous, NULL);
+    if (failure != 0)
+        return error_set(err, STATUS_IO, "cannot start thread %s: %s", name, strerror(failure));
+    pthread_setname_np(*thread, name);
+    return STATUS_OK;
+}
+
 static void *watch_main(void *argument)
 {
     struct signal_watch *watch = argument;
@@ -43,19 +56,14 @@ enum status signal_watch_start(struct signal_watch **out, const sigset_t *set,
         return error_set(err, STATUS_NO_MEMORY, "no memory to watch signals");
     *watch = (struct signal_watch){.set = *set, .take = take, .context = context};
     sigaddset(&watch->set, STOP_SIGNAL);
-    sigset_t all, previous;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &previous);
-    int failure = pthread_create(&watch->thread, NULL, watch_main, watch);
-    pthread_sigmask(SIG_SETMASK, &previous, NULL);
-    if (failure != 0) {
+    pthread_sigmask(SIG_BLOCK, &watch->set, NULL);
+    enum status status =
+        signals_start_thread(&watch->thread, "aerostat-signal", watch_main, watch, err);
+    if (status == STATUS_OK)
+        *out = watch;
+    else
         free(watch);
-        return error_set(err, STATUS_IO, "cannot start the thread that waits for signals: %s",
-                         strerror(failure));
-    }
-    pthread_setname_np(watch->thread, "aerostat-signal");
-    *out = watch;
-    return STATUS_OK;
+    return status;
 }
 
 void signal_watch_stop(struct signal_watch *watch)

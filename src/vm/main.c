@@ -74,19 +74,12 @@ static void on_quit(void *context)
 }
 
 /* Before there are other threads. */
-static void prepare_signals(void)
-{
-    sigset_t watched;
-    signals_that_end(&watched);
-    sigprocmask(SIG_BLOCK, &watched, NULL);
-    signal(SIGPIPE, SIG_IGN); /* a closed console, a lost connection: EPIPE says it */
-    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes: EFBIG says it */
-}
-
 static enum status watch_signals(struct program *program, struct error *err)
 {
     sigset_t watched;
     signals_that_end(&watched);
+    signal(SIGPIPE, SIG_IGN); /* a closed console, a lost connection: EPIPE says it */
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes: EFBIG says it */
     return signal_watch_start(&program->signals, &watched, on_signal, program, err);
 }
 
@@ -359,7 +352,6 @@ static int program_run(struct program *program, bool has_stdout)
         log_error("%s", err.text);
         return startup_exit_status(status);
     }
-    prepare_signals();
     /* From here on there are other threads. */
     if (sandbox_enter(&err) != STATUS_OK || watch_signals(program, &err) != STATUS_OK) {
         log_error("%s", err.text);

@@ -353,6 +353,15 @@ static void test_faults(void **state)
     user_destroy(&user);
 }
 
+/* With the window open, and code at CODE + 0x1000. */
+static struct vcpu *create_with(struct user *user, const uint8_t *code, size_t size)
+{
+    user_create(user, false);
+    warm_up(user, 1000);
+    testvm_put(&user->vm, CODE + 0x1000, code, size);
+    return user->vm.vcpu;
+}
+
 /* A later access of a run, which is an instruction without a branch: registers that live in the
  * frame are as they were before it. */
 static void test_fault_in_a_run(void **state)
@@ -365,10 +374,7 @@ static void test_fault_in_a_run(void **state)
         0xf4,
     };
     struct user user;
-    user_create(&user, false);
-    struct vcpu *vcpu = user.vm.vcpu;
-    warm_up(&user, 1000);
-    testvm_put(&user.vm, CODE + 0x1000, code, sizeof(code));
+    struct vcpu *vcpu = create_with(&user, code, sizeof(code));
     for (unsigned i = 0; i < 6; i++) {
         run_at(&user, CODE + 0x1000, DATA, 0);
         assert_int_equal(vcpu->gpr[GPR_R10], 2);
@@ -392,10 +398,7 @@ static void test_flags_in_parts(void **state)
         0xf4,
     };
     struct user user;
-    user_create(&user, false);
-    struct vcpu *vcpu = user.vm.vcpu;
-    warm_up(&user, 1000);
-    testvm_put(&user.vm, CODE + 0x1000, code, sizeof(code));
+    struct vcpu *vcpu = create_with(&user, code, sizeof(code));
     vcpu->mmu.cr4 |= CR4_OSFXSR;
     for (unsigned i = 0; i < 12; i++) {
         if (i == 6)

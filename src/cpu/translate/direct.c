@@ -22,13 +22,13 @@
  * decided. The window opens once the program has used PAGE_NS of the CPU for each page that the TLB
  * has had of it, TIME_LEAST_NS at least, and comes to new ones no more (SETTLED); so opening it
  * costs a twentieth of that at most, the code that is made once more included. Another address
- * space suspends it, and takes it over by the same rule; one that begins where another was, whose
- * page for its root it has got, begins anew. A page that has to be mapped again is a
- * loss: who has more than CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the
- * window closed (its working set is larger, or it unmaps all the time) until CREDIT_OPEN has been
- * saved. That all of an address space goes is no loss: so do programs end. An access whose page
- * cannot be mapped (it has a watchpoint; it is where the window has no place) has a probe when its
- * translation is made again, after SITE_BAD times.
+ * space suspends it, and takes it over by the same rule; one that has got the root of another that
+ * has ended earns it anew. A page that has to be mapped again is a loss: who has more than
+ * CREDIT_MOST saved up, and CREDIT_PERIOD between two interrupts, has the window closed (its
+ * working set is larger, or it unmaps all the time) until CREDIT_OPEN has been saved. That all of
+ * an address space goes is no loss: so do programs end. An access whose page cannot be mapped (it
+ * has a watchpoint; it is where the window has no place) has a probe when its translation is made
+ * again, after SITE_BAD times.
  *
  * Translations are of either kind, and while the window is open both may run, so code that is
  * seldom run is not made twice, nor its pages mapped. One for a loop is made anew as direct when
@@ -59,8 +59,8 @@
 #define CREDIT_MOST    1024
 #define SITE_BAD       16u
 #define VISITS         2u
-#define NO_CR3         UINT64_MAX
 #define SEARCH_PERIODS 32u
+#define NO_CR3         UINT64_MAX
 
 /* Whose generated code this thread runs. */
 static _Thread_local struct translate *running;
